@@ -1,0 +1,88 @@
+"""What the client commands have in common: how they name a plugin, take tags, and read specs."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import click
+import msgspec
+from msgspec import Raw
+
+from pyinfrakit import discovery
+from pyinfrakit.client import Client
+from pyinfrakit.decoding import NotJSON, check, decode
+from pyinfrakit.spi.remote import Remote
+
+directory_option = click.option(
+    "--dir",
+    "directory",
+    type=click.Path(path_type=Path),
+    default=discovery.plugins,
+    envvar="INFRAKIT_INSTANCE_DIR",
+    show_default="INFRAKIT_PLUGINS_DIR, or plugins in INFRAKIT_HOME",
+    help="The folder of plugins' sockets.",
+)
+
+plugin_argument = click.argument("name", metavar="NAME")
+
+
+@contextmanager
+def remote(name: str, directory: Path) -> Iterator[Remote]:
+    """Give the plugin that a user calls *name*: a name, ``name/type``, or a socket's path."""
+    path, kind = discovery.socket(name, directory)
+    with Client(path) as client:
+        yield Remote(client, kind)
+
+
+class Tags(click.ParamType[dict[str, str]]):
+    """``k=v,k=v``, as InfraKit's own command line takes tags."""
+
+    name = "k=v,…"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dict[str, str]:
+        if isinstance(value, dict):
+            return value
+        tags = {}
+        for pair in value.split(",") if value else ():
+            key, equals, text = pair.partition("=")
+            if not key or not equals:
+                self.fail(f"expected key=value, got {pair!r}", param, ctx)
+            tags[key] = text
+        return tags
+
+
+tags_option = click.option("--tags", type=Tags(), default="", show_default=False, help="Only instances with all of these tags.")
+
+
+def read_json(source: str, is_yaml: bool) -> Raw:
+    """Give the document at *source* (a file, ``-``, ``file://``, ``http(s)://``) as JSON, byte for byte unless it is YAML."""
+    data = _read(source)
+    if is_yaml:
+        try:
+            data = msgspec.json.encode(msgspec.yaml.decode(data))
+        except (msgspec.MsgspecError, TypeError, UnicodeDecodeError) as error:
+            raise click.ClickException(f"{source}: not YAML that JSON can hold: {error}") from None
+    try:
+        check(data)
+        return decode(data, Raw)
+    except NotJSON as error:
+        hint = "" if is_yaml else "; is it YAML? then say -y"
+        raise click.ClickException(f"{source}: {error}{hint}") from None
+
+
+def _read(source: str) -> bytes:
+    if source == "-":
+        return sys.stdin.buffer.read()
+    try:
+        if source.startswith(("http://", "https://", "file://")):
+            import urllib.request
+
+            with urllib.request.urlopen(source, timeout=15) as response:
+                return cast(bytes, response.read())
+        return Path(source).read_bytes()
+    except OSError as error:
+        raise click.ClickException(f"{source}: {error.strerror or error}") from None
+    except ValueError as error:
+        raise click.ClickException(f"{source}: {error}") from None

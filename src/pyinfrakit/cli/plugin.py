@@ -1,0 +1,123 @@
+"""The plugin itself: `infrakit-instance` without a verb."""
+
+from pathlib import Path
+
+import click
+
+from pyinfrakit import discovery
+from pyinfrakit.cli.arguments import directory_option
+
+
+class _Pair(click.ParamType[tuple[str, str]]):
+    name = "KEY=VALUE"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
+        key, equals, rest = value.partition("=")
+        if not equals:
+            self.fail(f"expected KEY=VALUE, got {value!r}", param, ctx)
+        return key, rest
+
+
+_SECONDS = click.FloatRange(min=0, min_open=True)
+
+
+@click.group(
+    invoke_without_command=True,
+    context_settings={
+        "auto_envvar_prefix": "INFRAKIT_INSTANCE",
+        "show_default": True,
+        "help_option_names": ["-h", "--help"],
+        "max_content_width": 110,
+    },
+    epilog="Every flag can come from the environment: --sync-interval from INFRAKIT_INSTANCE_SYNC_INTERVAL, and so on.",
+)
+@click.option("--name", default="instance-py", help="The plugin's name: its socket's file name.")
+@click.option(
+    "--log",
+    type=click.IntRange(0, 5),
+    default=4,
+    help="What to log: 0 critical, 1 error, 2 warning, 3 notice, 4 info, 5 debug.",
+)
+@click.option(
+    "--state",
+    type=click.Path(path_type=Path),
+    help="The state file.  [default: state/NAME.json in InfraKit's home]",
+)
+@directory_option
+@click.option("--provider", default="file", help="What makes the machines: file, simulator, or another that is installed.")
+@click.option("--option", type=_Pair(), multiple=True, help="An option of the provider; may be repeated.")
+@click.option("--mark", help="The plugin's identity on its machines, to recover it.  [default: the state file's, or random]")
+@click.option("--sync-interval", type=_SECONDS, default=10.0, help="Seconds between observations of the provider.")
+@click.option(
+    "--provision-wait",
+    type=click.FloatRange(0, 14),
+    default=10.0,
+    help="Seconds a call waits for the provider; InfraKit's clients give up after 15.",
+)
+@click.option(
+    "--provision-deadline",
+    type=_SECONDS,
+    default=1800.0,
+    help="Seconds after which a machine that exists but never worked is set aside.",
+)
+@click.option("--broken-after", type=click.IntRange(1), default=2, help="Observations in a row until broken is believed.")
+@click.option("--healed-after", type=click.IntRange(1), default=3, help="Observations in a row until healed is believed.")
+@click.option("--missing-after", type=click.IntRange(1), default=3, help="Observations in a row until gone is believed.")
+@click.option(
+    "--non-functional-age",
+    type=_SECONDS,
+    help="Seconds after which a non-functional instance is destroyed.  [default: never]",
+)
+@click.option(
+    "--paced-updates/--no-paced-updates",
+    default=True,
+    help="Let a rolling update take down a member only while no other one is being provisioned.",
+)
+@click.pass_context
+def plugin(
+    context: click.Context,
+    name: str,
+    log: int,
+    state: Path | None,
+    directory: Path,
+    provider: str,
+    option: tuple[tuple[str, str], ...],
+    mark: str | None,
+    sync_interval: float,
+    provision_wait: float,
+    provision_deadline: float,
+    broken_after: int,
+    healed_after: int,
+    missing_after: int,
+    non_functional_age: float | None,
+    paced_updates: bool,
+) -> None:
+    """InfraKit instance plugin. Without a command it runs the plugin; the commands talk to one that runs."""
+    if context.invoked_subcommand is not None:
+        return
+    # Imported here as they take a while, and the client commands have no need of them.
+    from pyinfrakit import daemon, logs
+    from pyinfrakit.listener import Listener
+    from pyinfrakit.plugin import Plugin
+    from pyinfrakit.reconcile import Limits
+    from pyinfrakit.store.file import FileStore
+
+    logs.set_up(log)
+    limits = Limits(
+        broken_after=broken_after,
+        healed_after=healed_after,
+        missing_after=missing_after,
+        provision_deadline=provision_deadline,
+        non_functional_age=non_functional_age,
+    )
+    path = state or discovery.default_state(name)
+    provider_class = daemon.provider_class(provider)
+    with Listener(directory, name) as listener:
+        if state is None:
+            discovery.make_folder(path.parent)
+        made = provider_class(name, path.absolute().parent, dict(option))
+        with FileStore(path, f"plugin {name}", mark) as store:
+            daemon.run(
+                Plugin(store, made, wait=provision_wait, paced=paced_updates, interval=sync_interval, limits=limits),
+                listener,
+            )

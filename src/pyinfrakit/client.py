@@ -1,0 +1,100 @@
+"""The one client of a plugin's socket: blocking, one connection."""
+
+import http.client
+import socket
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import Raw, Struct
+
+from pyinfrakit.errors import PyInfrakitError, Unreachable
+
+
+class RemoteError(PyInfrakitError):
+    """The plugin answered with an error: its text is the plugin's own."""
+
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+    @property
+    def is_unknown_method(self) -> bool:
+        """Does the plugin not have the method? InfraKit's own plugins have no code for it."""
+        return self.code == -32601 or "can't find method" in str(self)
+
+
+class _Error(Struct):
+    code: int
+    message: str
+
+
+class _Reply(Struct):
+    error: _Error | None = None
+    result: Raw = Raw(b"null")
+
+
+class _Connection(http.client.HTTPConnection):
+    def __init__(self, path: Path, timeout: float) -> None:
+        super().__init__("localhost", timeout=timeout)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))
+
+
+class Client:
+    """A plugin's socket. *timeout* is for each step of a call, in seconds; InfraKit's own clients take 15."""
+
+    def __init__(self, path: Path, timeout: float = 15.0) -> None:
+        self.path = path
+        self._connection = _Connection(path, timeout)
+        self._id = 0
+
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._connection.close()
+
+    def call(self, method: str, params: Any) -> Raw:
+        """Call *method*; give its result's JSON. Raise `RemoteError` or `Unreachable`."""
+        self._id += 1
+        body = msgspec.json.encode({"jsonrpc": "2.0", "method": method, "params": params, "id": self._id})
+        data = self._exchange("POST", "/", body)
+        try:
+            reply = msgspec.json.decode(data, type=_Reply)
+        except msgspec.MsgspecError:
+            raise Unreachable(f"{self.path} answered, but not as a plugin does: {data[:80]!r}") from None
+        if reply.error is not None:
+            raise RemoteError(reply.error.code, reply.error.message)
+        return reply.result
+
+    def get(self, path: str) -> bytes:
+        """Give the document at *path*; raise `Unreachable`."""
+        return self._exchange("GET", path, None)
+
+    def _exchange(self, verb: str, path: str, body: bytes | None) -> bytes:
+        try:
+            self._connection.request(verb, path, body, {"Content-Type": "application/json"} if body else {})
+            response = self._connection.getresponse()
+            data = response.read()
+        except (OSError, http.client.HTTPException) as error:
+            self._connection.close()
+            raise Unreachable(self._problem(error)) from None
+        if response.status != 200:
+            text = data.decode(errors="replace").strip()[:200]
+            raise Unreachable(f"{self.path} answered {response.status}: {text}")
+        return data
+
+    def _problem(self, error: Exception) -> str:
+        match error:
+            case FileNotFoundError():
+                return f"no plugin at {self.path}: there is no such socket"
+            case ConnectionRefusedError():
+                return f"no plugin at {self.path}: nothing listens there any more; start it again"
+            case TimeoutError():
+                return f"{self.path} did not answer in {self._connection.timeout:g} s"
+        return f"{self.path} can't be reached: {error or type(error).__name__}"

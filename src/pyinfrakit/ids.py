@@ -1,0 +1,35 @@
+"""Mint instance IDs that sort newest first.
+
+InfraKit shrinks a group by destroying the members with the smallest IDs, compared as strings. So each new ID is smaller
+than all that were minted before: the newest member goes first and the longest-serving ones stay.
+
+An ID is ``0``, eleven base-32 digits that count down as time goes on, ``-``, and six random ones, so that two
+plugins which share a provider never mint the same. It is a DNS label. The digits are in ASCII order, so that strings
+compare as the numbers do; the count is in microseconds, good until the year 3111. An adopted machine's ID starts with
+``9`` and sorts after all of these.
+"""
+
+import re
+import secrets
+
+_DIGITS = "0123456789abcdefghijklmnopqrstuv"
+_LENGTH = 11
+_TOP = 32**_LENGTH - 1
+_MINTED = re.compile(rf"0([{_DIGITS}]{{{_LENGTH}}})-[{_DIGITS}]{{6}}")
+
+NEVER = "1"
+"""Stands for the last ID where none was minted yet; sorts after all that will be."""
+
+
+def is_minted(id: str) -> bool:
+    """Does *id* have the form of those that `mint` gives?"""
+    return _MINTED.fullmatch(id) is not None
+
+
+def mint(last: str, now: float) -> str:
+    """Give an ID that sorts before *last*, the one minted last (or `NEVER`), whatever the clock *now* (seconds) says."""
+    match = _MINTED.fullmatch(last)
+    minted = _TOP - int(match[1], 32) if match else 0
+    count = _TOP - max(int(now * 1_000_000), minted + 1)
+    digits = "".join(_DIGITS[count >> shift & 31] for shift in range(5 * (_LENGTH - 1), -1, -5))
+    return f"0{digits}-{''.join(secrets.choice(_DIGITS) for _ in range(6))}"

@@ -1,0 +1,162 @@
+"""What an instance is, and how it lives. Frozen data and one table; no I/O, no clock."""
+
+import json
+from collections.abc import Mapping
+from enum import StrEnum
+
+from msgspec import Raw, Struct
+from msgspec.structs import replace
+
+from pyinfrakit.errors import Refused
+
+GROUP_TAG = "infrakit.group"
+"""The tag by which InfraKit's group controller knows the members of a group."""
+
+CONFIG_TAGS = ("infrakit.config_sha", "infrakit.config.hash")
+"""The tags that hold a member's configuration hash, up to InfraKit 0.5 and after."""
+
+
+class Attachment(Struct, frozen=True):
+    """Something that is attached to an instance, such as a volume."""
+
+    id: str
+    type: str
+
+
+class Spec(Struct, frozen=True, kw_only=True):
+    """What InfraKit asks for. *properties* is JSON, byte for byte as it came; None where none came."""
+
+    properties: Raw | None = None
+    tags: Mapping[str, str] = {}
+    init: str = ""
+    logical_id: str | None = None
+    attachments: tuple[Attachment, ...] = ()
+
+    @property
+    def group(self) -> str | None:
+        return self.tags.get(GROUP_TAG)
+
+    @property
+    def config(self) -> tuple[str | None, ...]:
+        """The configuration hash, under each of its tag names."""
+        return tuple(self.tags.get(tag) for tag in CONFIG_TAGS)
+
+    def asks_for(self, other: "Spec") -> bool:
+        """Is this a repeat of the request that *other* came from? Tags that *other* was given since don't count."""
+        return (
+            self.logical_id == other.logical_id
+            and self.init == other.init
+            and self.attachments == other.attachments
+            and self.tags.items() <= other.tags.items()
+            and _same_json(self.properties, other.properties)
+        )
+
+
+def _same_json(one: Raw | None, two: Raw | None) -> bool:
+    return one == two or (None not in (one, two) and json.loads(bytes(one or b"")) == json.loads(bytes(two or b"")))
+
+
+class State(StrEnum):
+    """Where an instance is in its life."""
+
+    PROVISIONING = "provisioning"
+    READY = "ready"
+    NON_FUNCTIONAL = "non-functional"
+    DESTROYING = "destroying"
+
+    @property
+    def described(self) -> bool:
+        """Is InfraKit told of instances in this state?"""
+        return self in (State.PROVISIONING, State.READY)
+
+
+class Event(StrEnum):
+    """What happens to an instance."""
+
+    PROVISIONED = "provisioned"
+    FAILED = "failed"
+    OVERDUE = "overdue"
+    BROKEN = "broken"
+    HEALED = "healed"
+    MISSING = "missing"
+    SET_ASIDE = "set aside"
+    RESTORED = "restored"
+    AGED = "aged"
+    DESTROY = "destroy"
+    GONE = "gone"
+
+
+DROPPED = None
+
+# Every transition there is. An instance starts as `provisioning`, and ends when its record is dropped.
+# A provision that fails goes by way of `destroying`: what it left behind, if anything, is cleaned up.
+# Its call may end after the instance went elsewhere (by hand, by the deadline, by a destroy): it stays there.
+LIFECYCLE: Mapping[tuple[State, Event], State | None] = {
+    (State.PROVISIONING, Event.PROVISIONED): State.READY,
+    (State.PROVISIONING, Event.FAILED): State.DESTROYING,
+    (State.PROVISIONING, Event.OVERDUE): State.NON_FUNCTIONAL,
+    (State.PROVISIONING, Event.SET_ASIDE): State.NON_FUNCTIONAL,
+    (State.PROVISIONING, Event.DESTROY): State.DESTROYING,
+    (State.READY, Event.PROVISIONED): State.READY,
+    (State.READY, Event.FAILED): State.DESTROYING,
+    (State.READY, Event.BROKEN): State.NON_FUNCTIONAL,
+    (State.READY, Event.SET_ASIDE): State.NON_FUNCTIONAL,
+    (State.READY, Event.MISSING): DROPPED,
+    (State.READY, Event.DESTROY): State.DESTROYING,
+    (State.NON_FUNCTIONAL, Event.PROVISIONED): State.NON_FUNCTIONAL,
+    (State.NON_FUNCTIONAL, Event.FAILED): State.DESTROYING,
+    (State.NON_FUNCTIONAL, Event.BROKEN): State.NON_FUNCTIONAL,
+    (State.NON_FUNCTIONAL, Event.SET_ASIDE): State.NON_FUNCTIONAL,
+    (State.NON_FUNCTIONAL, Event.HEALED): State.READY,
+    (State.NON_FUNCTIONAL, Event.RESTORED): State.READY,
+    (State.NON_FUNCTIONAL, Event.MISSING): DROPPED,
+    (State.NON_FUNCTIONAL, Event.AGED): State.DESTROYING,
+    (State.NON_FUNCTIONAL, Event.DESTROY): State.DESTROYING,
+    (State.DESTROYING, Event.PROVISIONED): State.DESTROYING,
+    (State.DESTROYING, Event.FAILED): State.DESTROYING,
+    (State.DESTROYING, Event.DESTROY): State.DESTROYING,
+    (State.DESTROYING, Event.MISSING): DROPPED,
+    (State.DESTROYING, Event.GONE): DROPPED,
+}
+
+
+class Record(Struct, frozen=True, kw_only=True):
+    """What the store keeps of an instance.
+
+    *since* is when its state began, in seconds since 1970. *handle* is what the provider calls it, once it has said so.
+    *by_hand*: an operator set it aside. *relabel*: the provider has not been told its tags yet.
+    *unknown* holds keys of its state file's entry that are not this project's.
+    """
+
+    id: str
+    state: State
+    spec: Spec
+    since: float = 0.0
+    handle: str | None = None
+    reason: str = ""
+    by_hand: bool = False
+    relabel: bool = False
+    unknown: Mapping[str, Raw] = {}
+
+    def after(self, event: Event, now: float, reason: str = "") -> "Record | None":
+        """Give the record as it is after *event*, or None where it is dropped; raise `Refused` for what can't happen."""
+        try:
+            state = LIFECYCLE[self.state, event]
+        except KeyError:
+            raise Refused(self.id, f"is {self.state}, so it can't be {event}") from None
+        if state is None:
+            return None
+        if state is self.state and event in (Event.PROVISIONED, Event.FAILED, Event.DESTROY):
+            return self
+        by_hand = event is Event.SET_ASIDE or (self.by_hand and state is State.NON_FUNCTIONAL)
+        since = self.since if state is self.state else now
+        return replace(self, state=state, since=since, reason=reason, by_hand=by_hand)
+
+
+class Description(Struct, frozen=True):
+    """What InfraKit, or an operator, is told of an instance."""
+
+    id: str
+    logical_id: str | None
+    tags: Mapping[str, str]
+    properties: Raw | None

@@ -1,0 +1,192 @@
+"""What a plugin does: what InfraKit and operators call, and what goes on around it."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping
+
+from msgspec import Raw
+from msgspec.structs import replace
+
+from pyinfrakit import ids
+from pyinfrakit.errors import Refused, TryLater
+from pyinfrakit.instance import Event, Record, Spec, State
+from pyinfrakit.logs import NOTICE
+from pyinfrakit.provider import Provider
+from pyinfrakit.reconcile import Limits, why_unwanted
+from pyinfrakit.records import Put, Records
+from pyinfrakit.store import Store
+from pyinfrakit.watch import Watch
+from pyinfrakit.work import Work
+
+log = logging.getLogger(__name__)
+
+ROLLING_UPDATE = "rolling_update"
+"""The reason that InfraKit's last release gives where it destroys a member to replace it."""
+
+LOOK_AGAIN = 0.05
+"""Seconds between looks at whether a rolling update may go on."""
+
+
+class Plugin:
+    """One provider's instances, and all that can be done with them.
+
+    *wait*: for how many seconds a call may wait for the provider, below the 15 that InfraKit's clients take. *paced*: whether a
+    rolling update waits for one member before it takes down the next. Must be made, and used, in a running event loop.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        provider: Provider,
+        *,
+        wait: float = 10.0,
+        paced: bool = True,
+        interval: float = 10.0,
+        limits: Limits = Limits(),
+    ) -> None:
+        self._store = store
+        self._provider = provider
+        self._wait = wait
+        self._paced = paced
+        self._work = Work(store, provider)
+        self.watch = Watch(store, provider, self._work, interval, limits)
+        self._watching: asyncio.Task[None] | None = None
+        self._stopping = False
+
+    @property
+    def records(self) -> Records:
+        return self._store.records
+
+    @property
+    def location(self) -> str:
+        """Where the records are kept."""
+        return self._store.location
+
+    @property
+    def provider(self) -> Provider:
+        return self._provider
+
+    async def start(self) -> None:
+        """Start the provider, and begin to observe."""
+        await self._provider.start(self._store.mark, list(self.records))
+        self._watching = asyncio.create_task(self.watch.run(), name="watch")
+        self._watching.add_done_callback(_must_not_end)
+
+    def stop_waiting(self) -> None:
+        """Have calls that wait for the provider answer now; what they asked for is recorded, and goes on."""
+        self._stopping = True
+        self._work.stop_waiting()
+
+    async def stop(self, timeout: float) -> None:
+        """Stop, with up to *timeout* seconds for calls to the provider that are in flight, and flush the store."""
+        self.stop_waiting()
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.wait({self._watching})
+        await self._work.stop(timeout)
+        await self._provider.stop()
+        await self._store.flush()
+
+    def validate(self, properties: Raw | None) -> None:
+        """Raise `InvalidSpec` for properties that the provider would not take."""
+        self._provider.validate(properties)
+
+    async def provision(self, spec: Spec) -> str:
+        """Give the ID of a new instance, or of the one that has the spec's logical ID and is the same otherwise.
+
+        Waits for the provider, but not longer than the plugin's *wait*: then it goes on in the background. Raises
+        `InvalidSpec`, `Refused`, `StoreFailed`, or `GiveUp` where the provider failed; then there is no instance.
+        """
+        self.validate(spec.properties)
+        holder = self._holder(spec)
+        if holder is None:
+            id = ids.mint(self.records.last_id, time.time())
+            record = Record(id=id, state=State.PROVISIONING, spec=spec, since=time.time())
+            written = self._store.commit(Put(record))
+            self._work.start(id)
+        else:
+            id, written = holder.id, self._store.commit()
+        await written
+        await self._work.provisioned(id, self._wait)
+        return id
+
+    def _holder(self, spec: Spec) -> Record | None:
+        if spec.logical_id is None:
+            return None
+        for record in self.records.of_logical_id(spec.logical_id, spec.group):
+            if record.state.described:
+                if spec.asks_for(record.spec):
+                    return record
+                raise Refused(record.id, f"has logical ID {spec.logical_id} already, with another spec; destroy it first")
+        return None
+
+    async def destroy(self, id: str, reason: str) -> None:
+        """Have an instance destroyed; returns once that is sure to happen. Raises `UnknownInstance`, `TryLater`."""
+        if self._paced and reason == ROLLING_UPDATE and self.records[id].state is not State.DESTROYING:
+            await self._pace(self.records[id])
+        record = self.records[id].after(Event.DESTROY, time.time(), reason)
+        assert record is not None
+        written = self._store.commit(Put(record))
+        self._work.start(id)
+        await written
+
+    async def _pace(self, record: Record) -> None:
+        """Wait until no other member of the group is being provisioned; raise `TryLater` where that takes too long.
+
+        Looks again and again: this is rare, and there are many ways in which a provision ends.
+        """
+        end = time.monotonic() + self._wait
+        while others := self._provisioning_beside(record):
+            if time.monotonic() >= end or self._stopping:
+                raise TryLater(f"{record.id}: not destroyed, as {others[0]}, of the same group, is still being provisioned")
+            await asyncio.sleep(LOOK_AGAIN)
+
+    def _provisioning_beside(self, record: Record) -> list[str]:
+        if record.spec.group is None:
+            return []
+        members = self.records.in_group(record.spec.group)
+        return [m.id for m in members if m.state is State.PROVISIONING and m.id != record.id]
+
+    async def label(self, id: str, tags: Mapping[str, str]) -> None:
+        """Add or replace tags; the provider is told in the background. Raises `UnknownInstance`, `StoreFailed`."""
+        record = self.records[id]
+        spec = replace(record.spec, tags={**record.spec.tags, **tags})
+        written = self._store.commit(Put(replace(record, spec=spec, relabel=self._work.keeps_labels)))
+        self._work.start(id)
+        await written
+
+    def describe(self, tags: Mapping[str, str]) -> list[Record]:
+        """Give the instances that InfraKit should know of and that have all of *tags*, in order."""
+        return [record for record in self.records.tagged(tags) if record.state.described]
+
+    def properties(self, record: Record) -> Raw | None:
+        """What is known of an instance now: what its provider says, or else what was asked for."""
+        return self.records.live.get(record.id, record.spec.properties)
+
+    async def set_aside(self, id: str, reason: str) -> None:
+        """Take an instance out of service by hand. Raises `UnknownInstance`, `Refused`, `StoreFailed`."""
+        record = self.records[id].after(Event.SET_ASIDE, time.time(), reason)
+        assert record is not None
+        log.log(NOTICE, "%s: set aside by hand: %s", id, reason)
+        await self._store.commit(Put(record))
+
+    async def restore(self, id: str, force: bool) -> None:
+        """Bring a non-functional instance back, to the front; with *force* also one that has been replaced.
+
+        Raises `UnknownInstance`, `Refused`, `StoreFailed`.
+        """
+        record = self.records[id]
+        restored = record.after(Event.RESTORED, time.time())
+        assert restored is not None
+        unwanted = why_unwanted(record, self.records)
+        if unwanted and not force:
+            raise Refused(id, f"not restored, as {unwanted}; destroy it, or restore it by force")
+        log.log(NOTICE, "%s: restored by hand", id)
+        await self._store.commit(Put(restored, front=True))
+
+
+def _must_not_end(task: asyncio.Task[None]) -> None:
+    """Say loudly that the loop ended by a bug: what goes on without it is blind."""
+    if not task.cancelled():
+        log.critical("the reconcile loop ended", exc_info=task.exception())

@@ -1,0 +1,41 @@
+"""The documents under ``/info``: what InfraKit's tools show of a plugin."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from pyinfrakit import __version__
+from pyinfrakit.spi import wire
+
+FUNCTIONS = b"{}"
+"""Template functions: there are none."""
+
+_ID = "0vp5l8q2k1ca-7m0t3e"
+
+
+def api(example: Mapping[str, Any]) -> bytes:
+    """Write ``/info/api.json``; *example* is properties that the provider takes."""
+    tags = {"infrakit.group": "workers"}
+    spec = {"Properties": example, "Tags": tags, "Init": "", "LogicalID": None, "Attachments": None}
+    ok = {"Type": "", "OK": True}
+    description = {"ID": _ID, "LogicalID": None, "Tags": tags, "Properties": example}
+    version = {"Name": "Instance", "Version": wire.VERSIONS[0], "Sub": ""}
+    methods = [
+        _method("DescribeInstances", {"Tags": tags, "Properties": True}, {"Type": "", "Descriptions": [description]}),
+        _method("Destroy", {"Instance": _ID, "Context": {"Reason": "terminate"}}, ok),
+        _method("Label", {"Instance": _ID, "Labels": {"tier": "web"}}, ok),
+        _method("Provision", {"Spec": spec}, {"Type": "", "ID": _ID}),
+        _method("Validate", {"Properties": example}, ok),
+    ]
+    document = {
+        "Vendor": {"Name": "pyinfrakit", "Version": __version__, "Sub": "", "URL": ""},
+        "Implements": [version],
+        "Interfaces": [{**version, "Methods": methods}],
+    }
+    return msgspec.json.encode(document)
+
+
+def _method(name: str, params: Mapping[str, Any], result: Mapping[str, Any]) -> Any:
+    request = {"jsonrpc": "2.0", "method": f"Instance.{name}", "params": {"Type": "", **params}, "id": "1"}
+    return {"Request": request, "Response": {"jsonrpc": "2.0", "result": result, "id": "1"}}

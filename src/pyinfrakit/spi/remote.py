@@ -1,0 +1,75 @@
+"""Call a plugin: the other end of `methods`, for our command line and for tests."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+import msgspec
+
+from pyinfrakit.client import Client
+from pyinfrakit.decoding import NotJSON, WrongShape, decode
+from pyinfrakit.errors import Unreachable
+from pyinfrakit.spi import wire
+
+T = TypeVar("T")
+
+
+class Remote:
+    """A plugin, or one sub-type of it, behind a client. Every method may raise `RemoteError` or `Unreachable`."""
+
+    def __init__(self, client: Client, kind: str = "") -> None:
+        self._client = client
+        self._kind = kind
+
+    def validate(self, properties: msgspec.Raw) -> None:
+        """Have the provider's own part of a spec checked."""
+        self._call("Instance.Validate", {"Properties": properties}, wire.Ok)
+
+    def provision(self, spec: wire.SpecParams) -> str:
+        """Give the new instance's ID."""
+        return self._call("Instance.Provision", {"Spec": spec}, wire.Provisioned).ID
+
+    def label(self, id: str, tags: Mapping[str, str]) -> None:
+        """Add or replace tags of an instance."""
+        self._call("Instance.Label", {"Instance": id, "Labels": tags}, wire.Ok)
+
+    def destroy(self, id: str, reason: str = "terminate") -> None:
+        """Have an instance destroyed."""
+        self._call("Instance.Destroy", {"Instance": id, "Context": {"Reason": reason}}, wire.Ok)
+
+    def describe(self, tags: Mapping[str, str], properties: bool = False) -> Sequence[wire.Described]:
+        """Give the instances that InfraKit sees and that have all of *tags*."""
+        params = {"Tags": tags, "Properties": properties}
+        return self._call("Instance.DescribeInstances", params, wire.Descriptions).Descriptions
+
+    def records(self, tags: Mapping[str, str], ids: Sequence[str] | None = None) -> Sequence[wire.Kept]:
+        """Give every record that has all of *tags*, in any state; with *ids*, only those."""
+        return self._call("Operator.Records", {"Tags": tags, "Instances": ids}, wire.KeptRecords).Records
+
+    def set_aside(self, id: str, reason: str) -> None:
+        """Take an instance out of service."""
+        self._call("Operator.SetAside", {"Instance": id, "Reason": reason}, wire.Ok)
+
+    def restore(self, id: str, force: bool = False) -> None:
+        """Bring an instance back into service."""
+        self._call("Operator.Restore", {"Instance": id, "Force": force}, wire.Ok)
+
+    def confirm(self) -> Sequence[str]:
+        """Let held losses happen; give the IDs."""
+        return self._call("Operator.Confirm", {}, wire.Released).Instances
+
+    def status(self) -> wire.Status:
+        """Give how the plugin is."""
+        return self._call("Operator.Status", {}, wire.Status)
+
+    def api(self) -> wire.API:
+        """Give the interfaces that the plugin says it has."""
+        return self._decoded(self._client.get("/info/api.json"), wire.API)
+
+    def _call(self, method: str, params: dict[str, Any], shape: type[T]) -> T:
+        return self._decoded(self._client.call(method, {"Type": self._kind, **params}), shape)
+
+    def _decoded(self, data: bytes | msgspec.Raw, shape: type[T]) -> T:
+        try:
+            return decode(bytes(data), shape, "reply")
+        except (NotJSON, WrongShape) as error:
+            raise Unreachable(f"{self._client.path} answered what no plugin should: {error}") from None

@@ -1,0 +1,147 @@
+"""The reconcile loop: observe, plan, and have the plan done."""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Collection
+
+from pyinfrakit.errors import PyInfrakitError, StoreFailed, TryLater
+from pyinfrakit.instance import Event, Record
+from pyinfrakit.logs import NOTICE
+from pyinfrakit.provider import Machine, Provider
+from pyinfrakit.reconcile import History, Limits, Observation, Plan, Transition, plan
+from pyinfrakit.records import Change, Drop, Put
+from pyinfrakit.store import Store
+from pyinfrakit.work import Work, ask
+
+log = logging.getLogger(__name__)
+
+
+class Watch:
+    """Brings records in line with what the provider is seen to have, every *interval* seconds."""
+
+    def __init__(self, store: Store, provider: Provider, work: Work, interval: float, limits: Limits) -> None:
+        self._store = store
+        self._records = store.records
+        self._provider = provider
+        self._work = work
+        self._interval = interval
+        self._timeout = max(60.0, interval)
+        self._limits = limits
+        self._history = History()
+        self._started = time.time()
+        self._released: set[str] = set()
+        self._now = asyncio.Event()
+        self._trouble = ""
+        self._orphans: frozenset[str] = frozenset()
+        self.held: dict[str, Transition] = {}
+        """Losses that are held back, by ID, until they are confirmed or were seen well again."""
+        self.observed: float | None = None
+        """When the last good observation ended, in seconds since 1970."""
+
+    @property
+    def trouble(self) -> str:
+        """Why the provider can't be observed now; empty where it can."""
+        return self._trouble
+
+    @property
+    def orphans(self) -> Collection[str]:
+        """IDs of machines with this plugin's mark that no record is of."""
+        return self._orphans
+
+    def release(self) -> list[str]:
+        """Let the held losses happen, at the next observation, which begins at once; give their IDs."""
+        self._released |= self.held.keys()
+        self._now.set()
+        return sorted(self.held)
+
+    async def run(self) -> None:
+        """Observe until cancelled. What an earlier run of the daemon left to do begins after the first good observation."""
+        while True:
+            self._now.clear()
+            machines = await self._observe()
+            if machines is not None:
+                await self._reconcile(machines)
+                if self.observed is None:
+                    self._work.resume()
+                self.observed = time.time()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._now.wait(), self._interval)
+
+    async def _observe(self) -> dict[str, Machine] | None:
+        """Give the machines by ID, or None where that is not known: then nothing changes."""
+        self._records.touched = set(self._work.calling)
+        call = asyncio.create_task(self._ask())
+        try:
+            done, _ = await asyncio.wait({call}, timeout=self._timeout)
+            if not done:
+                raise TryLater(f"no answer for {self._timeout:g} s")
+            machines = call.result()
+        except PyInfrakitError as error:
+            self._say_trouble(str(error))
+            await asyncio.wait({call})  # one observe at a time, however long the last one takes
+            call.exception()
+            return None
+        finally:
+            call.cancel()
+        self._say_trouble("")
+        return machines
+
+    async def _ask(self) -> dict[str, Machine]:
+        return await ask(self._by_id(), "observe")
+
+    async def _by_id(self) -> dict[str, Machine]:
+        return {machine.id: machine for machine in await self._provider.observe()}
+
+    def _say_trouble(self, trouble: str) -> None:
+        if trouble and trouble != self._trouble:
+            log.error("the provider can't be observed, so nothing is concluded: %s", trouble)
+        elif self._trouble and not trouble:
+            log.log(NOTICE, "the provider can be observed again")
+        self._trouble = trouble
+
+    async def _reconcile(self, machines: dict[str, Machine]) -> None:
+        seen = Observation(machines, time.time(), self._records.touched, self._started)
+        released = frozenset(self._released)
+        decided = plan(self._records, seen, self._history, self._limits, released)
+        self._records.live.update((m.id, m.properties) for m in machines.values() if m.properties is not None)
+        try:
+            await self._store.commit(*self._changes(decided))
+        except StoreFailed as error:
+            log.error("%s; what was observed is looked at again", error)
+            return
+        self._history = decided.history
+        self._released -= released
+        for transition in decided.transitions:
+            if transition.event is Event.AGED:
+                self._work.start(transition.id)
+        self._say_held(decided)
+        self._say_orphans(decided)
+
+    def _changes(self, decided: Plan) -> list[Change]:
+        return [self._change(self._records[transition.id], transition) for transition in decided.transitions]
+
+    def _change(self, record: Record, transition: Transition) -> Change:
+        after = record.after(transition.event, time.time(), transition.reason)
+        log.log(NOTICE, "%s: %s: %s", record.id, transition.event, transition.reason or "works again")
+        return Drop(record.id) if after is None else Put(after, front=transition.event is Event.HEALED)
+
+    def _say_held(self, decided: Plan) -> None:
+        held = {transition.id: transition for transition in decided.held}
+        if held.keys() - self.held.keys():
+            log.critical(
+                "%d instances seem lost at once (%s, …: %s). They are held: InfraKit is shown them as before, until they are"
+                " seen well or `infrakit-instance confirm` says that they are lost",
+                len(held),
+                decided.held[0].id,
+                decided.held[0].reason,
+            )
+        elif self.held and not held:
+            log.log(NOTICE, "no losses are held any more")
+        self.held = held
+
+    def _say_orphans(self, decided: Plan) -> None:
+        for id in set(decided.orphans) - self._orphans:
+            log.warning("%s: a machine with this plugin's mark, but no record of it here; it is left alone", id)
+        self._orphans = frozenset(decided.orphans)

@@ -1,0 +1,230 @@
+"""Drive instances to rest, by calls to the provider: at most one for an ID at any time.
+
+A record that is provisioning, destroying or newly labelled has a job: a task that calls the provider until the record
+is at rest, with longer and longer pauses after failures. What is decided meanwhile (a destroy while the
+provision still runs, say) is recorded, and found by the job when its call is done.
+"""
+
+import asyncio
+import contextlib
+import logging
+import random
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from typing import Any, TypeVar
+
+from msgspec.structs import replace
+
+from pyinfrakit.errors import GiveUp, PyInfrakitError
+from pyinfrakit.instance import Event, Record, State
+from pyinfrakit.provider import Machine, Provider
+from pyinfrakit.records import Drop, Put
+from pyinfrakit.store import Store
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+CALLS_AT_ONCE = 50
+"""How many calls of a kind may run at once: a restart must not make thousands."""
+
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 60.0
+"""Seconds between a failed call and the next one for the ID."""
+
+
+async def ask(call: Awaitable[T], what: str) -> T:
+    """Await a call to a provider: the one place where its exceptions are caught. Raises only `PyInfrakitError`."""
+    try:
+        return await call
+    except PyInfrakitError:
+        raise
+    except Exception as error:
+        log.exception("the provider has a bug: %s raised", what)
+        raise GiveUp(f"the provider has a bug: {type(error).__name__}: {error}") from error
+
+
+class _Job:
+    """Somebody at work on an instance. *outcome* is of its provision: None, or the error to tell."""
+
+    task: asyncio.Task[None]
+
+    def __init__(self) -> None:
+        self.outcome: asyncio.Future[PyInfrakitError | None] = asyncio.get_running_loop().create_future()
+        self.news = asyncio.Event()
+
+    def settle(self, error: PyInfrakitError | None) -> None:
+        if not self.outcome.done():
+            self.outcome.set_result(error)
+
+
+_Step = Callable[[Record, _Job], Coroutine[Any, Any, None]]
+
+
+class Work:
+    """All jobs of a plugin."""
+
+    def __init__(self, store: Store, provider: Provider) -> None:
+        self._store = store
+        self._records = store.records
+        self._provider = provider
+        self._labels = type(provider).label is not Provider.label
+        self._jobs: dict[str, _Job] = {}
+        self._provisions = asyncio.Semaphore(CALLS_AT_ONCE)
+        self._destroys = asyncio.Semaphore(CALLS_AT_ONCE)
+        self._labellings = asyncio.Semaphore(CALLS_AT_ONCE)
+        self._resumed = asyncio.Event()
+        self._stopping = asyncio.Event()
+        self.calling: set[str] = set()
+        """IDs with a call in flight."""
+
+    @property
+    def keeps_labels(self) -> bool:
+        """Does the provider want to be told of tags that change?"""
+        return self._labels
+
+    def start(self, id: str) -> None:
+        """Make sure that somebody is at work on an instance, and looks at its record again."""
+        job = self._jobs.get(id)
+        if job is None:
+            job = self._jobs[id] = _Job()
+            job.task = asyncio.create_task(self._run(id, job), name=f"work on {id}")
+        job.news.set()
+
+    def resume(self) -> None:
+        """Take up what an earlier run of the daemon left: first what is to be destroyed."""
+        self._start_all(record for record in self._records if record.state is State.DESTROYING)
+        self._start_all(record for record in self._records if record.state is State.PROVISIONING or record.relabel)
+        self._resumed.set()
+
+    def _start_all(self, records: Iterable[Record]) -> None:
+        for record in records:
+            self.start(record.id)
+
+    async def provisioned(self, id: str, timeout: float) -> None:
+        """Wait until a provision is done, or *timeout* seconds, or a stop. Raise its error where it failed."""
+        job = self._jobs.get(id)
+        if job is None:
+            return
+        stop: asyncio.Future[Any] = asyncio.ensure_future(self._stopping.wait())
+        outcome: asyncio.Future[Any] = job.outcome
+        await asyncio.wait([outcome, stop], timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+        stop.cancel()
+        if job.outcome.done() and (error := job.outcome.result()) is not None:
+            raise error
+
+    def stop_waiting(self) -> None:
+        """End all waits for provisions, and begin no new calls."""
+        self._stopping.set()
+
+    async def stop(self, timeout: float) -> None:
+        """Let calls that are in flight end within *timeout* seconds, then cancel them. The next start takes them up."""
+        self.stop_waiting()
+        calling = {self._jobs[id].task for id in self.calling}
+        tasks = {job.task for job in self._jobs.values()}
+        for task in tasks - calling:
+            task.cancel()
+        if calling:
+            _, late = await asyncio.wait(calling, timeout=timeout)
+            for task in late:
+                task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _run(self, id: str, job: _Job) -> None:
+        failures = 0
+        try:
+            while (step := self._next_step(id)) is not None:
+                job.news.clear()
+                try:
+                    await step(self._records[id], job)
+                    failures = 0
+                except PyInfrakitError as error:
+                    failures += 1
+                    await self._pause(job, failures, error)
+        finally:
+            del self._jobs[id]
+            job.settle(None)
+
+    def _next_step(self, id: str) -> _Step | None:
+        record = self._records.get(id)
+        if record is None or self._stopping.is_set():
+            return None
+        if record.state is State.PROVISIONING:
+            return self._provision
+        if record.state is State.DESTROYING:
+            return self._destroy
+        return self._label if record.relabel else None
+
+    async def _pause(self, job: _Job, failures: int, error: PyInfrakitError) -> None:
+        """Wait longer after each failure, but not when there is news."""
+        seconds = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(failures - 1, 20)) * random.uniform(0.5, 1)
+        log.warning("%s: %s; again in %.1f s", job.task.get_name(), error, seconds)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(job.news.wait(), seconds)
+
+    async def _call(self, id: str, call: Awaitable[T], what: str) -> T:
+        self.calling.add(id)
+        self._records.touched.add(id)
+        try:
+            return await ask(call, f"{what} of {id}")
+        finally:
+            self.calling.discard(id)
+
+    async def _provision(self, record: Record, job: _Job) -> None:
+        await self._store.commit()
+        while earlier := self._earlier(record):
+            await self._resumed.wait()
+            await asyncio.wait(earlier)
+        async with self._provisions:
+            current = self._records.get(record.id)
+            if current is None or current.state is not State.PROVISIONING:
+                return
+            try:
+                machine = await self._call(record.id, self._provider.provision(record.id, current.spec), "provision")
+            except PyInfrakitError as error:
+                await self._fail(record.id, job, f"provision failed: {error}")
+                return
+        await self._succeed(record.id, job, machine)
+
+    def _earlier(self, record: Record) -> set[asyncio.Task[None]]:
+        """The jobs that destroy earlier holders of a record's logical ID: two machines must not be it at once."""
+        spec = record.spec
+        if spec.logical_id is None:
+            return set()
+        holders = self._records.of_logical_id(spec.logical_id, spec.group)
+        others = (other.id for other in holders if other.state is State.DESTROYING and other.id != record.id)
+        return {self._jobs[id].task for id in others if id in self._jobs}
+
+    async def _fail(self, id: str, job: _Job, reason: str) -> None:
+        """Have what the failed provision may have left destroyed; only when that is sure to happen, tell."""
+        log.error("%s: %s", id, reason)
+        record = self._records[id].after(Event.FAILED, time.time(), reason)
+        assert record is not None
+        await self._store.commit(Put(record))
+        job.settle(GiveUp(f"{id}: {reason}"))
+
+    async def _succeed(self, id: str, job: _Job, machine: Machine) -> None:
+        """Tell at once: were the record not written, a restart would provision the same ID again, which changes nothing."""
+        record = self._records[id].after(Event.PROVISIONED, time.time())
+        assert record is not None
+        written = self._store.commit(Put(replace(record, handle=machine.handle)))
+        if machine.properties is not None:
+            self._records.live[id] = machine.properties
+        job.settle(None)
+        log.info("%s: provisioned", id)
+        await written
+
+    async def _destroy(self, record: Record, job: _Job) -> None:
+        job.settle(None)
+        await self._store.commit()
+        async with self._destroys:
+            await self._call(record.id, self._provider.destroy(record, record.reason), "destroy")
+        await self._store.commit(Drop(record.id))
+        log.info("%s: destroyed (%s)", record.id, record.reason)
+
+    async def _label(self, record: Record, job: _Job) -> None:
+        await self._store.commit()
+        async with self._labellings:
+            await self._call(record.id, self._provider.label(record, record.spec.tags), "label")
+        current = self._records.get(record.id)
+        if current is not None and current.spec.tags == record.spec.tags:
+            await self._store.commit(Put(replace(current, relabel=False)))
