@@ -1,0 +1,82 @@
+"""A daemon that dies at one step of its work, as by a power cut: `python dying.py STEP --name NAME`.
+
+The real parts, put together as the command does it, but for subclasses of the store, the provider and the plugin that
+kill their own process when their time has come.
+"""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from pyinfrakit import daemon, discovery, logs
+from pyinfrakit.instance import Record, Spec, State
+from pyinfrakit.listener import Listener
+from pyinfrakit.plugin import Plugin
+from pyinfrakit.provider import Machine
+from pyinfrakit.providers.simulator import Simulator
+from pyinfrakit.records import Change, Put
+from pyinfrakit.store.file import FileStore
+
+STEPS = ("before the record", "after the record", "before the call", "in the call", "after the call", "before the reply")
+
+
+def die_at(step: str) -> None:
+    if step == sys.argv[1]:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def operation(changes: Iterable[Change]) -> str:
+    """Say what is recorded: a provision, a destroy, or nothing of that kind."""
+    names = {State.PROVISIONING: "provision", State.DESTROYING: "destroy"}
+    return "".join(names.get(change.record.state, "") for change in changes if isinstance(change, Put))
+
+
+class DyingStore(FileStore):
+    def commit(self, *changes: Change) -> asyncio.Future[None]:
+        doing = operation(changes)
+        die_at(f"{doing}: before the record")
+        written = super().commit(*changes)
+        written.add_done_callback(lambda _: die_at(f"{doing}: after the record"))
+        return written
+
+
+class DyingSimulator(Simulator):
+    async def provision(self, id: str, spec: Spec) -> Machine:
+        die_at("provision: before the call")
+        asyncio.get_running_loop().call_later(0.2, die_at, "provision: in the call")
+        machine = await super().provision(id, spec)
+        die_at("provision: after the call")
+        return machine
+
+    async def destroy(self, record: Record, reason: str) -> None:
+        die_at("destroy: before the call")
+        asyncio.get_running_loop().call_later(0.2, die_at, "destroy: in the call")
+        await super().destroy(record, reason)
+        die_at("destroy: after the call")
+
+
+class DyingPlugin(Plugin):
+    async def provision(self, spec: Spec) -> str:
+        id = await super().provision(spec)
+        die_at("provision: before the reply")
+        return id
+
+    async def destroy(self, id: str, reason: str) -> None:
+        await super().destroy(id, reason)
+        die_at("destroy: before the reply")
+
+
+def main() -> None:
+    name = sys.argv[3]
+    logs.set_up(5)
+    state = discovery.default_state(name)
+    discovery.make_folder(state.parent)
+    with Listener(discovery.plugins(), name) as listener, DyingStore(state, name) as store:
+        daemon.run(DyingPlugin(store, DyingSimulator(name, Path(state.parent), {}), interval=0.1), listener)
+
+
+if __name__ == "__main__":
+    main()
