@@ -1,13 +1,14 @@
 """A crash at any step of a provision or a destroy loses and doubles no machine."""
 
+import contextlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from dying import STEPS
 from harness import Daemon, eventually
-
 from pyinfrakit.client import RemoteError
 from pyinfrakit.errors import Unreachable
 
@@ -52,10 +53,8 @@ def test_a_crash_in_a_destroy_ends_with_all_or_nothing_done(run: Callable[..., D
     before.stop()
 
     first = dying(run, f"destroy: {step}")
-    with pytest.raises((Unreachable, RemoteError)):
-        # The reply may come before the provider is called: then it is the next call that finds nobody.
+    with contextlib.suppress(Unreachable):  # the reply may come before the provider is called
         first.call("Instance.Destroy", Instance=lost)
-        eventually(lambda: first.described() is None)
     assert first.process is not None
     assert first.process.wait() == -9
 

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from harness import Daemon, eventually
 
+from harness import Daemon, eventually
 from pyinfrakit.client import RemoteError
 
 Run = Callable[..., Daemon]

@@ -7,7 +7,7 @@ import click
 
 from pyinfrakit.cli.arguments import directory_option, plugin_argument, remote
 from pyinfrakit.client import RemoteError
-from pyinfrakit.errors import TryLater
+from pyinfrakit.errors import PyInfrakitError, TryLater
 from pyinfrakit.spi.remote import Remote
 
 LOOK_AGAIN = 0.2
@@ -20,15 +20,22 @@ LOOK_AGAIN = 0.2
 @click.option("--wait/--no-wait", default=True, help="Wait until the instances are gone.")
 @click.option("--timeout", type=click.FloatRange(min=0), default=300.0, show_default=True, help="Seconds to wait at most.")
 def destroy(name: str, ids: tuple[str, ...], directory: Path, wait: bool, timeout: float) -> None:
-    """Have instances destroyed, and wait until they are gone."""
+    """Have instances destroyed, and wait until they are gone. One that can't be does not keep the others from it."""
     end = time.monotonic() + timeout
+    problems: dict[str, PyInfrakitError] = {}
     with remote(name, directory) as plugin:
         for id in ids:
-            plugin.destroy(id)
+            try:
+                plugin.destroy(id)
+            except RemoteError as error:
+                problems[id] = error
         for id in ids:
-            if wait:
-                _wait(plugin, id, end)
-            click.echo(f"destroyed {id}")
+            if id not in problems:
+                if wait:
+                    _wait(plugin, id, end)
+                click.echo(f"destroyed {id}")
+    if problems:
+        raise click.ClickException("; ".join(str(problem) for problem in problems.values()))
 
 
 def _wait(plugin: Remote, id: str, end: float) -> None:

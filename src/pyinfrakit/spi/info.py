@@ -38,4 +38,4 @@ def api(example: Mapping[str, Any]) -> bytes:
 
 def _method(name: str, params: Mapping[str, Any], result: Mapping[str, Any]) -> Any:
     request = {"jsonrpc": "2.0", "method": f"Instance.{name}", "params": {"Type": "", **params}, "id": "1"}
-    return {"Request": request, "Response": {"jsonrpc": "2.0", "result": result, "id": "1"}}
+    return {"Request": request, "Response": {"result": result, "id": "1"}}
