@@ -60,7 +60,7 @@ class Daemon:
         self.program = program
         self.socket = home / "plugins" / name
         self.state = home / "state" / f"{name}.json"
-        self.world = World(home / "state" / f"{name}.world.json")
+        self.world = World(home / "state" / f"{name}.world")
         self.process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> "Daemon":

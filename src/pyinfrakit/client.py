@@ -95,6 +95,8 @@ class Client:
                 return f"no plugin at {self.path}: there is no such socket"
             case ConnectionRefusedError():
                 return f"no plugin at {self.path}: nothing listens there any more; start it again"
+            case BlockingIOError():
+                return f"{self.path} takes no more connections: the plugin is too busy, or hangs"
             case TimeoutError():
                 return f"{self.path} did not answer in {self._connection.timeout:g} s"
         return f"{self.path} can't be reached: {error or type(error).__name__}"

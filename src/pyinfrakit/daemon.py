@@ -4,8 +4,9 @@ import asyncio
 import logging
 import resource
 import signal
+from collections.abc import Coroutine
 from importlib.metadata import entry_points
-from typing import cast
+from typing import Any
 
 import uvloop
 
@@ -21,7 +22,7 @@ from pyinfrakit.spi.methods import Methods
 
 log = logging.getLogger(__name__)
 
-STOP_TIMEOUT = 5.0
+STOP_TIMEOUT = 4.0
 """Seconds that requests, and then calls to the provider, have to finish at a stop."""
 
 
@@ -29,11 +30,16 @@ def run(plugin: Plugin, listener: Listener) -> None:
     """Run *plugin* on *listener*'s socket until SIGTERM or SIGINT.
 
     Raises `CannotStart` where the provider or the socket can't be used, and `StoreFailed` where the last change could not be
-    written.
+    written. Threads of the provider's may be left that still run.
     """
     _allow_connections()
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(plugin, listener))
+    loop = uvloop.new_event_loop()
+    asyncio.set_event_loop(loop)
+    try:
+        loop.run_until_complete(_serve(plugin, listener))
+    finally:
+        loop.close()
+        asyncio.set_event_loop(None)
 
 
 async def _serve(plugin: Plugin, listener: Listener) -> None:
@@ -43,10 +49,11 @@ async def _serve(plugin: Plugin, listener: Listener) -> None:
     documents = {"/info/api.json": info.api(plugin.provider.example), "/info/functions.json": info.FUNCTIONS}
     server = Server(Methods(plugin).answer, documents)
     try:
-        await plugin.start()
-        await server.start(listener.listen())
-        provider = type(plugin.provider).__name__
-        log.log(NOTICE, "socket %s, %s, provider %s: %s", listener.path, plugin.location, provider, _found(plugin))
+        await _unless(stop, plugin.start())
+        if not stop.is_set():
+            await server.start(listener.listen())
+            provider = type(plugin.provider).__name__
+            log.log(NOTICE, "socket %s, %s, provider %s: %s", listener.path, plugin.location, provider, _found(plugin))
         await stop.wait()
         log.log(NOTICE, "stopping")
     finally:
@@ -54,16 +61,40 @@ async def _serve(plugin: Plugin, listener: Listener) -> None:
         plugin.stop_waiting()
         await server.stop(STOP_TIMEOUT)
         await plugin.stop(STOP_TIMEOUT)
+        await _end_tasks()
     log.log(NOTICE, "stopped")
+
+
+async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
+    """Do *work*, but go on at once when *stop* comes before it is done."""
+    doing, stopping = asyncio.create_task(work), asyncio.create_task(stop.wait())
+    await asyncio.wait({doing, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if doing.done():
+        doing.result()
+
+
+async def _end_tasks() -> None:
+    """Cancel whatever is left, such as a provider's calls, without relying on it to end."""
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in left:
+        task.cancel()
+    if left:
+        await asyncio.wait(left, timeout=1)
 
 
 def provider_class(name: str) -> type[Provider]:
     """Give the installed provider of this name; raise `CannotStart`."""
     found = {point.name: point for point in entry_points(group="pyinfrakit.providers")}
+    if name not in found:
+        raise CannotStart(f"provider {name!r} is not installed; installed: {', '.join(sorted(found))}")
     try:
-        return cast(type[Provider], found[name].load())
-    except KeyError:
-        raise CannotStart(f"provider {name!r} is not installed; installed: {', '.join(sorted(found))}") from None
+        loaded = found[name].load()
+    except (ImportError, AttributeError) as error:
+        raise CannotStart(f"provider {name!r} can't be loaded: {error}") from None
+    if not (isinstance(loaded, type) and issubclass(loaded, Provider)):
+        raise CannotStart(f"provider {name!r}: expected a subclass of pyinfrakit.provider.Provider, got {loaded!r}")
+    return loaded
 
 
 def _found(plugin: Plugin) -> str:

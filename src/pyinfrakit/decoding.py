@@ -4,12 +4,14 @@ msgspec validates; this module turns its messages into the project's form,
 ``Properties.count: expected an integer >= 1, got "two"``.
 """
 
-import json
 import re
+from array import array
 from collections.abc import Iterator
-from typing import Any, TypeVar
+from itertools import accumulate
+from typing import TypeVar
 
 import msgspec
+from msgspec import Raw
 
 T = TypeVar("T")
 
@@ -18,11 +20,11 @@ MAX_DEPTH = 128
 
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
-_AS_SQUARE = bytes.maketrans(b"{}", b"[]")
+_STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
 
 _MESSAGE = re.compile(r"Expected (?P<want>.+?)(?:, got `(?P<got>[^`]+)`)?(?: - at `\$(?P<at>.*)`)?$")
 _OTHER = re.compile(r"(?P<problem>.+?)(?: - at `\$(?P<at>.*)`)?$")
-_STEP = re.compile(r"\.([^.\[]+)|\[(\d+|\.\.\.)\]")
+_PATH_STEP = re.compile(r"\.([^.\[]+)|\[(\d+|\.\.\.)\]")
 _WORDS = {
     "str": "a string",
     "int": "an integer",
@@ -63,29 +65,44 @@ def check(data: bytes) -> None:
 
 
 def _deeper_than(data: bytes, depth: int) -> bool:
-    """Peel innermost pairs off *depth* times, at C speed whatever the input; say whether any are left."""
-    left = _STRING.sub(b"", data).translate(_AS_SQUARE, _NOT_BRACKETS)
-    for _ in range(depth):
-        peeled = left.replace(b"[]", b"")
-        if len(peeled) == len(left):
-            return False
-        left = peeled
-    return bool(left)
+    """Add up brackets outside of strings, at C speed: 4 MiB of them take a fifth of a second."""
+    steps = array("b", _STRING.sub(b"", data).translate(_STEPS, _NOT_BRACKETS))
+    return max(accumulate(steps), default=0) > depth
 
 
-def decode(data: bytes | msgspec.Raw, shape: type[T], root: str = "") -> T:
+def decode(data: bytes | Raw, shape: type[T], root: str = "") -> T:
     """Decode *data* as *shape*; *root* names it in errors. Raise `NotJSON` or `WrongShape`."""
     try:
         return msgspec.json.decode(data, type=shape)
     except msgspec.ValidationError as error:
-        raise explained(error, bytes(data), root) from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise NotJSON(_plain(str(error))) from None
-    except RecursionError:
-        raise NotJSON("nested too deeply") from None
+        _well_formed(data)
+        raise _explained(error, Raw(bytes(data)), root) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise _not_json(error, data) from None
 
 
-def explained(error: msgspec.ValidationError, data: bytes, root: str) -> WrongShape:
+def _well_formed(data: bytes | Raw) -> None:
+    """Raise `NotJSON` for what is wrong further on: msgspec stops at the first thing that it does not expect."""
+    try:
+        msgspec.json.decode(data, type=Raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise _not_json(error, data) from None
+
+
+def _not_json(error: Exception, data: bytes | Raw) -> NotJSON:
+    match error:
+        case RecursionError():
+            return NotJSON("nested too deeply")
+        case UnicodeDecodeError():
+            return NotJSON("not UTF-8")
+    text = str(error)
+    if "truncated" in text:
+        half = ", or has half of a surrogate pair, as \\ud800 is" if b"\\ud" in bytes(data).lower() else ""
+        return NotJSON(f"not JSON: it ends too early{half}")
+    return NotJSON("not JSON: " + text.removeprefix("JSON is malformed: "))
+
+
+def _explained(error: msgspec.ValidationError, data: Raw, root: str) -> WrongShape:
     """Put a msgspec error about *data* in this project's words."""
     text = str(error)
     if match := _MESSAGE.match(text):
@@ -93,13 +110,11 @@ def explained(error: msgspec.ValidationError, data: bytes, root: str) -> WrongSh
         return WrongShape(_joined(root, path), f"expected {_wanted(match['want'])}, got {_shown(value)}")
     match = _OTHER.match(text)
     assert match is not None
-    problem = match["problem"].replace("Object missing", "missing").replace("Object contains", "has an")
-    return WrongShape(_joined(root, _find(data, match["at"] or "", None)[0]), _plain(problem))
-
-
-def _plain(text: str) -> str:
-    text = text.replace("JSON is malformed: ", "not JSON: ").replace("Input data was truncated", "not JSON: it ends too early")
-    return text.replace("`", "").removesuffix(".")
+    path, value = _find(data, match["at"] or "", None)
+    problem = match["problem"].replace("Object missing", "missing").replace("Object contains", "has an").replace("`", "")
+    if problem == "Number out of range":
+        problem = f"got a number that 64 bits can't hold, {_shown(value)}"
+    return WrongShape(_joined(root, path), problem.removesuffix("."))
 
 
 def _wanted(want: str) -> str:
@@ -112,38 +127,42 @@ def _joined(root: str, path: str) -> str:
     return root + path if root else path.lstrip(".")
 
 
-def _shown(value: Any) -> str:
-    match value:
-        case dict():
-            return "an object"
-        case list():
-            return "an array"
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 60 else text[:57] + '..."'
+def _shown(value: Raw) -> str:
+    kind = _kind(value)
+    if kind in ("object", "array"):
+        return _WORDS[kind]
+    text = bytes(value).decode()
+    return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _find(data: bytes, at: str, got: str | None) -> tuple[str, Any]:
-    """Resolve msgspec's path *at*, in which ``[...]`` is some key of an object, to a full path and its value."""
-    steps = [name or index for name, index in _STEP.findall(at)]
-    found = list(_walk(json.loads(data), steps, ""))
+def _find(data: Raw, at: str, got: str | None) -> tuple[str, Raw]:
+    """Resolve msgspec's path *at*, in which ``[...]`` is some key of an object, to a full path and its value.
+
+    It is the first value of the kind that msgspec *got*; where it does not say, a number, as those alone may be out of range.
+    """
+    steps = [name or index for name, index in _PATH_STEP.findall(at)]
+    found = list(_walk(data, steps, ""))
     for path, value in found:
-        if got is None or _kind(value) == got:
+        if _kind(value) in ((got,) if got else ("int", "float")):
             return path, value
-    return found[0] if found else (at, None)
+    return found[0] if found else (at, data)
 
 
-def _walk(value: Any, steps: list[str], path: str) -> Iterator[tuple[str, Any]]:
+def _walk(value: Raw, steps: list[str], path: str) -> Iterator[tuple[str, Raw]]:
     if not steps:
         yield path, value
         return
     step, rest = steps[0], steps[1:]
-    if isinstance(value, dict):
-        for key in value if step == "..." else [step]:
-            yield from _walk(value.get(key), rest, f"{path}.{key}")
-    elif isinstance(value, list) and step.isdigit():
-        yield from _walk(value[int(step)], rest, f"{path}[{step}]")
+    if _kind(value) == "object":
+        members = msgspec.json.decode(value, type=dict[str, Raw])
+        for key in members if step == "..." else [step] if step in members else []:
+            yield from _walk(members[key], rest, f"{path}.{key}")
+    elif _kind(value) == "array" and step.isdigit():
+        yield from _walk(msgspec.json.decode(value, type=list[Raw])[int(step)], rest, f"{path}[{step}]")
 
 
-def _kind(value: Any) -> str:
-    kinds = {str: "str", bool: "bool", int: "int", float: "float", dict: "object", list: "array", type(None): "null"}
-    return kinds[type(value)]
+def _kind(value: Raw) -> str:
+    """Give msgspec's word for a value's type."""
+    text = bytes(value).lstrip()
+    kinds = {b'"': "str", b"{": "object", b"[": "array", b"t": "bool", b"f": "bool", b"n": "null"}
+    return kinds.get(text[:1]) or ("float" if re.search(rb"[.eE]", text) else "int")

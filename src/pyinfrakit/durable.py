@@ -1,5 +1,6 @@
 """Files that survive a crash: what is written here is on the disk, whole, or is not there at all."""
 
+import contextlib
 import fcntl
 import os
 from pathlib import Path
@@ -31,10 +32,11 @@ def _write(fd: int, data: bytes) -> None:
 def sync(fd: int) -> None:
     """Wait until what was written is on the disk. On macOS fsync leaves it in the drive's cache; F_FULLFSYNC does not."""
     full = getattr(fcntl, "F_FULLFSYNC", None)
-    if full is None:
-        os.fsync(fd)
-    else:
-        fcntl.fcntl(fd, full)
+    if full is not None:
+        with contextlib.suppress(OSError):  # some file systems don't have it
+            fcntl.fcntl(fd, full)
+            return
+    os.fsync(fd)
 
 
 def sync_folder(folder: Path) -> None:

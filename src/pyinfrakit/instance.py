@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from enum import StrEnum
+from typing import Any
 
 from msgspec import Raw, Struct
 from msgspec.structs import replace
@@ -53,7 +54,18 @@ class Spec(Struct, frozen=True, kw_only=True):
 
 
 def _same_json(one: Raw | None, two: Raw | None) -> bool:
-    return one == two or (None not in (one, two) and json.loads(bytes(one or b"")) == json.loads(bytes(two or b"")))
+    if one is None or two is None or one == two:
+        return one == two
+    return bool(_comparable(one) == _comparable(two))
+
+
+def _comparable(data: Raw) -> Any:
+    """Decode with numbers as they are written, and apart from everything else: to Python, 1 is equal to true."""
+    return json.loads(bytes(data), parse_int=_number, parse_float=_number)
+
+
+def _number(text: str) -> tuple[str, str]:
+    return ("number", text)
 
 
 class State(StrEnum):
@@ -81,6 +93,7 @@ class Event(StrEnum):
     MISSING = "missing"
     SET_ASIDE = "set aside"
     RESTORED = "restored"
+    ASKED_AGAIN = "asked for again"
     AGED = "aged"
     DESTROY = "destroy"
     GONE = "gone"
@@ -109,6 +122,7 @@ LIFECYCLE: Mapping[tuple[State, Event], State | None] = {
     (State.NON_FUNCTIONAL, Event.SET_ASIDE): State.NON_FUNCTIONAL,
     (State.NON_FUNCTIONAL, Event.HEALED): State.READY,
     (State.NON_FUNCTIONAL, Event.RESTORED): State.READY,
+    (State.NON_FUNCTIONAL, Event.ASKED_AGAIN): State.PROVISIONING,
     (State.NON_FUNCTIONAL, Event.MISSING): DROPPED,
     (State.NON_FUNCTIONAL, Event.AGED): State.DESTROYING,
     (State.NON_FUNCTIONAL, Event.DESTROY): State.DESTROYING,
@@ -124,7 +138,8 @@ class Record(Struct, frozen=True, kw_only=True):
     """What the store keeps of an instance.
 
     *since* is when its state began, in seconds since 1970. *handle* is what the provider calls it, once it has said so.
-    *by_hand*: an operator set it aside. *relabel*: the provider has not been told its tags yet.
+    *made*: the provider has made its machine. *by_hand*: an operator set it aside. *relabel*: the provider has not been told
+    its tags yet.
     *unknown* holds keys of its state file's entry that are not this project's.
     """
 
@@ -134,6 +149,7 @@ class Record(Struct, frozen=True, kw_only=True):
     since: float = 0.0
     handle: str | None = None
     reason: str = ""
+    made: bool = True
     by_hand: bool = False
     relabel: bool = False
     unknown: Mapping[str, Raw] = {}

@@ -9,7 +9,7 @@ from msgspec import Raw
 from msgspec.structs import replace
 
 from pyinfrakit import ids
-from pyinfrakit.errors import Refused, TryLater
+from pyinfrakit.errors import PyInfrakitError, Refused, TryLater
 from pyinfrakit.instance import Event, Record, Spec, State
 from pyinfrakit.logs import NOTICE
 from pyinfrakit.provider import Provider
@@ -17,15 +17,15 @@ from pyinfrakit.reconcile import Limits, why_unwanted
 from pyinfrakit.records import Put, Records
 from pyinfrakit.store import Store
 from pyinfrakit.watch import Watch
-from pyinfrakit.work import Work
+from pyinfrakit.work import LOOK_AGAIN, Work, ask
 
 log = logging.getLogger(__name__)
 
+PROVIDER_STOP = 1.0
+"""Seconds that a provider has to let go of what it holds."""
+
 ROLLING_UPDATE = "rolling_update"
 """The reason that InfraKit's last release gives where it destroys a member to replace it."""
-
-LOOK_AGAIN = 0.05
-"""Seconds between looks at whether a rolling update may go on."""
 
 
 class Plugin:
@@ -69,9 +69,9 @@ class Plugin:
 
     async def start(self) -> None:
         """Start the provider, and begin to observe."""
-        await self._provider.start(self._store.mark, list(self.records))
+        await ask(self._provider.start(self._store.mark, list(self.records)), "start")
         self._watching = asyncio.create_task(self.watch.run(), name="watch")
-        self._watching.add_done_callback(_must_not_end)
+        self._watching.add_done_callback(self._must_not_end)
 
     def stop_waiting(self) -> None:
         """Have calls that wait for the provider answer now; what they asked for is recorded, and goes on."""
@@ -83,10 +83,14 @@ class Plugin:
         self.stop_waiting()
         if self._watching is not None:
             self._watching.cancel()
-            await asyncio.wait({self._watching})
-        await self._work.stop(timeout)
-        await self._provider.stop()
-        await self._store.flush()
+            await asyncio.wait({self._watching}, timeout=PROVIDER_STOP)
+        try:
+            await self._work.stop(timeout)
+            await asyncio.wait_for(ask(self._provider.stop(), "stop"), PROVIDER_STOP)
+        except (PyInfrakitError, TimeoutError) as error:
+            log.error("the provider did not stop: %s", str(error) or f"no end after {PROVIDER_STOP:g} s")
+        finally:
+            await self._store.flush()
 
     def validate(self, properties: Raw | None) -> None:
         """Raise `InvalidSpec` for properties that the provider would not take."""
@@ -102,7 +106,7 @@ class Plugin:
         holder = self._holder(spec)
         if holder is None:
             id = ids.mint(self.records.last_id, time.time())
-            record = Record(id=id, state=State.PROVISIONING, spec=spec, since=time.time())
+            record = Record(id=id, state=State.PROVISIONING, spec=spec, since=time.time(), made=False)
             written = self._store.commit(Put(record))
             self._work.start(id)
         else:
@@ -174,19 +178,20 @@ class Plugin:
     async def restore(self, id: str, force: bool) -> None:
         """Bring a non-functional instance back, to the front; with *force* also one that has been replaced.
 
-        Raises `UnknownInstance`, `Refused`, `StoreFailed`.
+        One whose machine was never made is asked for again. Raises `UnknownInstance`, `Refused`, `StoreFailed`.
         """
         record = self.records[id]
-        restored = record.after(Event.RESTORED, time.time())
+        restored = record.after(Event.RESTORED if record.made else Event.ASKED_AGAIN, time.time())
         assert restored is not None
         unwanted = why_unwanted(record, self.records)
         if unwanted and not force:
             raise Refused(id, f"not restored, as {unwanted}; destroy it, or restore it by force")
         log.log(NOTICE, "%s: restored by hand", id)
-        await self._store.commit(Put(restored, front=True))
+        written = self._store.commit(Put(restored, front=True))
+        self._work.start(id)
+        await written
 
-
-def _must_not_end(task: asyncio.Task[None]) -> None:
-    """Say loudly that the loop ended by a bug: what goes on without it is blind."""
-    if not task.cancelled():
-        log.critical("the reconcile loop ended", exc_info=task.exception())
+    def _must_not_end(self, task: asyncio.Task[None]) -> None:
+        """Say loudly that the reconcile loop ended by a bug: what goes on without it is blind."""
+        if not self._stopping:
+            log.critical("the reconcile loop ended", exc_info=None if task.cancelled() else task.exception())

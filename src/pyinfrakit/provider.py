@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from msgspec import Raw, Struct
 
-from pyinfrakit.decoding import WrongShape, decode
+from pyinfrakit.decoding import WrongShape, check, decode
 from pyinfrakit.errors import CannotStart, InvalidSpec
 from pyinfrakit.instance import Record, Spec
 
@@ -30,6 +30,18 @@ class Machine(Struct, frozen=True):
     functional: bool = True
     reason: str = ""
     properties: Raw | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what could not be stored or shown, where it is made: in the provider."""
+        if not isinstance(self.id, str) or not isinstance(self.reason, str):
+            raise TypeError(f"expected strings as a machine's id and reason, got {self.id!r} and {self.reason!r}")
+        if self.handle is not None and not isinstance(self.handle, str):
+            raise TypeError(f"expected a string or None as a machine's handle, got {self.handle!r}")
+        for text in (self.id, self.handle or "", self.reason):
+            text.encode()
+        if self.properties is not None:
+            check(bytes(self.properties))
+            decode(self.properties, dict[str, Raw], "properties")
 
 
 class Provider(ABC):

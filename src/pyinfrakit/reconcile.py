@@ -17,7 +17,8 @@
 | none           | there               |                     | an orphan: told, never touched |
 
 Nothing is said of a record that changed, or had a call in flight, since the observation began; but for OVERDUE,
-as a call that hangs is in flight for ever. Losses (BROKEN, OVERDUE, MISSING) are held back where they come to too many.
+as a call that hangs is in flight for ever. Losses (BROKEN, OVERDUE, MISSING) are held back where they come to too many,
+and what was held once stays so until it is seen well or released.
 """
 
 from collections.abc import Collection, Mapping
@@ -55,7 +56,7 @@ class Observation(Struct, frozen=True):
 
     machines: Mapping[str, Machine]
     now: float
-    silent: Collection[str] = frozenset()
+    silent: frozenset[str] = frozenset()
     started: float = 0.0
 
 
@@ -75,19 +76,20 @@ class Streak(Struct, frozen=True):
     state: State
 
 
-class History(Struct, frozen=True):
-    """What one plan leaves to the next: streaks, and when which instance was lost."""
-
-    streaks: Mapping[str, Streak] = {}
-    losses: Mapping[str, float] = {}
-
-
 class Transition(Struct, frozen=True):
     """An event that an instance is to go through."""
 
     id: str
     event: Event
     reason: str
+
+
+class History(Struct, frozen=True):
+    """What one plan leaves to the next: streaks, when which instance was lost, and which losses are held."""
+
+    streaks: Mapping[str, Streak] = {}
+    losses: Mapping[str, float] = {}
+    held: Mapping[str, Transition] = {}
 
 
 class Plan(Struct, frozen=True):
@@ -106,7 +108,8 @@ def plan(
     limits: Limits,
     released: Collection[str] = frozenset(),
 ) -> Plan:
-    """Say what *observation* means. Losses of the *released* IDs, which an operator confirmed, are neither held nor counted."""
+    """Say what *observation* means. Losses of the *released* IDs, which an operator confirmed, are neither held
+    nor counted."""
     streaks = _streaks(records, observation, history)
     healed: set[tuple[str | None, str]] = set()
     judged = (r for r in records if r.id in streaks or r.state is State.PROVISIONING)
@@ -114,11 +117,30 @@ def plan(
     transitions = [transition for transition in found if transition is not None]
     lost = [t for t in transitions if _is_loss(t, records) and t.id not in released]
     recent = {id: at for id, at in history.losses.items() if observation.now - at < limits.loss_window}
-    held = tuple(lost) if _too_many(lost, recent, records, limits) else ()
-    back = {t.id for t in held}
-    losses = recent | {t.id: observation.now for t in lost if t.id not in back}
+    held = _still_held(records, observation, history, released)
+    if _too_many({t.id for t in lost} | held.keys() | recent.keys(), recent, records, limits):
+        held |= {t.id: t for t in lost}
+    else:
+        held |= {t.id: t for t in lost if t.id in held}
+    losses = recent | {t.id: observation.now for t in lost if t.id not in held}
     orphans = tuple(id for id in observation.machines if id not in records and id not in observation.silent)
-    return Plan(tuple(t for t in transitions if t.id not in back), held, orphans, History(streaks, losses))
+    kept = tuple(t for t in transitions if t.id not in held)
+    return Plan(kept, tuple(held.values()), orphans, History(streaks, losses, held))
+
+
+def _still_held(records: Records, observation: Observation, history: History, released: Collection[str]) -> dict[str, Transition]:
+    """Give what stays held: a held loss is not forgotten because fewer seem lost now, but only as this one is seen well."""
+    return {
+        id: transition
+        for id, transition in history.held.items()
+        if id in records and records[id].state is not State.DESTROYING and id not in released
+        if id in observation.silent or not _is_well(records[id], observation.machines.get(id))
+    }
+
+
+def _is_well(record: Record, machine: Machine | None) -> bool:
+    """Is this not worse than what the record says? Of a non-functional one no more is expected than that it is there."""
+    return machine is not None and (machine.functional or record.state is State.NON_FUNCTIONAL)
 
 
 def _streaks(records: Records, observation: Observation, history: History) -> dict[str, Streak]:
@@ -159,11 +181,13 @@ def _judge(
         return None
     if record.state is State.DESTROYING:
         return None
-    if record.state is State.NON_FUNCTIONAL and _aged(record, observation, limits):
-        return Transition(record.id, Event.AGED, "non-functional for as long as such instances are kept")
     if streak.seen is Seen.BROKEN:
-        return _broken(record, streak, observation.machines[record.id].reason, limits)
-    return _healed(record, streak, limits, records, healed)
+        found = _broken(record, streak, observation.machines[record.id].reason, limits)
+    else:
+        found = _healed(record, streak, limits, records, healed)
+    if (found is None or found.event is not Event.HEALED) and _aged(record, observation, limits):
+        return Transition(record.id, Event.AGED, "non-functional for as long as such instances are kept")
+    return found
 
 
 def _overdue(record: Record, observation: Observation, limits: Limits) -> Transition | None:
@@ -175,15 +199,17 @@ def _overdue(record: Record, observation: Observation, limits: Limits) -> Transi
 
 
 def _aged(record: Record, observation: Observation, limits: Limits) -> bool:
-    age = limits.non_functional_age
-    return age is not None and not record.by_hand and observation.now - record.since >= age
+    """Is it time to destroy a non-functional instance? Where it is not known since when it is that, this run's start counts."""
+    if limits.non_functional_age is None or record.state is not State.NON_FUNCTIONAL or record.by_hand:
+        return False
+    return observation.now - (record.since or observation.started) >= limits.non_functional_age
 
 
 def _broken(record: Record, streak: Streak, reason: str, limits: Limits) -> Transition | None:
     reason = reason or "the provider says that it does not work"
-    if streak.count < limits.broken_after or record.by_hand or record.reason == reason:
+    if streak.count < limits.broken_after:
         return None
-    if record.state is State.NON_FUNCTIONAL and streak.count > limits.broken_after:
+    if record.state is State.NON_FUNCTIONAL and (record.by_hand or record.reason == reason or streak.count > limits.broken_after):
         return None  # a reason that changes with each look, as a temperature does, is not written each time
     return Transition(record.id, Event.BROKEN, reason)
 
@@ -228,6 +254,6 @@ def _is_loss(transition: Transition, records: Records) -> bool:
     return transition.event in (Event.OVERDUE, Event.MISSING) and state is not State.DESTROYING
 
 
-def _too_many(lost: list[Transition], recent: Mapping[str, float], records: Records, limits: Limits) -> bool:
+def _too_many(lost: Collection[str], recent: Mapping[str, float], records: Records, limits: Limits) -> bool:
     instances = len(records) + sum(id not in records for id in recent)
-    return len({t.id for t in lost} | recent.keys()) > limits.allowed_losses(instances)
+    return len(lost) > limits.allowed_losses(instances)

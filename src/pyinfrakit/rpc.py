@@ -45,10 +45,10 @@ class Call(Struct, frozen=True):
 
 
 class Rejected(Struct, frozen=True):
-    """A call that is not one: it gets an error reply all the same."""
+    """A call that can't be made: it gets an error reply, unless it is a notification, whose *id* is None."""
 
     fault: Fault
-    id: Raw
+    id: Raw | None
 
 
 class Message(Struct, frozen=True):
@@ -90,11 +90,13 @@ def parse(body: bytes) -> Message:
 def _call(body: bytes) -> Call | Rejected:
     try:
         request = decode(body, _Request)
-        return Call(request.method, _object(request.params), None if request.id is UNSET else request.id)
     except WrongShape as error:
         return Rejected(Fault(INVALID_REQUEST, _explanation(error)), _id(body))
+    id = None if request.id is UNSET else request.id
+    try:
+        return Call(request.method, _object(request.params), id)
     except Fault as fault:
-        return Rejected(fault, _id(body))
+        return Rejected(fault, id)
 
 
 def _explanation(error: WrongShape) -> str:
@@ -112,14 +114,16 @@ def _id(body: bytes) -> Raw:
 
 def _object(params: Raw | UnsetType) -> Raw:
     """Take an object, a one-element array of it (as some clients send), null, or nothing at all."""
-    if params is UNSET or bytes(params) in (b"null", b"[]"):
+    if params is UNSET or bytes(params) == b"null":
         return Raw(b"{}")
     if _is_object(params):
         return params
     if bytes(params).startswith(b"["):
-        elements = decode(bytes(params), list[Raw])
-        if len(elements) == 1 and _is_object(elements[0]):
-            return elements[0]
+        match decode(params, list[Raw]):
+            case []:
+                return Raw(b"{}")
+            case [only] if _is_object(only):
+                return only
     raise Fault(INVALID_PARAMS, "params: expected an object, or an array of one object")
 
 

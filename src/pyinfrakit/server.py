@@ -4,9 +4,10 @@ import asyncio
 import logging
 import socket
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, TypeVar
+from http import HTTPStatus
+from typing import Any, TypeVar, cast
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 
 from pyinfrakit import rpc
 
@@ -17,10 +18,11 @@ MAX_HEADER = 8 * 1024
 MAX_CONNECTIONS = 1000
 REQUEST_TIMEOUT = 10.0
 """Seconds that a client has for a request's headers, and for its body."""
+BACKLOG = 1024
 IDLE_TIMEOUT = 60.0
 """Seconds that a connection may idle; Go's client counts on no less."""
 
-E = TypeVar("E", bound=web.HTTPException)
+E = TypeVar("E", bound=web.Response)
 
 Answer = Callable[[rpc.Call | rpc.Rejected], Awaitable[bytes | None]]
 
@@ -50,6 +52,15 @@ class _Connection(web.RequestHandler):
         self.headers_came()
         super().connection_lost(exc)
 
+    def handle_error(
+        self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
+    ) -> web.StreamResponse:
+        """Answer what is not HTTP; it is the client's fault, and no reason for a traceback in our log."""
+        if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            return super().handle_error(request, status, exc, message)
+        log.info("a request was refused: %s", type(exc).__name__)
+        return _closing(web.Response(status=status, text=f"{(message or 'not HTTP').strip()}\n"))
+
     def headers_came(self) -> None:
         """A request's headers are complete, or no longer waited for."""
         self._in_request = True
@@ -74,9 +85,9 @@ class _Refusal(asyncio.Protocol):
     """A connection too many."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        transport.write(_REFUSAL.encode())
-        transport.close()
+        writing = cast(asyncio.Transport, transport)  # uvloop's is one without being a subclass
+        writing.write(_REFUSAL.encode())
+        writing.close()
 
 
 class _Connections(web.Server):
@@ -87,6 +98,7 @@ class _Connections(web.Server):
             handler,
             request_factory=self._request,
             access_log=None,
+            logger=log,
             keepalive_timeout=IDLE_TIMEOUT,
             max_line_size=MAX_HEADER,
             max_field_size=MAX_HEADER,
@@ -121,14 +133,18 @@ class Server:
     async def start(self, listening: socket.socket) -> None:
         """Accept connections on a socket that listens."""
         loop = asyncio.get_running_loop()
-        self._accepting = await loop.create_unix_server(self._connections, sock=listening)
+        self._accepting = await loop.create_unix_server(self._connections, sock=listening, backlog=BACKLOG)
 
     async def stop(self, timeout: float) -> None:
         """Accept no more, close idle connections, and let requests in flight finish within *timeout* seconds."""
         if self._accepting is not None:
             self._accepting.close()
+        open_ = [connection.transport for connection in self._connections.connections]
         self._connections.pre_shutdown()
-        await self._connections.shutdown(timeout)
+        await self._connections.shutdown(timeout / 2)  # it waits for a request, cancels it, and waits again
+        for transport in open_:
+            if transport is not None:
+                transport.abort()
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         connection = request.protocol
@@ -136,18 +152,22 @@ class Server:
         connection.headers_came()
         try:
             return await self._respond(request)
+        except web.HTTPException as error:
+            if not request.content.is_eof():
+                error.force_close()  # the rest of its body would be taken for the next request's head
+            raise
         finally:
-            if request.content.is_eof():
-                connection.request_done()
+            connection.request_done()
 
     async def _respond(self, request: web.BaseRequest) -> web.Response:
-        document = self._documents.get(request.path)
+        path = request.path or "/"
+        document = self._documents.get(path)
         if document is not None:
             if request.method not in ("GET", "HEAD"):
                 raise web.HTTPMethodNotAllowed(request.method, ["GET", "HEAD"])
             return web.Response(body=document, content_type="application/json")
-        if request.path != "/":
-            raise web.HTTPNotFound(text=f"no {request.path} here: calls go to /, documents are {', '.join(self._documents)}\n")
+        if path != "/":
+            raise web.HTTPNotFound(text=f"no {path} here: calls go to /, documents are {', '.join(self._documents)}\n")
         if request.method != "POST":
             raise web.HTTPMethodNotAllowed(request.method, ["POST"], text=f"{request.method} on /: calls are by POST\n")
         if request.content_type != "application/json":
@@ -159,11 +179,13 @@ class Server:
         length = request.content_length
         if length is not None and length > MAX_BODY:
             raise _too_large(length)
-        if "100-continue" in request.headers.get("Expect", "").lower():
+        if request.version >= HttpVersion11 and "100-continue" in request.headers.get("Expect", "").lower():
             await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         try:
             async with asyncio.timeout(REQUEST_TIMEOUT):
                 return await request.read()
+        except (ConnectionError, web.RequestPayloadError) as error:
+            raise _closing(web.HTTPBadRequest(text=f"request body: {error}\n")) from None
         except TimeoutError:
             raise _closing(web.HTTPRequestTimeout(text=f"the request's body took more than {REQUEST_TIMEOUT:g} s\n")) from None
         except web.HTTPRequestEntityTooLarge:

@@ -63,8 +63,7 @@ class Watch:
             machines = await self._observe()
             if machines is not None:
                 await self._reconcile(machines)
-                if self.observed is None:
-                    self._work.resume()
+                self._work.resume()
                 self.observed = time.time()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._now.wait(), self._interval)
@@ -81,7 +80,8 @@ class Watch:
         except PyInfrakitError as error:
             self._say_trouble(str(error))
             await asyncio.wait({call})  # one observe at a time, however long the last one takes
-            call.exception()
+            if not call.cancelled():
+                call.exception()
             return None
         finally:
             call.cancel()
@@ -92,7 +92,12 @@ class Watch:
         return await ask(self._by_id(), "observe")
 
     async def _by_id(self) -> dict[str, Machine]:
-        return {machine.id: machine for machine in await self._provider.observe()}
+        machines = {}
+        for machine in await self._provider.observe():
+            if not isinstance(machine, Machine):
+                raise TypeError(f"observe gave {machine!r}, expected a Machine")
+            machines[machine.id] = machine
+        return machines
 
     def _say_trouble(self, trouble: str) -> None:
         if trouble and trouble != self._trouble:
@@ -102,22 +107,31 @@ class Watch:
         self._trouble = trouble
 
     async def _reconcile(self, machines: dict[str, Machine]) -> None:
-        seen = Observation(machines, time.time(), self._records.touched, self._started)
+        seen = Observation(machines, time.time(), frozenset(self._records.touched), self._started)
         released = frozenset(self._released)
         decided = plan(self._records, seen, self._history, self._limits, released)
-        self._records.live.update((m.id, m.properties) for m in machines.values() if m.properties is not None)
+        self._show(machines)
         try:
             await self._store.commit(*self._changes(decided))
         except StoreFailed as error:
             log.error("%s; what was observed is looked at again", error)
             return
         self._history = decided.history
-        self._released -= released
+        acted = {transition.id for transition in decided.transitions}
+        self._released -= released - (seen.silent - acted)
         for transition in decided.transitions:
             if transition.event is Event.AGED:
                 self._work.start(transition.id)
         self._say_held(decided)
         self._say_orphans(decided)
+
+    def _show(self, machines: dict[str, Machine]) -> None:
+        """Take over what the provider says of its machines now; what it said in a call since then is newer."""
+        live = self._records.live
+        newer = {id: live[id] for id in self._records.touched if id in live}
+        live.clear()
+        live.update((m.id, m.properties) for m in machines.values() if m.properties is not None and m.id in self._records)
+        live.update(newer)
 
     def _changes(self, decided: Plan) -> list[Change]:
         return [self._change(self._records[transition.id], transition) for transition in decided.transitions]
@@ -128,14 +142,15 @@ class Watch:
         return Drop(record.id) if after is None else Put(after, front=transition.event is Event.HEALED)
 
     def _say_held(self, decided: Plan) -> None:
-        held = {transition.id: transition for transition in decided.held}
+        held = dict(decided.history.held)
         if held.keys() - self.held.keys():
+            first = next(iter(held.values()))
             log.critical(
                 "%d instances seem lost at once (%s, …: %s). They are held: InfraKit is shown them as before, until they are"
                 " seen well or `infrakit-instance confirm` says that they are lost",
                 len(held),
-                decided.held[0].id,
-                decided.held[0].reason,
+                first.id,
+                first.reason,
             )
         elif self.held and not held:
             log.log(NOTICE, "no losses are held any more")

@@ -10,7 +10,7 @@ import contextlib
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
 from msgspec.structs import replace
@@ -32,15 +32,29 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.5, 60.0
 """Seconds between a failed call and the next one for the ID."""
 
 
+LOOK_AGAIN = 0.05
+"""Seconds between looks, in the rare waits for what may come about in many ways."""
+
+
 async def ask(call: Awaitable[T], what: str) -> T:
     """Await a call to a provider: the one place where its exceptions are caught. Raises only `PyInfrakitError`."""
     try:
         return await call
     except PyInfrakitError:
         raise
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        raise GiveUp(f"the provider has a bug: {what} was cancelled from within") from error
     except Exception as error:
         log.exception("the provider has a bug: %s raised", what)
         raise GiveUp(f"the provider has a bug: {type(error).__name__}: {error}") from error
+
+
+def writable(text: object) -> str:
+    """Give text that can be stored, also where file names have brought bytes into it that are not UTF-8."""
+    return str(text).encode(errors="backslashreplace").decode()
 
 
 class _Job:
@@ -72,7 +86,8 @@ class Work:
         self._provisions = asyncio.Semaphore(CALLS_AT_ONCE)
         self._destroys = asyncio.Semaphore(CALLS_AT_ONCE)
         self._labellings = asyncio.Semaphore(CALLS_AT_ONCE)
-        self._resumed = asyncio.Event()
+        self._left = {record.id for record in self._records if _is_unfinished(record)}
+        """What an earlier run of the daemon left to do, until `resume`."""
         self._stopping = asyncio.Event()
         self.calling: set[str] = set()
         """IDs with a call in flight."""
@@ -84,20 +99,25 @@ class Work:
 
     def start(self, id: str) -> None:
         """Make sure that somebody is at work on an instance, and looks at its record again."""
+        record = self._records.get(id)
+        if record is None or id in self._left:
+            return
         job = self._jobs.get(id)
         if job is None:
             job = self._jobs[id] = _Job()
+            if record.state is not State.PROVISIONING:
+                job.settle(None)
             job.task = asyncio.create_task(self._run(id, job), name=f"work on {id}")
         job.news.set()
 
     def resume(self) -> None:
-        """Take up what an earlier run of the daemon left: first what is to be destroyed."""
-        self._start_all(record for record in self._records if record.state is State.DESTROYING)
-        self._start_all(record for record in self._records if record.state is State.PROVISIONING or record.relabel)
-        self._resumed.set()
+        """Take up whatever nobody is at work on, first what is to be destroyed.
 
-    def _start_all(self, records: Iterable[Record]) -> None:
-        for record in records:
+        That is what an earlier run of the daemon left, and what was taken back when it could not be written.
+        """
+        self._left.clear()
+        idle = [record for record in self._records if _is_unfinished(record) and record.id not in self._jobs]
+        for record in sorted(idle, key=lambda record: record.state is not State.DESTROYING):
             self.start(record.id)
 
     async def provisioned(self, id: str, timeout: float) -> None:
@@ -140,9 +160,12 @@ class Work:
                 except PyInfrakitError as error:
                     failures += 1
                     await self._pause(job, failures, error)
+            job.settle(None)
+        except BaseException:
+            job.settle(GiveUp(f"{id}: the work on it broke off; the log says why"))
+            raise
         finally:
             del self._jobs[id]
-            job.settle(None)
 
     def _next_step(self, id: str) -> _Step | None:
         record = self._records.get(id)
@@ -171,28 +194,36 @@ class Work:
 
     async def _provision(self, record: Record, job: _Job) -> None:
         await self._store.commit()
-        while earlier := self._earlier(record):
-            await self._resumed.wait()
-            await asyncio.wait(earlier)
+        while self._is_wanted(record.id) and self._must_wait(record):
+            await asyncio.sleep(LOOK_AGAIN)
         async with self._provisions:
-            current = self._records.get(record.id)
-            if current is None or current.state is not State.PROVISIONING:
+            if not self._is_wanted(record.id):
                 return
             try:
-                machine = await self._call(record.id, self._provider.provision(record.id, current.spec), "provision")
+                machine = await self._call(record.id, self._made(self._records[record.id]), "provision")
             except PyInfrakitError as error:
-                await self._fail(record.id, job, f"provision failed: {error}")
+                await self._fail(record.id, job, writable(f"provision failed: {error}"))
                 return
         await self._succeed(record.id, job, machine)
 
-    def _earlier(self, record: Record) -> set[asyncio.Task[None]]:
-        """The jobs that destroy earlier holders of a record's logical ID: two machines must not be it at once."""
+    def _is_wanted(self, id: str) -> bool:
+        """Is a provision still to be asked for? It may have been destroyed or set aside while it waited for its turn."""
+        record = self._records.get(id)
+        return record is not None and record.state is State.PROVISIONING and not self._stopping.is_set()
+
+    def _must_wait(self, record: Record) -> bool:
+        """Is an earlier holder of the record's logical ID still being destroyed? Two machines must not be it at once."""
         spec = record.spec
         if spec.logical_id is None:
-            return set()
+            return False
         holders = self._records.of_logical_id(spec.logical_id, spec.group)
-        others = (other.id for other in holders if other.state is State.DESTROYING and other.id != record.id)
-        return {self._jobs[id].task for id in others if id in self._jobs}
+        return any(other.state is State.DESTROYING and other.id > record.id for other in holders)
+
+    async def _made(self, record: Record) -> Machine:
+        machine = await self._provider.provision(record.id, record.spec)
+        if not isinstance(machine, Machine) or machine.id != record.id:
+            raise TypeError(f"provision returned {machine!r}, expected the Machine {record.id}")
+        return machine
 
     async def _fail(self, id: str, job: _Job, reason: str) -> None:
         """Have what the failed provision may have left destroyed; only when that is sure to happen, tell."""
@@ -206,7 +237,7 @@ class Work:
         """Tell at once: were the record not written, a restart would provision the same ID again, which changes nothing."""
         record = self._records[id].after(Event.PROVISIONED, time.time())
         assert record is not None
-        written = self._store.commit(Put(replace(record, handle=machine.handle)))
+        written = self._store.commit(Put(replace(record, handle=machine.handle, made=True)))
         if machine.properties is not None:
             self._records.live[id] = machine.properties
         job.settle(None)
@@ -217,6 +248,8 @@ class Work:
         job.settle(None)
         await self._store.commit()
         async with self._destroys:
+            if self._stopping.is_set():
+                return
             await self._call(record.id, self._provider.destroy(record, record.reason), "destroy")
         await self._store.commit(Drop(record.id))
         log.info("%s: destroyed (%s)", record.id, record.reason)
@@ -224,7 +257,13 @@ class Work:
     async def _label(self, record: Record, job: _Job) -> None:
         await self._store.commit()
         async with self._labellings:
+            if self._stopping.is_set():
+                return
             await self._call(record.id, self._provider.label(record, record.spec.tags), "label")
         current = self._records.get(record.id)
         if current is not None and current.spec.tags == record.spec.tags:
             await self._store.commit(Put(replace(current, relabel=False)))
+
+
+def _is_unfinished(record: Record) -> bool:
+    return record.state in (State.PROVISIONING, State.DESTROYING) or record.relabel

@@ -1,7 +1,10 @@
 """The command `infrakit-instance`: without a verb it is the plugin, with one it is a client of plugins."""
 
+import logging
 import os
 import sys
+import threading
+from typing import NoReturn
 
 import click
 from click.core import ParameterSource
@@ -20,7 +23,7 @@ from pyinfrakit.cli.validate import validate
 from pyinfrakit.errors import CannotStart, PyInfrakitError
 
 NAME = "infrakit-instance"
-FAILED, WRONG_USE = 1, 2
+FAILED, WRONG_USE, INTERRUPTED = 1, 2, 130
 
 
 @click.command()
@@ -37,19 +40,31 @@ def main() -> None:
     """Run the command line. Whatever goes wrong is one line on stderr and an exit code: 1, or 2 for wrong use."""
     try:
         plugin(prog_name=NAME, standalone_mode=False)
+        code = 0
     except click.UsageError as error:
-        _fail(f"{error.format_message().rstrip('.')}{_origin(error)}; see `{_command(error)} --help`", WRONG_USE)
+        code = _told(f"{error.format_message().rstrip('.')}{_origin(error)}; see `{_command(error)} --help`", WRONG_USE)
     except click.ClickException as error:
-        _fail(error.format_message(), FAILED)
+        code = _told(error.format_message(), FAILED)
     except CannotStart as error:
-        _fail(str(error), WRONG_USE)
+        code = _told(str(error), WRONG_USE)
     except PyInfrakitError as error:
-        _fail(str(error), FAILED)
+        code = _told(str(error), FAILED)
     except (click.Abort, KeyboardInterrupt):
-        sys.exit(130)
+        code = INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(FAILED)
+        code = FAILED
+    except OSError as error:
+        code = _told(error.strerror or str(error), FAILED)
+    _leave(code)
+
+
+def _leave(code: int) -> NoReturn:
+    """End the process, also where a thread of a provider's hangs: Python would wait for it."""
+    logging.shutdown()
+    if any(not thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread()):
+        os._exit(code)
+    sys.exit(code)
 
 
 def _command(error: click.UsageError) -> str:
@@ -66,6 +81,6 @@ def _origin(error: click.UsageError) -> str:
     return f" (from {error.param.envvar or f'{error.ctx.auto_envvar_prefix}_{name.upper()}'})"
 
 
-def _fail(message: str, code: int) -> None:
+def _told(message: str, code: int) -> int:
     click.echo(f"{NAME}: {' '.join(message.split())}", err=True)
-    sys.exit(code)
+    return code

@@ -1,5 +1,6 @@
 """What the client commands have in common: how they name a plugin, take tags, and read specs."""
 
+import http.client
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -62,7 +63,7 @@ def read_json(source: str, is_yaml: bool) -> Raw:
     if is_yaml:
         try:
             data = msgspec.json.encode(msgspec.yaml.decode(data))
-        except (msgspec.MsgspecError, TypeError, UnicodeDecodeError) as error:
+        except (msgspec.MsgspecError, TypeError, ValueError, RecursionError) as error:
             raise click.ClickException(f"{source}: not YAML that JSON can hold: {error}") from None
     try:
         check(data)
@@ -73,6 +74,8 @@ def read_json(source: str, is_yaml: bool) -> Raw:
 
 
 def _read(source: str) -> bytes:
+    if source == "-" and sys.stdin is None:
+        raise click.ClickException("-: there is no standard input")
     if source == "-":
         return sys.stdin.buffer.read()
     try:
@@ -84,5 +87,5 @@ def _read(source: str) -> bytes:
         return Path(source).read_bytes()
     except OSError as error:
         raise click.ClickException(f"{source}: {error.strerror or error}") from None
-    except ValueError as error:
+    except (ValueError, http.client.HTTPException) as error:
         raise click.ClickException(f"{source}: {error}") from None

@@ -30,9 +30,12 @@ def destroy(name: str, ids: tuple[str, ...], directory: Path, wait: bool, timeou
             except RemoteError as error:
                 problems[id] = error
         for id in ids:
-            if id not in problems:
-                if wait:
+            if wait and id not in problems:
+                try:
                     _wait(plugin, id, end)
+                except TryLater as error:
+                    problems[id] = error
+            if id not in problems:
                 click.echo(f"destroyed {id}")
     if problems:
         raise click.ClickException("; ".join(str(problem) for problem in problems.values()))

@@ -1,6 +1,8 @@
 """The plugin itself: `infrakit-instance` without a verb."""
 
+import math
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -18,7 +20,19 @@ class _Pair(click.ParamType[tuple[str, str]]):
         return key, rest
 
 
-_SECONDS = click.FloatRange(min=0, min_open=True)
+class _Seconds(click.FloatRange):
+    """A range of seconds in which nan, which is in any range, is not."""
+
+    name = "SECONDS"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        seconds = float(super().convert(value, param, ctx))
+        if not math.isfinite(seconds):
+            self.fail(f"expected a number of seconds, got {value}", param, ctx)
+        return seconds
+
+
+_SECONDS = _Seconds(min=0.01)
 
 
 @click.group(
@@ -50,7 +64,7 @@ _SECONDS = click.FloatRange(min=0, min_open=True)
 @click.option("--sync-interval", type=_SECONDS, default=10.0, help="Seconds between observations of the provider.")
 @click.option(
     "--provision-wait",
-    type=click.FloatRange(0, 14),
+    type=_Seconds(0, 14),
     default=10.0,
     help="Seconds a call waits for the provider; InfraKit's clients give up after 15.",
 )

@@ -115,12 +115,15 @@ class World:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        fd = os.open(self.path.with_name(f"{self.path.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(fd)
+            fd = os.open(self.path.with_name(f"{self.path.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX)
+                yield
+            finally:
+                os.close(fd)
+        except OSError as error:
+            raise TryLater(f"the simulator's world {self.path}: {error.strerror}") from None
 
 
 class Simulator(Provider):
@@ -128,19 +131,17 @@ class Simulator(Provider):
 
     properties = Properties
     example = {"delay": 2, "failure_rate": 0.1}
-    options = {"world": "path of the world's file (default: NAME.world.json beside the state file)"}
+    options = {"world": "path of the world's file (default: NAME.world beside the state file)"}
 
     def __init__(self, name: str, folder: Path, options: Mapping[str, str]) -> None:
         super().__init__(name, folder, options)
-        self.world = World(Path(options.get("world") or folder / f"{name}.world.json"))
+        self.world = World(Path(options.get("world") or folder / f"{name}.world"))
         self._mark = ""
 
     async def start(self, mark: str, known: Iterable[Record]) -> None:
         self._mark = mark
         try:
             self.world.look()
-        except OSError as error:
-            raise CannotStart(f"the simulator's world {self.world.path}: {error.strerror}") from None
         except TryLater as error:
             raise CannotStart(str(error)) from None
 

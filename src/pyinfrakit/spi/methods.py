@@ -49,7 +49,7 @@ class Methods:
     async def answer(self, call: rpc.Call | rpc.Rejected) -> bytes | None:
         """Do a call, and give the reply; None for a notification. This is where a call's exceptions end."""
         if isinstance(call, rpc.Rejected):
-            return rpc.failure(call.id, call.fault)
+            return None if call.id is None else rpc.failure(call.id, call.fault)
         try:
             result = await self._method(call.method)(call.params)
         except rpc.Fault as error:

@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
+from msgspec.structs import replace
 
 from pyinfrakit import ids, instance
 from pyinfrakit.decoding import NotJSON, WrongShape, check, decode
@@ -31,6 +32,7 @@ class _Entry(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True
     State: instance.State | UnsetType = UNSET
     Since: float = 0.0
     Reason: str = ""
+    Made: bool = True
     ByHand: bool = False
     Relabel: bool = False
     Handle: str | None = None
@@ -101,11 +103,6 @@ def _record(raw: bytes, where: str, in_service: bool) -> Record:
         unknown = {key: value for key, value in keys.items() if key not in _KEYS}
         known = {key: value for key, value in keys.items() if key in _KEYS}
         entry = decode(msgspec.json.encode(known), _Entry, where)
-    state = State(entry.State or State.READY)
-    if in_service and state is State.NON_FUNCTIONAL:
-        state = State.READY
-    elif not in_service and state.described:
-        state = State.NON_FUNCTIONAL
     spec = Spec(
         properties=entry.Properties or None,
         tags=entry.Tags or {},
@@ -113,17 +110,28 @@ def _record(raw: bytes, where: str, in_service: bool) -> Record:
         logical_id=entry.LogicalID or None,
         attachments=tuple(Attachment(a.ID, a.Type) for a in entry.Attachments),
     )
-    return Record(
+    record = Record(
         id=entry.ID,
-        state=state,
+        state=State.READY if entry.State is UNSET else entry.State,
         spec=spec,
         since=entry.Since,
         handle=entry.Handle,
         reason=entry.Reason,
+        made=entry.Made,
         by_hand=entry.ByHand,
         relabel=entry.Relabel,
         unknown=unknown,
     )
+    return _as_listed(record, in_service)
+
+
+def _as_listed(record: Record, in_service: bool) -> Record:
+    """Have a record agree with the list that it stands in. What somebody else has set aside stays so until restored by hand."""
+    if in_service and record.state is State.NON_FUNCTIONAL:
+        return replace(record, state=State.READY, reason="", by_hand=False)
+    if not in_service and record.state.described:
+        return replace(record, state=State.NON_FUNCTIONAL, reason="set aside in the state file", by_hand=True)
+    return record
 
 
 def dump(content: Content) -> bytes:
@@ -156,6 +164,7 @@ def entry(record: Record) -> bytes:
             State=record.state,
             Since=record.since,
             Reason=record.reason,
+            Made=record.made,
             ByHand=record.by_hand,
             Relabel=record.relabel,
             Handle=record.handle,

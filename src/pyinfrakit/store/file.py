@@ -4,6 +4,7 @@ import asyncio
 import os
 import secrets
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from msgspec import Struct
@@ -14,6 +15,9 @@ from pyinfrakit.errors import CannotStart, Damaged, StoreFailed
 from pyinfrakit.lock import Lock
 from pyinfrakit.records import Change, Records, Undo
 from pyinfrakit.store import Store, document
+
+RETRY = 1.0
+"""Seconds after a write that failed until the next one, if no change comes before."""
 
 
 class _Batch(Struct):
@@ -40,20 +44,24 @@ class FileStore(Store):
             raise CannotStart(f"{self.location}: {error.strerror}") from None
         try:
             content = _load(self.path)
+        except CannotStart:
+            self._lock.release()
+            raise
+        try:
             self.records = content.records
             self.mark = mark or content.mark or secrets.token_hex(8)
             self._content = replace(content, mark=self.mark)
             self._write()
         except OSError as error:
             self._lock.release()
-            raise CannotStart(f"{self.location} can't be written: {error.strerror}") from None
-        except CannotStart:
-            self._lock.release()
-            raise
+            raise CannotStart(f"{self.location} can't be written: {_reason(error)}") from None
         self._waiting: _Batch | None = None
         self._writing: _Batch | None = None
         self._writer: asyncio.Task[None] | None = None
-        self._ahead = False
+        self._thread = ThreadPoolExecutor(1, "store")
+        """Its own: providers may keep the event loop's threads busy for as long as they like."""
+        self._again: asyncio.TimerHandle | None = None
+        """Set while the file may hold what was taken back, or lack what it should hold."""
 
     def commit(self, *changes: Change) -> asyncio.Future[None]:
         if changes:
@@ -68,19 +76,21 @@ class FileStore(Store):
         return nothing
 
     async def flush(self) -> None:
+        if self._again is not None:
+            self._again.cancel()
+            self._write_again()
         if self._writer is not None:
             await self._writer
-        try:
-            if self._ahead:
-                await asyncio.to_thread(self._write)
-        except OSError as error:
-            raise StoreFailed(self.path, _reason(error)) from None
+        if self._again is not None:
+            self._again.cancel()
+            raise StoreFailed(self.path, "not even at the end")
 
     def __enter__(self) -> "FileStore":
         return self
 
     def __exit__(self, *exception: object) -> None:
         """Let go of the file."""
+        self._thread.shutdown()
         self._lock.release()
 
     def _next_batch(self) -> _Batch:
@@ -95,11 +105,14 @@ class FileStore(Store):
             batch, self._waiting = self._waiting, None
             self._writing = batch
             try:
-                await asyncio.to_thread(durable.replace, self.path, document.dump(self._content))
+                data = document.dump(self._content)
+                await asyncio.get_running_loop().run_in_executor(self._thread, durable.replace, self.path, data)
             except OSError as error:
                 self._take_back(batch, StoreFailed(self.path, _reason(error)))
             else:
-                self._ahead = False
+                if self._again is not None:
+                    self._again.cancel()
+                    self._again = None
                 batch.done.set_result(None)
         self._writing = self._writer = None
 
@@ -107,10 +120,14 @@ class FileStore(Store):
         """Fail *batch* and what was decided on top of it. The file may hold it all the same, until it is next written."""
         failed = [batch] if self._waiting is None else [batch, self._waiting]
         self._waiting = None
-        self._ahead = True
+        self._again = asyncio.get_running_loop().call_later(RETRY, self._write_again)
         self.records.undo(undo for each in reversed(failed) for undo in reversed(each.undos))
         for each in failed:
             each.done.set_exception(error)
+
+    def _write_again(self) -> None:
+        """Have the file agree with memory, whoever waits for that or not."""
+        self._next_batch().done.add_done_callback(lambda done: done.exception())
 
     def _write(self) -> None:
         durable.replace(self.path, document.dump(self._content))
@@ -143,6 +160,8 @@ def _load(path: Path) -> document.Content:
         raise Damaged(path, "content", str(error)) from None
     except document.WrongShape as error:
         raise Damaged(path, error.where or "content", error.problem) from None
+    except OSError as error:
+        raise CannotStart(f"state file {path} can't be read: {_reason(error)}") from None
 
 
 def _reason(error: OSError) -> str:

@@ -1,0 +1,409 @@
+"""JSON-RPC and JSON decoding without I/O: for any bytes, any JSON value as ID, any depth."""
+
+import contextlib
+import json
+import re
+from typing import Annotated, Any
+
+import msgspec
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from msgspec import Meta, Raw, Struct
+
+from pyinfrakit import rpc
+from pyinfrakit.decoding import MAX_DEPTH, NotJSON, WrongShape, check, decode
+from pyinfrakit.spi import wire
+
+often = settings(max_examples=300, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
+
+NUMBER = r"-?(0|[1-9][0-9]{0,30})(\.[0-9]{1,9})?([eE][+-]?[0-9]{1,3})?"
+NUMBERS = st.from_regex(NUMBER, fullmatch=True, alphabet="-+.eE0123456789")
+SPACE = st.text(alphabet=" \t\r\n", max_size=3)
+WORDS = st.text(max_size=12) | st.text(alphabet='[]{}"\\,:', max_size=12)
+"""Strings, also those that look like JSON's own signs."""
+
+
+@st.composite
+def strings(draw: st.DrawFn) -> str:
+    return json.dumps(draw(WORDS), ensure_ascii=draw(st.booleans()))
+
+
+@st.composite
+def arrays(draw: st.DrawFn, elements: st.SearchStrategy[str]) -> str:
+    return "[" + ",".join(draw(SPACE) + element + draw(SPACE) for element in draw(st.lists(elements, max_size=4))) + "]"
+
+
+@st.composite
+def objects(draw: st.DrawFn, values: st.SearchStrategy[str]) -> str:
+    pairs = draw(st.lists(st.tuples(strings(), values), max_size=4))
+    return "{" + ",".join(f"{draw(SPACE)}{key}{draw(SPACE)}:{draw(SPACE)}{value}" for key, value in pairs) + "}"
+
+
+SCALARS = st.sampled_from(["null", "true", "false"]) | NUMBERS | strings()
+VALUES = st.recursive(SCALARS, lambda inner: arrays(inner) | objects(inner), max_leaves=8)
+"""Any JSON value, as text, with whitespace and escapes of all kinds."""
+OBJECTS = objects(VALUES)
+
+
+def request(id: str | None = "7", method: str = '"m"', params: str | None = None, version: str = '"2.0"') -> str:
+    """Write a request of parts that are JSON; None leaves a part out."""
+    parts = {"jsonrpc": version, "method": method, "params": params, "id": id}
+    return "{" + ", ".join(f'"{key}" : {value}' for key, value in parts.items() if value is not None) + "}"
+
+
+def only_call(body: str) -> rpc.Call:
+    (call,) = rpc.parse(body.encode()).calls
+    assert isinstance(call, rpc.Call), call
+    return call
+
+
+def fault(body: bytes) -> rpc.Fault:
+    with pytest.raises(rpc.Fault) as caught:
+        rpc.parse(body)
+    return caught.value
+
+
+def problem(data: str, shape: type[Any], root: str = "") -> str:
+    with pytest.raises(WrongShape) as caught:
+        decode(data.encode(), shape, root)
+    return str(caught.value)
+
+
+# --- What comes in
+
+
+@often
+@given(st.binary(max_size=200))
+@example(b"")
+@example(b"\x00")
+@example(b"\xef\xbb\xbf{}")
+@example(b"[[[[")
+def test_any_bytes_are_calls_or_a_fault(body: bytes) -> None:
+    """Whatever comes in, parsing gives calls, or raises a Fault and nothing else."""
+    _parse(body)
+
+
+DAMAGE = [b"", b"}", b"]", b"{", b"[", b'"', b"\\", b"\\ud800", b",", b"x", b"\xff", b"1" * 5000]
+
+
+@st.composite
+def damaged(draw: st.DrawFn) -> bytes:
+    """A request, or a batch, in which a few bytes were replaced, lost or added."""
+    one = request(draw(VALUES), draw(strings() | VALUES), draw(VALUES), draw(st.just('"2.0"') | VALUES))
+    body = bytearray((one if draw(st.booleans()) else f"[{one},{one}]").encode())
+    for _ in range(draw(st.integers(1, 3))):
+        start = draw(st.integers(0, len(body)))
+        body[start : start + draw(st.integers(0, 3))] = draw(st.sampled_from(DAMAGE) | st.binary(max_size=2))
+    return bytes(body)
+
+
+@often
+@given(damaged())
+@example(b'{"id":1}x')
+@example(b'{"jsonrpc":"1.0","id":1')
+@example(b'{"jsonrpc":3,"id":1,"params":\xc3\x28}')
+@example(b'{"jsonrpc":"2.0","id":1,"method":' + b"1" * 5000 + b"}")
+@example(b'{"jsonrpc":"2.0","id":1,"method":3,"params":{"n":' + b"1" * 5000 + b"}}")
+@example(b'[{"jsonrpc":"2.0","id":1,"method":' + b"1" * 5000 + b"}]")
+@example(b'{"jsonrpc":"2.0","id":1,"method":1e999}')
+def test_damaged_requests_are_calls_or_a_fault(body: bytes) -> None:
+    """A request with bytes replaced, lost or added is calls, or a Fault, and never another exception."""
+    _parse(body)
+
+
+def _parse(body: bytes) -> None:
+    """Parse, and answer what was parsed."""
+    try:
+        calls = rpc.parse(body).calls
+    except rpc.Fault as error:
+        replies = [rpc.failed(error)]
+    else:
+        replies = [reply for reply in map(_answer, calls) if reply is not None]
+    assert all(isinstance(json.loads(reply), dict) for reply in replies)
+
+
+def _answer(call: rpc.Call | rpc.Rejected) -> bytes | None:
+    """Answer a call as a server does: an error for what was rejected, nothing for a notification."""
+    if isinstance(call, rpc.Rejected):
+        return rpc.failure(call.id, call.fault)
+    return None if call.id is None else rpc.success(call.id, b"1")
+
+
+@often
+@given(VALUES)
+@example("0")
+@example("9223372036854775807")
+@example("1.50")
+@example("null")
+@example('"\\u00e9"')
+@example('{ "a" : [ 1 , 2 ] }')
+@example("1E400")
+@example("1" * 5000)
+def test_any_id_is_echoed_byte_for_byte(id: str) -> None:
+    """An ID, any JSON value, is in a result, an application's error and a refusal exactly as it was sent."""
+    good = only_call(request(id))
+    assert good.id is not None
+    (bad,) = rpc.parse(request(id, version='"1.0"').encode()).calls
+    assert isinstance(bad, rpc.Rejected)
+    some = rpc.Fault(rpc.APPLICATION_ERROR, "no")
+    for reply in (rpc.success(good.id, b"{}"), rpc.failure(good.id, some), rpc.failure(bad.id, bad.fault)):
+        assert msgspec.json.decode(reply, type=dict[str, Raw])["id"] == Raw(id.encode())
+
+
+@often
+@given(OBJECTS, WORDS, st.sampled_from(["%s", "[%s]", " [ %s ] ", "\n%s\t"]))
+def test_params_reach_the_call(params: str, method: str, form: str) -> None:
+    """A call has the method, and the object that was its params or the one element of them, byte for byte."""
+    call = only_call(request(method=json.dumps(method), params=form.replace("%s", params)))
+    assert method == call.method
+    assert params.encode() == bytes(call.params)
+
+
+@pytest.mark.parametrize("params", [None, "null"])
+def test_params_may_be_missing(params: str | None) -> None:
+    """Params that are absent or null count as an empty object."""
+    assert b"{}" == bytes(only_call(request(params=params)).params)
+
+
+@pytest.mark.parametrize("params", ["1", '"x"', "true", "[1]", "[{},{}]", '["a"]', "[[]]"])
+def test_other_params_are_refused(params: str) -> None:
+    """Params that are neither an object nor an array of one are invalid params, with the call's ID."""
+    (call,) = rpc.parse(request("1.50", params=params).encode()).calls
+    assert isinstance(call, rpc.Rejected)
+    assert (rpc.INVALID_PARAMS, b"1.50") == (call.fault.code, bytes(call.id))
+    assert "params: expected an object" in call.fault.message
+
+
+@pytest.mark.parametrize(
+    ("body", "names"),
+    [
+        ('{"method":"m","id":7}', 'jsonrpc: expected "2.0"'),
+        (request(version='"1.0"'), 'jsonrpc: expected "2.0"'),
+        (request(version="2.0"), 'jsonrpc: expected "2.0"'),
+        (request(version="null"), 'jsonrpc: expected "2.0"'),
+        ('{"jsonrpc":"2.0","id":7}', "method"),
+        (request(method="7"), "method: expected a string, got 7"),
+        (request(method="null"), "method: expected a string, got null"),
+    ],
+)
+def test_a_wrong_request_is_refused_by_name(body: str, names: str) -> None:
+    """A request without the right `jsonrpc` or a `method` is invalid; the error names the member and keeps the ID."""
+    (call,) = rpc.parse(body.encode()).calls
+    assert isinstance(call, rpc.Rejected)
+    assert (rpc.INVALID_REQUEST, b"7") == (call.fault.code, bytes(call.id))
+    assert names in call.fault.message
+
+
+@pytest.mark.parametrize("body", [b"", b" \r\n", b"{", b"[", b"nope", b'{"id":1}x', b"[1,]", b"NaN", b"\xff", b"\xef\xbb\xbf{}"])
+def test_what_is_not_json_is_a_parse_error(body: bytes) -> None:
+    """Bytes that are not JSON are a parse error, whose reply has a null ID."""
+    error = fault(body)
+    assert rpc.PARSE_ERROR == error.code
+    assert json.loads(rpc.failed(error))["id"] is None
+
+
+# --- Batches
+
+
+@st.composite
+def batches(draw: st.DrawFn) -> list[tuple[str, str]]:
+    """Members of a batch, each with what it is."""
+    call = st.tuples(st.just("call"), VALUES.map(request))
+    notification = st.tuples(st.just("notification"), st.just(request(None)))
+    rejected = st.tuples(st.just("rejected"), SCALARS | st.sampled_from(["[]", "{}", request(version="1")]))
+    return draw(st.lists(call | notification | rejected, min_size=1, max_size=8))
+
+
+@often
+@given(batches(), SPACE)
+def test_a_batch_is_its_members_in_order(members: list[tuple[str, str]], space: str) -> None:
+    """A batch is calls, notifications and refusals as they stood; only notifications go without an answer."""
+    message = rpc.parse((space + "[" + f"{space},{space}".join(text for _, text in members) + "]").encode())
+    kinds = ["rejected" if isinstance(c, rpc.Rejected) else "notification" if c.id is None else "call" for c in message.calls]
+    assert [kind for kind, _ in members] == kinds
+    reply = message.reply([answer for answer in map(_answer, message.calls) if answer is not None])
+    answered = [kind for kind in kinds if kind != "notification"]
+    assert len(answered) == (0 if reply is None else len(json.loads(reply)))
+
+
+def test_a_batch_is_answered_by_an_array() -> None:
+    """The reply to a batch of one is an array of one, and the reply to a lone call is none."""
+    assert b"[1]" == rpc.parse(f"[{request()}]".encode()).reply([b"1"])
+    assert b"1" == rpc.parse(request().encode()).reply([b"1"])
+
+
+@pytest.mark.parametrize("body", [b"[]", b" [ ] "])
+def test_an_empty_batch_is_invalid(body: bytes) -> None:
+    """An empty array is one invalid request."""
+    assert rpc.INVALID_REQUEST == fault(body).code
+
+
+def test_a_batch_has_a_limit() -> None:
+    """A batch of the limit is taken; one call more refuses it as a whole, and the error names the limit."""
+    assert rpc.MAX_CALLS == len(rpc.parse(f"[{','.join([request()] * rpc.MAX_CALLS)}]".encode()).calls)
+    error = fault(f"[{','.join([request()] * (rpc.MAX_CALLS + 1))}]".encode())
+    assert rpc.INVALID_REQUEST == error.code
+    assert str(rpc.MAX_CALLS) in error.message
+
+
+# --- Depth
+
+
+def depth(text: str) -> int:
+    """Say how deep JSON nests, a character at a time."""
+    deepest = level = 0
+    in_string = escaped = False
+    for character in text:
+        if in_string:
+            in_string = escaped or character != '"'
+            escaped = character == "\\" and not escaped
+        elif character == '"':
+            in_string = True
+        elif character in "[{":
+            level += 1
+            deepest = max(deepest, level)
+        elif character in "]}":
+            level -= 1
+    return deepest
+
+
+def refusal(data: bytes) -> str | None:
+    """Say why `check` refuses *data*; None where it does not."""
+    try:
+        check(data)
+    except NotJSON as error:
+        return str(error)
+    return None
+
+
+@st.composite
+def deep(draw: st.DrawFn) -> str:
+    """JSON that nests about as deep as is allowed, with brackets in strings along the way."""
+    levels = draw(st.integers(MAX_DEPTH - 6, MAX_DEPTH + 3))
+    keys, beside = draw(st.lists(strings(), min_size=1, max_size=5)), draw(st.lists(VALUES, min_size=1, max_size=5))
+    text = draw(VALUES)
+    for level in range(levels):
+        other = beside[level % len(beside)]
+        text = f"[{other},{text}]" if level % 3 else f"{{{keys[level % len(keys)]}:{text}}}"
+    return text
+
+
+@often
+@given(deep() | VALUES)
+@example("[" * 128 + "]" * 128)
+@example("[" * 129 + "]" * 129)
+@example('["' + "[" * 200 + '"]')
+@example('["\\"' + "[" * 200 + '"]')
+@example('["\\\\",' + "[" * 127 + "]" * 127 + "]")
+@example('["\\\\",' + "[" * 128 + "]" * 128 + "]")
+@example("[" + ",".join(["[]"] * 500) + "]")
+def test_depth_is_counted_outside_strings(text: str) -> None:
+    """`check` refuses exactly the JSON that nests deeper than the limit, whatever brackets its strings hold."""
+    expected = f"nested more than {MAX_DEPTH} levels deep" if depth(text) > MAX_DEPTH else None
+    assert expected == refusal(text.encode())
+
+
+@often
+@given(st.binary(max_size=60))
+def test_check_refuses_what_is_not_utf_8(data: bytes) -> None:
+    """`check` takes bytes that are UTF-8 and not blank, and raises NotJSON for all others."""
+    try:
+        is_text = bool(data.decode().encode().strip())
+    except UnicodeDecodeError:
+        is_text = False
+    assert is_text == (refusal(data) is None)
+
+
+@pytest.mark.timeout(100)
+@pytest.mark.parametrize("unit", ['\\"', '"', "\\", '"\\', "[", "{", "]", "[]", '["', '"[', "[{", '{"a":', " ", ",", "\\u005b"])
+@pytest.mark.parametrize("prefix", ["", '"', "["])
+def test_no_body_makes_it_hang(prefix: str, unit: str) -> None:
+    """A body as large as is taken, of any one sign repeated, is answered."""
+    size = 4 * 1024 * 1024
+    _parse((prefix + unit * (size // len(unit))).encode()[:size])
+
+
+# --- Errors that name the place
+
+
+class Disk(Struct):
+    size: Annotated[int, Meta(ge=1)]
+
+
+class Machine(Struct, forbid_unknown_fields=True):
+    count: Annotated[int, Meta(ge=1)] = 1
+    share: float | None = None
+    disks: list[Disk] = []
+    named: dict[str, Disk] = {}
+
+
+@pytest.mark.parametrize(
+    ("data", "shape", "expected"),
+    [
+        ('{"Spec":{"Tags":{"tier":3}}}', wire.ProvisionParams, "Spec.Tags.tier: expected a string, got 3"),
+        ('{"Spec":{"Tags":{"a":"b","tier":null}}}', wire.ProvisionParams, "Spec.Tags.tier: expected a string, got null"),
+        (
+            '{"Spec":{"Attachments":[{},{"ID":3}]}}',
+            wire.ProvisionParams,
+            "Spec.Attachments[1].ID: expected a string or null, got 3",
+        ),
+        ('{"Spec":[]}', wire.ProvisionParams, "Spec: expected an object or null, got an array"),
+        ('{"Tags":"x"}', wire.DescribeParams, 'Tags: expected an object or null, got "x"'),
+        ('{"Properties":1}', wire.DescribeParams, "Properties: expected true or false or null, got 1"),
+        ("[]", wire.DescribeParams, "expected an object, got an array"),
+        ('{"count":"two"}', Machine, 'count: expected an integer, got "two"'),
+        ('{"count":0}', Machine, "count: expected an integer >= 1, got 0"),
+        ('{"share":"half"}', Machine, 'share: expected a number or null, got "half"'),
+        ('{"disks":[{"size":1},{"size":-3}]}', Machine, "disks[1].size: expected an integer >= 1, got -3"),
+        ('{"named":{"a.b":{"size":1},"c[0]":{"size":{}}}}', Machine, "named.c[0].size: expected an integer, got an object"),
+    ],
+)
+def test_an_error_names_the_path(data: str, shape: type[Any], expected: str) -> None:
+    """An error about a value names its path, what was expected there, and what was found."""
+    assert expected == problem(data, shape)
+
+
+def test_an_error_starts_at_the_root_it_is_given() -> None:
+    """The path of an error starts with the root that the caller names."""
+    assert 'Properties.count: expected an integer, got "two"' == problem('{"count":"two"}', Machine, "Properties")
+    assert "Properties: expected an object, got 3" == problem("3", Machine, "Properties")
+
+
+def test_an_unknown_or_missing_member_is_named() -> None:
+    """An error about a member that is unknown, or missing, names it and where it is."""
+    assert re.fullmatch(r"P: .*unknown field.*color.*", problem('{"color":1}', Machine, "P"))
+    assert re.fullmatch(r"P\.disks\[0\]: .*missing.*size.*", problem('{"disks":[{}]}', Machine, "P"))
+
+
+@often
+@given(st.dictionaries(WORDS, st.text(max_size=5), max_size=3), WORDS, VALUES.filter(lambda text: not text.startswith('"')))
+@example({}, "n", "1" * 5000)
+@example({"a": "b"}, "n", "1e999")
+def test_any_value_that_is_no_string_is_told_by_its_path(good: dict[str, str], key: str, value: str) -> None:
+    """Whatever stands where a tag's value should, the error gives the tag's path, and says what is wrong."""
+    good.pop(key, None)
+    pairs = [*(f"{json.dumps(name)}:{json.dumps(text)}" for name, text in good.items()), f"{json.dumps(key)}:{value}"]
+    with pytest.raises(WrongShape) as caught:
+        decode(f'{{"Spec":{{"Tags":{{{",".join(pairs)}}}}}}}'.encode(), wire.ProvisionParams)
+    assert f"Spec.Tags.{key}" == caught.value.where
+    assert caught.value.problem.lower().startswith(("expected a string, got ", "got a number that 64 bits can't hold, "))
+    assert len(caught.value.problem) < 100
+
+
+@often
+@given(VALUES)
+def test_json_that_fits_is_decoded(value: str) -> None:
+    """Any JSON value fits Raw, and is given back byte for byte."""
+    assert value.encode() == bytes(decode(value.encode(), Raw))
+
+
+@often
+@given(damaged())
+@example(b'{"Type":1}x')
+@example(b'{"Type":1,"a":')
+@example(b'{"Type":' + b"1" * 5000 + b"}")
+def test_decode_raises_only_its_own_errors(data: bytes) -> None:
+    """Decoding gives a value or raises NotJSON or WrongShape, whatever the bytes."""
+    with contextlib.suppress(NotJSON, WrongShape):
+        assert isinstance(decode(data, wire.Typed), wire.Typed)
