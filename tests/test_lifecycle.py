@@ -1,9 +1,12 @@
 """How instances live, break, heal and go, with the simulator's world edited behind the plugin's back."""
 
+import fcntl
+import json
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -289,6 +292,82 @@ def test_a_logical_id_is_given_on_when_its_machine_is_gone(run: Run) -> None:
     assert (old,) in seen
     assert not [names for names in seen if {old, new} <= set(names)], "both at once"
     assert [new] == list(daemon.world.look().machines)
+
+
+def test_a_logical_id_is_not_given_on_by_a_restart(simulated: Daemon) -> None:
+    """Also the next daemon asks for a new holder only once the old one is gone, though it can't be destroyed for now."""
+    old = simulated.provision({"destroy_delay": 60}, logical="node-1", **GROUP)
+    simulated.call("Instance.Destroy", Instance=old)
+    with simulated.world.change() as scene:
+        scene.unreachable = True
+    simulated.kill()
+    simulated.arguments = (*SIMULATED, "--provision-wait", "0.2")
+    simulated.start()
+    new = simulated.provision(logical="node-1", **GROUP)
+    simulated.call("Instance.Label", Instance=new, Labels={"added": "later"})
+    time.sleep(0.5)
+    assert [old] == list(simulated.world.look().machines)
+    with simulated.world.change() as scene:
+        scene.machines[old].destroy_delay = 0
+        scene.unreachable = False
+    eventually(lambda: list(simulated.world.look().machines) == [new])
+
+
+def test_holders_that_were_never_made_do_not_wait_for_each_other(run: Run) -> None:
+    """Of several that were asked for and destroyed while the first was being destroyed, only the last is made."""
+    daemon = run("--provider", "simulator", "--sync-interval", "1000", "--provision-wait", "0.1")
+    ids = [daemon.provision({"destroy_delay": 1.5}, logical="node-1", **GROUP)]
+    for _ in range(3):
+        daemon.call("Instance.Destroy", Instance=ids[-1])
+        ids.append(daemon.provision(logical="node-1", **GROUP))
+    eventually(lambda: state(daemon, ids[-1]) == "ready")
+    assert [ids[-1]] == list(daemon.world.look().machines)
+    assert [None] * 3 == [state(daemon, id) for id in ids[:-1]]
+
+
+def test_what_was_set_aside_before_it_was_made_is_made_when_restored(run: Run) -> None:
+    """Restored, it is provisioned, and not taken for a machine that there is not."""
+    daemon = run("--provider", "simulator", "--sync-interval", "1000", "--provision-wait", "0.1")
+    old = daemon.provision({"destroy_delay": 1}, logical="node-1", **GROUP)
+    daemon.call("Instance.Destroy", Instance=old)
+    new = daemon.provision(logical="node-1", **GROUP)
+    daemon.call("Operator.SetAside", Instance=new, Reason="wait")
+    eventually(lambda: state(daemon, old) is None)
+    assert ("non-functional", []) == (state(daemon, new), list(daemon.world.look().machines))
+    daemon.call("Operator.Restore", Instance=new)
+    eventually(lambda: state(daemon, new) == "ready")
+    assert [new] == list(daemon.world.look().machines)
+
+
+def test_what_a_c_demo_set_aside_does_not_heal_by_itself(run: Run, home: Path) -> None:
+    """It stays set aside until it is restored by hand."""
+    (home / "state").mkdir(parents=True)
+    entries = {"Instances": [{"ID": "InfraKit-1"}], "NonFunctional": [{"ID": "InfraKit-2"}]}
+    (home / "state" / "rack1.json").write_text(json.dumps({"Provider": {}, **entries}))
+    daemon = run("--sync-interval", "0.1")
+    observations(daemon, 6)
+    assert ["InfraKit-1"] == daemon.described()
+    daemon.call("Operator.Restore", Instance="InfraKit-2")
+    observations(daemon, 6)
+    assert ["InfraKit-2", "InfraKit-1"] == daemon.described()
+
+
+def test_a_provider_whose_threads_hang_stops_neither_the_store_nor_the_daemon(run: Run) -> None:
+    """With all threads of the provider stuck, other calls are answered, and a stop ends within its bound."""
+    daemon = run(*SIMULATED, "--provision-wait", "0.2")
+    id = daemon.provision()
+    with daemon.world.path.with_name(f"{daemon.world.path.name}.lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with ThreadPoolExecutor(16) as pool:
+            stuck = list(pool.map(lambda _: daemon.provision(), range(40)))
+        daemon.call("Instance.Label", Instance=id, Labels={"added": "later"})
+        assert [id] == daemon.described(added="later")
+        assert {id, *stuck} == set(daemon.described())
+        began = time.monotonic()
+        assert 0 == daemon.stop()
+        assert time.monotonic() - began < 15
+    daemon.start()
+    eventually(lambda: set(daemon.world.look().machines) == {id, *stuck}, "each is made once")
 
 
 def test_a_rolling_update_is_paced(run: Run) -> None:

@@ -125,9 +125,9 @@ def _parse(body: bytes) -> None:
 
 def _answer(call: rpc.Call | rpc.Rejected) -> bytes | None:
     """Answer a call as a server does: an error for what was rejected, nothing for a notification."""
-    if isinstance(call, rpc.Rejected):
-        return rpc.failure(call.id, call.fault)
-    return None if call.id is None else rpc.success(call.id, b"1")
+    if call.id is None:
+        return None
+    return rpc.failure(call.id, call.fault) if isinstance(call, rpc.Rejected) else rpc.success(call.id, b"1")
 
 
 @often
@@ -146,6 +146,7 @@ def test_any_id_is_echoed_byte_for_byte(id: str) -> None:
     assert good.id is not None
     (bad,) = rpc.parse(request(id, version='"1.0"').encode()).calls
     assert isinstance(bad, rpc.Rejected)
+    assert bad.id is not None
     some = rpc.Fault(rpc.APPLICATION_ERROR, "no")
     for reply in (rpc.success(good.id, b"{}"), rpc.failure(good.id, some), rpc.failure(bad.id, bad.fault)):
         assert msgspec.json.decode(reply, type=dict[str, Raw])["id"] == Raw(id.encode())
@@ -171,6 +172,7 @@ def test_other_params_are_refused(params: str) -> None:
     """Params that are neither an object nor an array of one are invalid params, with the call's ID."""
     (call,) = rpc.parse(request("1.50", params=params).encode()).calls
     assert isinstance(call, rpc.Rejected)
+    assert call.id is not None
     assert (rpc.INVALID_PARAMS, b"1.50") == (call.fault.code, bytes(call.id))
     assert "params: expected an object" in call.fault.message
 
@@ -191,6 +193,7 @@ def test_a_wrong_request_is_refused_by_name(body: str, names: str) -> None:
     """A request without the right `jsonrpc` or a `method` is invalid; the error names the member and keeps the ID."""
     (call,) = rpc.parse(body.encode()).calls
     assert isinstance(call, rpc.Rejected)
+    assert call.id is not None
     assert (rpc.INVALID_REQUEST, b"7") == (call.fault.code, bytes(call.id))
     assert names in call.fault.message
 

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 from msgspec import Raw, Struct
 
+from pyinfrakit.decoding import NotJSON, WrongShape, decode
 from pyinfrakit.errors import PyInfrakitError, Unreachable
 
 
@@ -65,8 +66,8 @@ class Client:
         body = msgspec.json.encode({"jsonrpc": "2.0", "method": method, "params": params, "id": self._id})
         data = self._exchange("POST", "/", body)
         try:
-            reply = msgspec.json.decode(data, type=_Reply)
-        except msgspec.MsgspecError:
+            reply = decode(data, _Reply)
+        except (NotJSON, WrongShape):
             raise Unreachable(f"{self.path} answered, but not as a plugin does: {data[:80]!r}") from None
         if reply.error is not None:
             raise RemoteError(reply.error.code, reply.error.message)

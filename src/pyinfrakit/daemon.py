@@ -22,7 +22,7 @@ from pyinfrakit.spi.methods import Methods
 
 log = logging.getLogger(__name__)
 
-STOP_TIMEOUT = 4.0
+STOP_TIMEOUT = 3.5
 """Seconds that requests, and then calls to the provider, have to finish at a stop."""
 
 

@@ -1,4 +1,4 @@
-"""Decode JSON into typed data, with errors that name the place and say what would be right.
+"""What JSON may hold, and how to decode it: with errors that name the place and say what would be right.
 
 msgspec validates; this module turns its messages into the project's form,
 ``Properties.count: expected an integer >= 1, got "two"``.
@@ -8,7 +8,7 @@ import re
 from array import array
 from collections.abc import Iterator
 from itertools import accumulate
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 from msgspec import Raw
@@ -64,6 +64,11 @@ def check(data: bytes) -> None:
         raise NotJSON(f"nested more than {MAX_DEPTH} levels deep")
 
 
+def encodable(text: str) -> str:
+    """Give text that JSON can hold, also where file names have brought bytes into it that are not UTF-8."""
+    return text.encode(errors="backslashreplace").decode()
+
+
 def _deeper_than(data: bytes, depth: int) -> bool:
     """Add up brackets outside of strings, at C speed: 4 MiB of them take a fifth of a second."""
     steps = array("b", _STRING.sub(b"", data).translate(_STEPS, _NOT_BRACKETS))
@@ -76,7 +81,7 @@ def decode(data: bytes | Raw, shape: type[T], root: str = "") -> T:
         return msgspec.json.decode(data, type=shape)
     except msgspec.ValidationError as error:
         _well_formed(data)
-        raise _explained(error, Raw(bytes(data)), root) from None
+        raise _explained(error, Raw(bytes(data)), shape, root) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise _not_json(error, data) from None
 
@@ -102,7 +107,7 @@ def _not_json(error: Exception, data: bytes | Raw) -> NotJSON:
     return NotJSON("not JSON: " + text.removeprefix("JSON is malformed: "))
 
 
-def _explained(error: msgspec.ValidationError, data: Raw, root: str) -> WrongShape:
+def _explained(error: msgspec.ValidationError, data: Raw, shape: Any, root: str) -> WrongShape:
     """Put a msgspec error about *data* in this project's words."""
     text = str(error)
     if match := _MESSAGE.match(text):
@@ -112,6 +117,8 @@ def _explained(error: msgspec.ValidationError, data: Raw, root: str) -> WrongSha
     assert match is not None
     path, value = _find(data, match["at"] or "", None)
     problem = match["problem"].replace("Object missing", "missing").replace("Object contains", "has an").replace("`", "")
+    if "unknown field" in problem and not path and isinstance(shape, type) and issubclass(shape, msgspec.Struct):
+        problem += f"; known: {', '.join(field.encode_name for field in msgspec.structs.fields(shape))}"
     if problem == "Number out of range":
         problem = f"got a number that 64 bits can't hold, {_shown(value)}"
     return WrongShape(_joined(root, path), problem.removesuffix("."))

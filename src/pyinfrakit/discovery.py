@@ -43,9 +43,9 @@ def check_name(name: str) -> str:
 def socket(target: str, directory: Path) -> tuple[Path, str]:
     """Give the socket, and the sub-type, that a user means by *target*: a name, ``name/type``, or a path with a ``/`` first.
 
-    A path may also start with a dot. The sub-type is empty where none was named.
+    A path may also start with a dot. The sub-type is empty where none was named. Raise `CannotStart` for what is no name.
     """
     if target.startswith(("/", ".")):
         return Path(target), ""
     name, _, kind = target.partition("/")
-    return directory / name, kind
+    return directory / check_name(name), kind

@@ -11,7 +11,7 @@ from typing import Literal
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
-from pyinfrakit.decoding import NotJSON, WrongShape, check, decode
+from pyinfrakit.decoding import NotJSON, WrongShape, check, decode, encodable
 
 PARSE_ERROR = -32700
 INVALID_REQUEST = -32600
@@ -138,7 +138,7 @@ def success(id: Raw, result: bytes) -> bytes:
 
 def failure(id: Raw, fault: Fault) -> bytes:
     """Answer a call with an error."""
-    error = {"code": fault.code, "message": fault.message, "data": None}
+    error = {"code": fault.code, "message": encodable(fault.message), "data": None}
     return b'{"jsonrpc":"2.0","error":' + msgspec.json.encode(error) + b',"id":' + bytes(id) + b"}"
 
 

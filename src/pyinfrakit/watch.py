@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Collection
 
+from pyinfrakit.decoding import encodable
 from pyinfrakit.errors import PyInfrakitError, StoreFailed, TryLater
 from pyinfrakit.instance import Event, Record
 from pyinfrakit.logs import NOTICE
@@ -78,7 +79,7 @@ class Watch:
                 raise TryLater(f"no answer for {self._timeout:g} s")
             machines = call.result()
         except PyInfrakitError as error:
-            self._say_trouble(str(error))
+            self._say_trouble(encodable(str(error)))
             await asyncio.wait({call})  # one observe at a time, however long the last one takes
             if not call.cancelled():
                 call.exception()
@@ -86,6 +87,7 @@ class Watch:
         finally:
             call.cancel()
         self._say_trouble("")
+        log.debug("observed %d machines", len(machines))
         return machines
 
     async def _ask(self) -> dict[str, Machine]:

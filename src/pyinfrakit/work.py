@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from msgspec.structs import replace
 
+from pyinfrakit.decoding import encodable
 from pyinfrakit.errors import GiveUp, PyInfrakitError
 from pyinfrakit.instance import Event, Record, State
 from pyinfrakit.provider import Machine, Provider
@@ -50,11 +51,6 @@ async def ask(call: Awaitable[T], what: str) -> T:
     except Exception as error:
         log.exception("the provider has a bug: %s raised", what)
         raise GiveUp(f"the provider has a bug: {type(error).__name__}: {error}") from error
-
-
-def writable(text: object) -> str:
-    """Give text that can be stored, also where file names have brought bytes into it that are not UTF-8."""
-    return str(text).encode(errors="backslashreplace").decode()
 
 
 class _Job:
@@ -147,7 +143,8 @@ class Work:
             _, late = await asyncio.wait(calling, timeout=timeout)
             for task in late:
                 task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        if tasks:
+            await asyncio.wait(tasks, timeout=1)
 
     async def _run(self, id: str, job: _Job) -> None:
         failures = 0
@@ -185,6 +182,7 @@ class Work:
             await asyncio.wait_for(job.news.wait(), seconds)
 
     async def _call(self, id: str, call: Awaitable[T], what: str) -> T:
+        log.debug("%s: the provider is asked to %s", id, what)
         self.calling.add(id)
         self._records.touched.add(id)
         try:
@@ -202,7 +200,7 @@ class Work:
             try:
                 machine = await self._call(record.id, self._made(self._records[record.id]), "provision")
             except PyInfrakitError as error:
-                await self._fail(record.id, job, writable(f"provision failed: {error}"))
+                await self._fail(record.id, job, encodable(f"provision failed: {error}"))
                 return
         await self._succeed(record.id, job, machine)
 

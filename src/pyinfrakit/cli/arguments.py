@@ -86,6 +86,6 @@ def _read(source: str) -> bytes:
                 return cast(bytes, response.read())
         return Path(source).read_bytes()
     except OSError as error:
-        raise click.ClickException(f"{source}: {error.strerror or error}") from None
+        raise click.ClickException(f"{source}: {error.strerror or getattr(error, 'reason', error)}") from None
     except (ValueError, http.client.HTTPException) as error:
         raise click.ClickException(f"{source}: {error}") from None

@@ -50,6 +50,7 @@ class Methods:
         """Do a call, and give the reply; None for a notification. This is where a call's exceptions end."""
         if isinstance(call, rpc.Rejected):
             return None if call.id is None else rpc.failure(call.id, call.fault)
+        log.debug("%s is called", call.method)
         try:
             result = await self._method(call.method)(call.params)
         except rpc.Fault as error:

@@ -4,7 +4,7 @@
 
 A file that the C demo wrote loads as it is, and one written here is one that it can read: keys that either
 doesn't know are kept. Which list an entry stands in counts more than its ``State``, as the C demo moves entries without
-knowing of that key.
+knowing of that key; but what was being destroyed still is.
 """
 
 from collections.abc import Iterable, Mapping
@@ -14,7 +14,7 @@ import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 from msgspec.structs import replace
 
-from pyinfrakit import ids, instance
+from pyinfrakit import ids
 from pyinfrakit.decoding import NotJSON, WrongShape, check, decode
 from pyinfrakit.instance import Attachment, Record, Spec, State
 from pyinfrakit.records import Records
@@ -29,7 +29,7 @@ class _Entry(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True
     ID: str
     LogicalID: str | None | UnsetType = UNSET
     Tags: dict[str, str] | None | UnsetType = UNSET
-    State: instance.State | UnsetType = UNSET
+    State: str | UnsetType = UNSET
     Since: float = 0.0
     Reason: str = ""
     Made: bool = True
@@ -112,7 +112,7 @@ def _record(raw: bytes, where: str, in_service: bool) -> Record:
     )
     record = Record(
         id=entry.ID,
-        state=State.READY if entry.State is UNSET else entry.State,
+        state=State.READY if entry.State is UNSET else _state(entry.State, where),
         spec=spec,
         since=entry.Since,
         handle=entry.Handle,
@@ -123,6 +123,13 @@ def _record(raw: bytes, where: str, in_service: bool) -> Record:
         unknown=unknown,
     )
     return _as_listed(record, in_service)
+
+
+def _state(name: str, where: str) -> State:
+    try:
+        return State(name)
+    except ValueError:
+        raise WrongShape(f"{where}.State", f'expected {", ".join(State)}, got "{name}"') from None
 
 
 def _as_listed(record: Record, in_service: bool) -> Record:

@@ -107,7 +107,7 @@ class FileStore(Store):
             try:
                 data = document.dump(self._content)
                 await asyncio.get_running_loop().run_in_executor(self._thread, durable.replace, self.path, data)
-            except OSError as error:
+            except (OSError, ValueError, TypeError) as error:  # the disk's fault, or a record's that JSON can't hold
                 self._take_back(batch, StoreFailed(self.path, _reason(error)))
             else:
                 if self._again is not None:
@@ -164,5 +164,5 @@ def _load(path: Path) -> document.Content:
         raise CannotStart(f"state file {path} can't be read: {_reason(error)}") from None
 
 
-def _reason(error: OSError) -> str:
-    return error.strerror or str(error)
+def _reason(error: Exception) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)

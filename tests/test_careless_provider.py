@@ -1,0 +1,155 @@
+"""What a provider gets wrong is told as its bug, and harms nothing but that one call."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from msgspec import Raw
+
+from pyinfrakit.errors import GiveUp
+from pyinfrakit.instance import Spec
+from pyinfrakit.plugin import Plugin
+from pyinfrakit.provider import Machine
+from pyinfrakit.providers.file import File
+from pyinfrakit.store.file import FileStore
+
+
+class Careless(File):
+    """Does what a test tells it to, and behaves when it has been told nothing."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__("careless", folder, {})
+        self.on_provision: Callable[[str], Any] | None = None
+        self.on_observe: Callable[[], Any] | None = None
+        self.observed = 0
+
+    async def provision(self, id: str, spec: Spec) -> Machine:
+        if self.on_provision is not None:
+            result: Machine = await _done(self.on_provision(id))
+            return result
+        return await super().provision(id, spec)
+
+    async def observe(self) -> Iterable[Machine]:
+        self.observed += 1
+        if self.on_observe is not None:
+            result: Iterable[Machine] = await _done(self.on_observe())
+            return result
+        return await super().observe()
+
+
+async def _done(result: Any) -> Any:
+    return await result if asyncio.iscoroutine(result) else result
+
+
+def with_plugin(folder: Path, test: Callable[[Plugin, Careless], Awaitable[None]]) -> None:
+    """Run *test* on a plugin with a careless provider, and stop it in the usual way."""
+
+    async def run() -> None:
+        with FileStore(folder / "state.json", "a test") as store:
+            provider = Careless(folder)
+            plugin = Plugin(store, provider, interval=0.02, wait=5)
+            await plugin.start()
+            try:
+                await test(plugin, provider)
+            finally:
+                await plugin.stop(1)
+
+    asyncio.run(run())
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+def machine_with(**settings: Any) -> Callable[[str], Machine]:
+    return lambda id: Machine(id, **settings)
+
+
+async def cancelled() -> Machine:
+    raise asyncio.CancelledError
+
+
+def failing(error: BaseException) -> Callable[[str], Any]:
+    def fail(id: str) -> Any:
+        raise error
+
+    return fail
+
+
+WRONG = {
+    "nothing": (lambda id: None, "provision returned None, expected the Machine"),
+    "another machine": (lambda id: Machine("other"), "provision returned Machine"),
+    "a number as handle": (machine_with(handle=1234), "expected a string or None as a machine's handle, got 1234"),
+    "bytes as handle": (machine_with(handle="\udcff"), "UnicodeEncodeError"),
+    "a number as reason": (machine_with(reason=1), "expected strings as a machine's id and reason"),
+    "properties that are no object": (machine_with(properties=Raw(b"[]")), "properties: expected an object, got an array"),
+    "properties that are no JSON": (machine_with(properties=Raw(b"{")), "it ends too early"),
+    "an error": (failing(KeyError("fan")), "KeyError: 'fan'"),
+    "an error of its own": (failing(GiveUp("no room")), "no room"),
+    "an error that is no Unicode": (failing(GiveUp("no file b\udcff")), r"no file b\udcff"),
+    "a cancellation": (lambda id: cancelled(), "was cancelled from within"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_a_wrong_answer_fails_its_provision_alone(tmp_path: Path, wrong: str) -> None:
+    """The caller is told what was wrong, nothing is left of it, and the next provision is as good as ever."""
+    answer, problem = WRONG[wrong]
+
+    async def test(plugin: Plugin, provider: Careless) -> None:
+        provider.on_provision = answer
+        with pytest.raises(GiveUp) as caught:
+            await plugin.provision(Spec())
+        assert problem in str(caught.value)
+        await until(lambda: len(plugin.records) == 0)
+        provider.on_provision = None
+        id = await plugin.provision(Spec())
+        assert [id] == [record.id for record in plugin.describe({})]
+
+    with_plugin(tmp_path, test)
+    FileStore(tmp_path / "state.json", "the next").__exit__()
+
+
+UNSEEN = {
+    "nothing": lambda: None,
+    "what is no machine": lambda: ["InfraKit-1"],
+    "an error": lambda: 1 / 0,
+    "a cancellation": cancelled,
+}
+
+
+@pytest.mark.parametrize("wrong", UNSEEN)
+def test_a_wrong_observation_changes_nothing(tmp_path: Path, wrong: str) -> None:
+    """It is told as trouble, and looked at again until it is right."""
+
+    async def test(plugin: Plugin, provider: Careless) -> None:
+        id = await plugin.provision(Spec())
+        provider.on_observe = UNSEEN[wrong]
+        await until(lambda: "the provider has a bug" in plugin.watch.trouble)
+        seen = provider.observed
+        await until(lambda: provider.observed > seen + 5)
+        assert [id] == [record.id for record in plugin.describe({})]
+        provider.on_observe = None
+        await until(lambda: plugin.watch.trouble == "")
+
+    with_plugin(tmp_path, test)
+
+
+def test_live_properties_are_described_and_kept_up_to_date(tmp_path: Path) -> None:
+    """What the provider says of a machine is shown instead of its spec's properties, for as long as it says so."""
+
+    async def test(plugin: Plugin, provider: Careless) -> None:
+        provider.on_provision = machine_with(properties=Raw(b'{"power":"starting"}'))
+        id = await plugin.provision(Spec(properties=Raw(b'{"cpu":2}')))
+        record = plugin.records[id]
+        assert Raw(b'{"power":"starting"}') == plugin.properties(record)
+        provider.on_observe = lambda: [Machine(id, properties=Raw(b'{"power":"on"}'))]
+        await until(lambda: plugin.properties(record) == Raw(b'{"power":"on"}'))
+        provider.on_observe = lambda: [Machine(id)]
+        await until(lambda: plugin.properties(record) == Raw(b'{"cpu":2}'))
+
+    with_plugin(tmp_path, test)
