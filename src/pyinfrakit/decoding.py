@@ -138,7 +138,7 @@ def _shown(value: Raw) -> str:
     kind = _kind(value)
     if kind in ("object", "array"):
         return _WORDS[kind]
-    text = bytes(value).decode()
+    text = bytes(value).decode(errors="replace")
     return text if len(text) <= 60 else text[:57] + "..."
 
 

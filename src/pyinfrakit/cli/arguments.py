@@ -13,7 +13,8 @@ from msgspec import Raw
 
 from pyinfrakit import discovery
 from pyinfrakit.client import Client
-from pyinfrakit.decoding import NotJSON, check, decode
+from pyinfrakit.decoding import NotJSON, WrongShape, check, decode
+from pyinfrakit.spi import wire
 from pyinfrakit.spi.remote import Remote
 
 directory_option = click.option(
@@ -57,7 +58,7 @@ class Tags(click.ParamType[dict[str, str]]):
 tags_option = click.option("--tags", type=Tags(), default="", show_default=False, help="Only instances with all of these tags.")
 
 
-def read_json(source: str, is_yaml: bool) -> Raw:
+def _read_json(source: str, is_yaml: bool) -> Raw:
     """Give the document at *source* (a file, ``-``, ``file://``, ``http(s)://``) as JSON, byte for byte unless it is YAML."""
     data = _read(source)
     if is_yaml:
@@ -71,6 +72,14 @@ def read_json(source: str, is_yaml: bool) -> Raw:
     except NotJSON as error:
         hint = "" if is_yaml else "; is it YAML? then say -y"
         raise click.ClickException(f"{source}: {error}{hint}") from None
+
+
+def read_spec(source: str, is_yaml: bool) -> wire.SpecParams:
+    """Give the spec at *source*, which may be a file, ``-``, ``file://`` or ``http(s)://``."""
+    try:
+        return wire.read_spec(_read_json(source, is_yaml))
+    except WrongShape as error:
+        raise click.ClickException(f"{source}: {error}") from None
 
 
 def _read(source: str) -> bytes:

@@ -4,9 +4,7 @@ from pathlib import Path
 
 import click
 
-from pyinfrakit.cli.arguments import directory_option, plugin_argument, read_json, remote
-from pyinfrakit.decoding import WrongShape
-from pyinfrakit.spi import wire
+from pyinfrakit.cli.arguments import directory_option, plugin_argument, read_spec, remote
 
 
 @click.command()
@@ -20,9 +18,6 @@ def provision(name: str, file: str, directory: Path, is_yaml: bool) -> None:
     FILE has Properties, Tags, Init, LogicalID and Attachments. It may be a file, - for standard input, or a file:// or
     http(s):// address.
     """
-    try:
-        spec = wire.read_spec(read_json(file, is_yaml))
-    except WrongShape as error:
-        raise click.ClickException(f"{file}: {error}") from None
+    spec = read_spec(file, is_yaml)
     with remote(name, directory) as plugin:
         click.echo(plugin.provision(spec))
