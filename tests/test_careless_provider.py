@@ -8,11 +8,14 @@ from typing import Any
 import pytest
 from msgspec import Raw
 
-from pyinfrakit.errors import GiveUp
-from pyinfrakit.instance import Spec
+from pyinfrakit import ids
+from pyinfrakit.errors import GiveUp, TryLater
+from pyinfrakit.instance import Record, Spec, State
 from pyinfrakit.plugin import Plugin
 from pyinfrakit.provider import Machine
 from pyinfrakit.providers.file import File
+from pyinfrakit.records import Records
+from pyinfrakit.store import document
 from pyinfrakit.store.file import FileStore
 
 
@@ -43,13 +46,15 @@ async def _done(result: Any) -> Any:
     return await result if asyncio.iscoroutine(result) else result
 
 
-def with_plugin(folder: Path, test: Callable[[Plugin, Careless], Awaitable[None]]) -> None:
+def with_plugin(
+    folder: Path, test: Callable[[Plugin, Careless], Awaitable[None]], wait: float = 5, observe_timeout: float = 60
+) -> None:
     """Run *test* on a plugin with a careless provider, and stop it in the usual way."""
 
     async def run() -> None:
         with FileStore(folder / "state.json", "a test") as store:
             provider = Careless(folder)
-            plugin = Plugin(store, provider, interval=0.02, wait=5)
+            plugin = Plugin(store, provider, interval=0.02, wait=wait, observe_timeout=observe_timeout)
             await plugin.start()
             try:
                 await test(plugin, provider)
@@ -112,6 +117,54 @@ def test_a_wrong_answer_fails_its_provision_alone(tmp_path: Path, wrong: str) ->
 
     with_plugin(tmp_path, test)
     FileStore(tmp_path / "state.json", "the next").__exit__()
+
+
+def test_an_acknowledged_provision_is_not_given_up_for_a_passing_error(tmp_path: Path) -> None:
+    """Once the caller has the ID, an error that may pass makes the provider be asked again, and nothing be destroyed."""
+
+    async def test(plugin: Plugin, provider: Careless) -> None:
+        asked: list[str] = []
+
+        async def slow_then_failing(id: str) -> Machine:
+            asked.append(id)
+            if len(asked) == 1:
+                await asyncio.sleep(0.3)
+            if len(asked) < 3:
+                raise TryLater("API 503")
+            return Machine(id)
+
+        provider.on_provision = slow_then_failing
+        id = await plugin.provision(Spec())
+        await until(lambda: plugin.records[id].state is State.READY)
+        assert [id] * 3 == asked
+
+    with_plugin(tmp_path, test, wait=0.1)
+
+
+def test_a_resumed_provision_is_not_given_up_for_a_passing_error(tmp_path: Path) -> None:
+    """A machine that may have been made before the restart is not destroyed because the provider hiccups."""
+    left = Record(id=ids.mint(ids.NEVER, 1), state=State.PROVISIONING, spec=Spec(), made=False)
+    (tmp_path / "state.json").write_bytes(document.dump(document.Content(Records([left]), "mark", {})))
+
+    async def test(plugin: Plugin, provider: Careless) -> None:
+        provider.on_provision = failing(TryLater("API 503"))
+        await until(lambda: plugin.records[left.id].state is State.PROVISIONING and provider.observed > 3)
+        provider.on_provision = None
+        await until(lambda: plugin.records[left.id].state is State.READY)
+
+    with_plugin(tmp_path, test)
+
+
+def test_an_observation_that_hangs_is_cancelled(tmp_path: Path) -> None:
+    """It is told as trouble, and the next one is made."""
+
+    async def test(plugin: Plugin, provider: Careless) -> None:
+        provider.on_observe = lambda: asyncio.sleep(1000)
+        await until(lambda: "no answer for" in plugin.watch.trouble)
+        provider.on_observe = None
+        await until(lambda: plugin.watch.trouble == "")
+
+    with_plugin(tmp_path, test, observe_timeout=0.2)
 
 
 UNSEEN = {

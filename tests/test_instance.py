@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from pyinfrakit import ids
 from pyinfrakit.errors import Refused, UnknownInstance
 from pyinfrakit.instance import CONFIG_TAGS, GROUP_TAG, LIFECYCLE, Attachment, Event, Record, Spec, State
-from pyinfrakit.records import Change, Drop, Put, Records, Undo
+from pyinfrakit.records import Change, Drop, Note, Put, Records, Undo, UndoNote
 
 EVERY_PAIR = [(state, event) for state in State for event in Event]
 POSSIBLE = [pair for pair in EVERY_PAIR if pair in LIFECYCLE]
@@ -297,6 +297,15 @@ def by_brute_force(model: Iterable[Record], tags: dict[str, str]) -> list[Record
     return [r for r in model if tags.items() <= r.spec.tags.items()]
 
 
+def test_notes_are_taken_back() -> None:
+    """A note that was taken back is as it was before, or not there."""
+    records = Records(notes={"old": Raw(b"1")})
+    undos = [records.apply(Note("old", Raw(b"2"))), records.apply(Note("new", Raw(b"3")))]
+    assert {"old": Raw(b"2"), "new": Raw(b"3")} == records.notes
+    records.undo(reversed(undos))
+    assert {"old": Raw(b"1")} == records.notes
+
+
 class Kept(RuleBasedStateMachine):
     """`Records` beside a plain list, changed and taken back in step."""
 
@@ -304,7 +313,7 @@ class Kept(RuleBasedStateMachine):
         super().__init__()
         self.model: list[Record] = []
         self.records = Records()
-        self.batches: list[tuple[list[Record], list[Undo]]] = []
+        self.batches: list[tuple[list[Record], list[Undo | UndoNote]]] = []
 
     def change(self, change: Change) -> None:
         match change:

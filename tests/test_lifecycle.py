@@ -235,6 +235,54 @@ def test_an_empty_world_is_held(simulated: Daemon) -> None:
         eventually(lambda: simulated.described() == [])
 
 
+def test_what_is_held_stays_so_over_a_restart(simulated: Daemon) -> None:
+    """Neither a restart, nor that some are seen well again, lets go of a held loss."""
+    with ThreadPoolExecutor(8) as pool:
+        ids = sorted(pool.map(lambda _: simulated.provision(), range(10)))
+    with simulated.world.change() as scene:
+        machines = {id: scene.machines.pop(id) for id in ids[:4]}
+    eventually(lambda: "4 instances seem lost at once" in simulated.log)
+    simulated.kill()
+    simulated.start()
+    with simulated.world.change() as scene:
+        scene.machines[ids[0]] = machines[ids[0]]
+    observations(simulated, 8)
+    assert ids == sorted(simulated.described())
+    with simulated.remote() as plugin:
+        assert ids[1:4] == list(plugin.status().Held)
+        plugin.confirm()
+    eventually(lambda: sorted(simulated.described()) == [ids[0], *ids[4:]])
+
+
+def test_losses_are_counted_over_restarts(simulated: Daemon) -> None:
+    """A daemon that is restarted again and again loses no more than one that is not."""
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: simulated.provision(), range(20)))
+    for _ in range(3):
+        with simulated.world.change() as scene:
+            for id in sorted(scene.machines)[:3]:
+                del scene.machines[id]
+        observations(simulated, 6)
+        simulated.kill()
+        simulated.start()
+    observations(simulated, 6)
+    assert 17 == len(simulated.described())
+
+
+def test_an_acknowledged_destroy_is_not_forgotten_over_an_empty_world(simulated: Daemon) -> None:
+    """What is to be destroyed, but can't be now, is destroyed later, though it was not to be seen for a while."""
+    with ThreadPoolExecutor(8) as pool:
+        ids = sorted(pool.map(lambda _: simulated.provision({"destroy_delay": 2}), range(12)))
+    with simulated.world.change() as scene:
+        for machine in scene.machines.values():
+            machine.mark = "hidden"
+    for id in ids[:6]:
+        simulated.call("Instance.Destroy", Instance=id)
+    observations(simulated, 6)
+    assert ids[6:] == sorted(simulated.described())
+    assert ["destroying"] * 6 == [state(simulated, id) for id in ids[:6]]
+
+
 def test_set_aside_by_hand_stays_until_restored_by_hand(simulated: Daemon) -> None:
     """That the provider sees it working changes nothing; restored, it comes to the front."""
     one, two = simulated.provision(), simulated.provision()
@@ -323,6 +371,31 @@ def test_holders_that_were_never_made_do_not_wait_for_each_other(run: Run) -> No
     eventually(lambda: state(daemon, ids[-1]) == "ready")
     assert [ids[-1]] == list(daemon.world.look().machines)
     assert [None] * 3 == [state(daemon, id) for id in ids[:-1]]
+
+
+def test_a_restored_holder_waits_for_a_later_one_to_go(run: Run) -> None:
+    """One that was set aside before it was made, and is restored, is made only once its successor is gone."""
+    daemon = run("--provider", "simulator", "--sync-interval", "1000", "--provision-wait", "0.1")
+    first = daemon.provision({"destroy_delay": 0.5}, logical="node-1", **GROUP)
+    daemon.call("Instance.Destroy", Instance=first)
+    aside = daemon.provision(logical="node-1", **GROUP)
+    daemon.call("Operator.SetAside", Instance=aside, Reason="wait")
+    later = daemon.provision({"destroy_delay": 1.5}, logical="node-1", **GROUP)
+    eventually(lambda: state(daemon, later) == "ready")
+    daemon.call("Instance.Destroy", Instance=later)
+    daemon.call("Operator.Restore", Instance=aside)
+    while state(daemon, aside) == "provisioning":
+        assert 1 >= len(daemon.world.look().machines)
+    assert [aside] == list(daemon.world.look().machines)
+
+
+def test_a_label_makes_no_second_holder(simulated: Daemon) -> None:
+    """An instance can't be labelled into a group in which another has its logical ID."""
+    one = simulated.provision(logical="node-1", infrakit_group="one")
+    two = simulated.provision(logical="node-1", infrakit_group="two")
+    with pytest.raises(RemoteError, match=f"{two}: not labelled, as {one} has logical ID node-1 in group one"):
+        simulated.call("Instance.Label", Instance=two, Labels={"infrakit.group": "one"})
+    assert [one] == simulated.described(infrakit_group="one")
 
 
 def test_what_was_set_aside_before_it_was_made_is_made_when_restored(run: Run) -> None:

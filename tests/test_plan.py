@@ -534,25 +534,39 @@ def test_a_non_functional_instance_that_is_gone_is_a_loss() -> None:
 @pytest.mark.parametrize(
     ("records", "machines", "event"),
     [
-        ([record(id, State.DESTROYING) for id in "abcdef"], [], Event.MISSING),
         ([aside(id) for id in "abcdef"], works(*"abcdef"), Event.HEALED),
         ([aside(id, since=0) for id in "abcdef"], broken(*"abcdef"), Event.AGED),
         ([aside(id) for id in "abcdef"], broken(*"abcdef", reason="another"), Event.BROKEN),
     ],
 )
 def test_what_is_not_a_loss_is_not_held(records: list[Record], machines: list[Machine], event: Event) -> None:
-    """Ends of destroys, healings, destructions for age and new reasons are no losses: they are neither held nor counted."""
+    """Healings, destructions for age and new reasons are no losses: they are neither held nor counted."""
     limits = Limits(broken_after=3, non_functional_age=NOW)
     decided = look(records, machines, times=3, limits=limits)
     assert dict.fromkeys("abcdef", event) == events(decided)
     assert ((), {}) == (decided.held, decided.history.losses)
 
 
+def test_destroying_ones_are_dropped_up_to_the_allowed_losses() -> None:
+    """More that are missing at once than may be lost are not believed; the calls that destroy them go on."""
+    few, many = ([record(id, State.DESTROYING) for id in ids] for ids in ("abc", "abcd"))
+    assert dict.fromkeys("abc", Event.MISSING) == events(look(few, [], times=3))
+    assert {} == events(look(many, [], times=3))
+    assert () == look(many, [], times=3).held
+
+
+def test_destroying_ones_are_not_dropped_beside_held_ones() -> None:
+    """An observation whose losses are held is not believed as to what is to be destroyed either."""
+    records = [*map(record, "abcd"), record("f", State.DESTROYING)]
+    decided = look(records, [], times=3)
+    assert ({}, set("abcd")) == (events(decided), {t.id for t in decided.held})
+
+
 def test_what_is_not_a_loss_happens_beside_held_ones() -> None:
     """Held losses hold up nothing else."""
-    records = [*map(record, "abcd"), aside("e"), record("f", State.DESTROYING)]
+    records = [*map(record, "abcd"), aside("e")]
     decided = look(records, [*broken(*"abcd"), *works("e")], times=3)
-    assert ({"e": Event.HEALED, "f": Event.MISSING}, 4) == (events(decided), len(decided.held))
+    assert ({"e": Event.HEALED}, 4) == (events(decided), len(decided.held))
 
 
 def test_losses_count_for_ten_minutes() -> None:

@@ -223,12 +223,12 @@ def test_what_is_written_is_read_again(
     found: list[Record], last: str, mark: str, provider: dict[str, Raw], top: dict[str, Raw]
 ) -> None:
     """A file that was written is read as it was: every record, those in service first, and every unknown key."""
-    content = document.Content(Records(found, last), mark, provider, top)
+    content = document.Content(Records(found, last, provider), mark, top)
     again = document.load(document.dump(content))
     in_order = [r for r in found if r.state.described] + [r for r in found if not r.state.described]
     assert in_order == list(again.records)
     assert (content.records.last_id, mark) == (again.records.last_id, again.mark)
-    assert (provider, top) == (again.provider, again.unknown)
+    assert (provider, top) == (again.records.notes, again.unknown)
     assert document.dump(again) == document.dump(content)
 
 
@@ -365,10 +365,10 @@ REAL = document.dump(
             [
                 Record(id="0ucv-1", state=State.READY, spec=Spec(tags={"a": "é"}, properties=Raw(b'{"x":[1,{}]}')), since=1.5),
                 Record(id="0ucv-2", state=State.DESTROYING, spec=Spec(logical_id="l", init="a\nb"), unknown={"k": Raw(b"{}")}),
-            ]
+            ],
+            notes={"more": Raw(b"[]")},
         ),
         "mark",
-        {"more": Raw(b"[]")},
         {"top": Raw(b'"x"')},
     )
 )

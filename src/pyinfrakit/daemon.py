@@ -90,7 +90,7 @@ def provider_class(name: str) -> type[Provider]:
         raise CannotStart(f"provider {name!r} is not installed; installed: {', '.join(sorted(found))}")
     try:
         loaded = found[name].load()
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, SyntaxError, TypeError, ValueError) as error:
         raise CannotStart(f"provider {name!r} can't be loaded: {error}") from None
     if not (isinstance(loaded, type) and issubclass(loaded, Provider)):
         raise CannotStart(f"provider {name!r}: expected a subclass of pyinfrakit.provider.Provider, got {loaded!r}")

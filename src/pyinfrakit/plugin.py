@@ -32,7 +32,8 @@ class Plugin:
     """One provider's instances, and all that can be done with them.
 
     *wait*: for how many seconds a call may wait for the provider, below the 15 that InfraKit's clients take. *paced*: whether a
-    rolling update waits for one member before it takes down the next. Must be made, and used, in a running event loop.
+    rolling update waits for one member before it takes down the next. *interval*: seconds between observations, each of which
+    may take *observe_timeout*.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class Plugin:
         wait: float = 10.0,
         paced: bool = True,
         interval: float = 10.0,
+        observe_timeout: float = 60.0,
         limits: Limits = Limits(),
     ) -> None:
         self._store = store
@@ -50,7 +52,7 @@ class Plugin:
         self._wait = wait
         self._paced = paced
         self._work = Work(store, provider)
-        self.watch = Watch(store, provider, self._work, interval, limits)
+        self.watch = Watch(store, provider, self._work, interval, observe_timeout, limits)
         self._watching: asyncio.Task[None] | None = None
         self._stopping = False
 
@@ -153,9 +155,17 @@ class Plugin:
         return [m.id for m in members if m.state is State.PROVISIONING and m.id != record.id]
 
     async def label(self, id: str, tags: Mapping[str, str]) -> None:
-        """Add or replace tags; the provider is told in the background. Raises `UnknownInstance`, `StoreFailed`."""
+        """Add or replace tags; the provider is told in the background.
+
+        Raises `UnknownInstance`, `StoreFailed`, or `Refused` where it would come into a group in which another has
+        its logical ID.
+        """
         record = self.records[id]
         spec = replace(record.spec, tags={**record.spec.tags, **tags})
+        if spec.logical_id is not None and spec.group != record.spec.group:
+            for other in self.records.of_logical_id(spec.logical_id, spec.group):
+                if other.state.described:
+                    raise Refused(id, f"not labelled, as {other.id} has logical ID {spec.logical_id} in group {spec.group}")
         written = self._store.commit(Put(replace(record, spec=spec, relabel=self._work.keeps_labels)))
         self._work.start(id)
         await written

@@ -84,7 +84,8 @@ class Provider(ABC):
     async def provision(self, id: str, spec: Spec) -> Machine:
         """Make the machine *id*, or give the one that this ID has already.
 
-        Any exception means that it failed: `destroy` is then called for the ID, and InfraKit is told.
+        Raise `GiveUp` where it can't be done: `destroy` is then called for the ID, and InfraKit is told. So it is with any other
+        exception, too, where InfraKit still waits for the answer; where it has the ID already, this is called again later.
         """
 
     @abstractmethod
@@ -96,7 +97,10 @@ class Provider(ABC):
 
     @abstractmethod
     async def observe(self) -> Iterable[Machine]:
-        """Give every machine with this plugin's mark. Where that can't be told for all of them, raise."""
+        """Give every machine with this plugin's mark. Where that can't be told for all of them, raise.
+
+        Cancelled where it takes too long; there is no second call before this one has ended.
+        """
 
     async def label(self, record: Record, tags: Mapping[str, str]) -> None:
         """Put tags on the machine, for providers that keep them. By default there is nowhere to put them."""

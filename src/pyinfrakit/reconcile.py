@@ -12,13 +12,14 @@
 | non-functional | there, for `non_functional_age` |         | destroyed: AGED |
 | provisioning   | not functional, for `provision_deadline` | | set aside: OVERDUE |
 | provisioning   | else                |                     | nothing: its call tells |
-| destroying     | missing             | `missing_after`     | dropped: MISSING |
+| destroying     | missing             | `missing_after`     | dropped: MISSING; but see below |
 | destroying     | there               |                     | nothing: its call tells |
 | none           | there               |                     | an orphan: told, never touched |
 
 Nothing is said of a record that changed, or had a call in flight, since the observation began; but for OVERDUE,
 as a call that hangs is in flight for ever. Losses (BROKEN, OVERDUE, MISSING) are held back where they come to too many,
-and what was held once stays so until it is seen well or released.
+and what was held once stays so until it is seen well or released. Meanwhile, and where they are too many, nothing that is
+destroying is dropped either: its call tells.
 """
 
 from collections.abc import Collection, Mapping
@@ -111,21 +112,31 @@ def plan(
     """Say what *observation* means. Losses of the *released* IDs, which an operator confirmed, are neither held
     nor counted."""
     streaks = _streaks(records, observation, history)
-    healed: set[tuple[str | None, str]] = set()
-    judged = (r for r in records if r.id in streaks or r.state is State.PROVISIONING)
-    found = (_judge(record, streaks.get(record.id), observation, limits, records, healed) for record in judged)
-    transitions = [transition for transition in found if transition is not None]
-    lost = [t for t in transitions if _is_loss(t, records) and t.id not in released]
-    recent = {id: at for id, at in history.losses.items() if observation.now - at < limits.loss_window}
+    transitions = _transitions(records, observation, streaks, limits)
+    losses = _Losses(records, limits, {id: at for id, at in history.losses.items() if observation.now - at < limits.loss_window})
+    lost = {t.id: t for t in transitions if _is_loss(t, records) and t.id not in released}
     held = _still_held(records, observation, history, released)
-    if _too_many({t.id for t in lost} | held.keys() | recent.keys(), recent, records, limits):
-        held |= {t.id: t for t in lost}
-    else:
-        held |= {t.id: t for t in lost if t.id in held}
-    losses = recent | {t.id: observation.now for t in lost if t.id not in held}
+    if losses.are_too_many(lost.keys() | held.keys()):
+        held |= lost
+    gone = {t.id for t in transitions if records[t.id].state is State.DESTROYING}
+    is_doubtful = bool(held) or losses.are_too_many(lost.keys() | gone)
+    back = held.keys() | (gone if is_doubtful else set())
+    kept = tuple(t for t in transitions if t.id not in back)
+    counted = {t.id: observation.now for t in kept if t.id in lost or t.id in gone}
     orphans = tuple(id for id in observation.machines if id not in records and id not in observation.silent)
-    kept = tuple(t for t in transitions if t.id not in held)
-    return Plan(kept, tuple(held.values()), orphans, History(streaks, losses, held))
+    return Plan(kept, tuple(held.values()), orphans, History(streaks, losses.recent | counted, held))
+
+
+class _Losses(Struct, frozen=True):
+    """The losses of late, by when they were, and whether there is room for more."""
+
+    records: Records
+    limits: Limits
+    recent: dict[str, float]
+
+    def are_too_many(self, more: Collection[str]) -> bool:
+        instances = len(self.records) + sum(id not in self.records for id in self.recent)
+        return len(self.recent.keys() | more) > self.limits.allowed_losses(instances)
 
 
 def _still_held(records: Records, observation: Observation, history: History, released: Collection[str]) -> dict[str, Transition]:
@@ -161,6 +172,13 @@ def _streaks(records: Records, observation: Observation, history: History) -> di
         goes_on = old is not None and old.seen is seen and old.state is record.state
         streaks[record.id] = Streak(seen, old.count + 1 if old and goes_on else 1, record.state)
     return streaks
+
+
+def _transitions(records: Records, observation: Observation, streaks: Mapping[str, Streak], limits: Limits) -> list[Transition]:
+    healed: set[tuple[str | None, str]] = set()
+    judged = (record for record in records if record.id in streaks or record.state is State.PROVISIONING)
+    found = (_judge(record, streaks.get(record.id), observation, limits, records, healed) for record in judged)
+    return [transition for transition in found if transition is not None]
 
 
 def _judge(
@@ -252,8 +270,3 @@ def _is_loss(transition: Transition, records: Records) -> bool:
     if transition.event is Event.BROKEN:
         return state is State.READY
     return transition.event in (Event.OVERDUE, Event.MISSING) and state is not State.DESTROYING
-
-
-def _too_many(lost: Collection[str], recent: Mapping[str, float], records: Records, limits: Limits) -> bool:
-    instances = len(records) + sum(id not in records for id in recent)
-    return len(lost) > limits.allowed_losses(instances)

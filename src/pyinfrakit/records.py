@@ -26,7 +26,14 @@ class Drop(Struct, frozen=True):
     id: str
 
 
-Change = Put | Drop
+class Note(Struct, frozen=True):
+    """Keep a value, JSON, beside the records."""
+
+    key: str
+    value: Raw
+
+
+Change = Put | Drop | Note
 
 
 class Undo(Struct, frozen=True):
@@ -37,16 +44,25 @@ class Undo(Struct, frozen=True):
     rank: int | None
 
 
+class UndoNote(Struct, frozen=True):
+    """What a note replaced, or None."""
+
+    key: str
+    value: Raw | None
+
+
 class Records:
     """Records in order: as loaded, then as added; a healed one comes to the front."""
 
-    def __init__(self, records: Iterable[Record] = (), last_id: str = ids.NEVER) -> None:
+    def __init__(self, records: Iterable[Record] = (), last_id: str = ids.NEVER, notes: Mapping[str, Raw] | None = None) -> None:
         self._records: OrderedDict[str, Record] = OrderedDict()
         self._ranks: dict[str, int] = {}
         self._first = 0
         self._next = 0
         self._tagged: dict[tuple[str, str], dict[str, None]] = {}
         self._logical: dict[str, dict[str, None]] = {}
+        self.notes = dict(notes or {})
+        """Values, JSON, that are kept beside the records, also those that somebody else put there."""
         self.last_id = last_id
         """The last ID that was minted: all later ones sort before it."""
         self.touched: set[str] = set()
@@ -93,9 +109,13 @@ class Records:
         found = (self._records[id] for id in self._logical.get(logical_id, ()))
         return [record for record in found if record.spec.group == group]
 
-    def apply(self, change: Change) -> Undo:
+    def apply(self, change: Change) -> Undo | UndoNote:
         """Make a change; give what takes it back."""
         match change:
+            case Note(key, value):
+                old = self.notes.get(key)
+                self.notes[key] = value
+                return UndoNote(key, old)
             case Drop(id):
                 return self._set(id, None, None)
             case Put(record, front):
@@ -113,10 +133,17 @@ class Records:
                     self._records.move_to_end(record.id, last=False)
                 return undo
 
-    def undo(self, undos: Iterable[Undo]) -> None:
+    def undo(self, undos: Iterable[Undo | UndoNote]) -> None:
         """Take changes back, the last one first. IDs that they used up stay used up."""
         for undo in undos:
-            self._set(undo.id, undo.record, undo.rank)
+            match undo:
+                case Undo(id, record, rank):
+                    self._set(id, record, rank)
+                case UndoNote(key, value):
+                    if value is None:
+                        del self.notes[key]
+                    else:
+                        self.notes[key] = value
         self._records = OrderedDict(sorted(self._records.items(), key=lambda item: self._ranks[item[0]]))
 
     def _set(self, id: str, record: Record | None, rank: int | None) -> Undo:

@@ -6,31 +6,60 @@ import logging
 import time
 from collections.abc import Collection
 
-from pyinfrakit.decoding import encodable
-from pyinfrakit.errors import PyInfrakitError, StoreFailed, TryLater
+import msgspec
+from msgspec import Raw, Struct
+
+from pyinfrakit.decoding import WrongShape, decode, encodable
+from pyinfrakit.errors import CannotStart, PyInfrakitError, StoreFailed, TryLater
 from pyinfrakit.instance import Event, Record
 from pyinfrakit.logs import NOTICE
 from pyinfrakit.provider import Machine, Provider
 from pyinfrakit.reconcile import History, Limits, Observation, Plan, Transition, plan
-from pyinfrakit.records import Change, Drop, Put
+from pyinfrakit.records import Change, Drop, Note, Put
 from pyinfrakit.store import Store
 from pyinfrakit.work import Work, ask
 
 log = logging.getLogger(__name__)
 
 
-class Watch:
-    """Brings records in line with what the provider is seen to have, every *interval* seconds."""
+NOTE = "Watch"
+"""The key of what is kept from one run to the next."""
 
-    def __init__(self, store: Store, provider: Provider, work: Work, interval: float, limits: Limits) -> None:
+
+class _Memory(Struct, frozen=True, rename="pascal"):
+    """What is kept: the losses of late and those that are held, by ID."""
+
+    losses: dict[str, float] = {}
+    held: dict[str, Transition] = {}
+
+
+_NOTHING = Raw(msgspec.json.encode(_Memory()))
+
+
+def _recalled(store: Store) -> History:
+    """Give what an earlier run noted; raise `CannotStart` where that makes no sense."""
+    try:
+        memory = decode(store.records.notes.get(NOTE, _NOTHING), _Memory, NOTE)
+    except WrongShape as error:
+        raise CannotStart(f"{store.location}: Provider.{error}") from None
+    return History({}, memory.losses, memory.held)
+
+
+class Watch:
+    """Brings records in line with what the provider is seen to have, every *interval* seconds.
+
+    An observation may take *timeout* seconds. Raises `CannotStart` where what an earlier run noted makes no sense.
+    """
+
+    def __init__(self, store: Store, provider: Provider, work: Work, interval: float, timeout: float, limits: Limits) -> None:
         self._store = store
         self._records = store.records
         self._provider = provider
         self._work = work
         self._interval = interval
-        self._timeout = max(60.0, interval)
+        self._timeout = timeout
         self._limits = limits
-        self._history = History()
+        self._history = _recalled(store)
         self._started = time.time()
         self._released: set[str] = set()
         self._now = asyncio.Event()
@@ -80,6 +109,7 @@ class Watch:
             machines = call.result()
         except PyInfrakitError as error:
             self._say_trouble(encodable(str(error)))
+            call.cancel()
             await asyncio.wait({call})  # one observe at a time, however long the last one takes
             if not call.cancelled():
                 call.exception()
@@ -114,7 +144,7 @@ class Watch:
         decided = plan(self._records, seen, self._history, self._limits, released)
         self._show(machines)
         try:
-            await self._store.commit(*self._changes(decided))
+            await self._store.commit(*self._changes(decided), *self._remembered(decided.history))
         except StoreFailed as error:
             log.error("%s; what was observed is looked at again", error)
             return
@@ -126,6 +156,11 @@ class Watch:
                 self._work.start(transition.id)
         self._say_held(decided)
         self._say_orphans(decided)
+
+    def _remembered(self, history: History) -> list[Change]:
+        """Note what the mass-loss rule goes by, where that changed: a restart must not let go of what is held."""
+        note = Raw(msgspec.json.encode(_Memory(dict(history.losses), dict(history.held))))
+        return [] if note == self._records.notes.get(NOTE, _NOTHING) else [Note(NOTE, note)]
 
     def _show(self, machines: dict[str, Machine]) -> None:
         """Take over what the provider says of its machines now; what it said in a call since then is newer."""

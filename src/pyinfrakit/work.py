@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from msgspec.structs import replace
 
 from pyinfrakit.decoding import encodable
-from pyinfrakit.errors import GiveUp, PyInfrakitError
+from pyinfrakit.errors import GiveUp, PyInfrakitError, TryLater
 from pyinfrakit.instance import Event, Record, State
 from pyinfrakit.provider import Machine, Provider
 from pyinfrakit.records import Drop, Put
@@ -47,14 +47,14 @@ async def ask(call: Awaitable[T], what: str) -> T:
         task = asyncio.current_task()
         if task is None or task.cancelling():
             raise
-        raise GiveUp(f"the provider has a bug: {what} was cancelled from within") from error
+        raise TryLater(f"the provider has a bug: {what} was cancelled from within") from error
     except Exception as error:
         log.exception("the provider has a bug: %s raised", what)
-        raise GiveUp(f"the provider has a bug: {type(error).__name__}: {error}") from error
+        raise TryLater(f"the provider has a bug: {type(error).__name__}: {error}") from error
 
 
 class _Job:
-    """Somebody at work on an instance. *outcome* is of its provision: None, or the error to tell."""
+    """Somebody at work on an instance. *outcome* is what its caller was told of its provision: an error, or None for its ID."""
 
     task: asyncio.Task[None]
 
@@ -115,6 +115,7 @@ class Work:
         idle = [record for record in self._records if _is_unfinished(record) and record.id not in self._jobs]
         for record in sorted(idle, key=lambda record: record.state is not State.DESTROYING):
             self.start(record.id)
+            self._jobs[record.id].settle(None)
 
     async def provisioned(self, id: str, timeout: float) -> None:
         """Wait until a provision is done, or *timeout* seconds, or a stop. Raise its error where it failed."""
@@ -125,7 +126,8 @@ class Work:
         outcome: asyncio.Future[Any] = job.outcome
         await asyncio.wait([outcome, stop], timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
         stop.cancel()
-        if job.outcome.done() and (error := job.outcome.result()) is not None:
+        job.settle(None)
+        if (error := job.outcome.result()) is not None:
             raise error
 
     def stop_waiting(self) -> None:
@@ -200,6 +202,8 @@ class Work:
             try:
                 machine = await self._call(record.id, self._made(self._records[record.id]), "provision")
             except PyInfrakitError as error:
+                if job.outcome.done() and isinstance(error, TryLater):
+                    raise  # its caller counts on it, and its machine may be there and work
                 await self._fail(record.id, job, encodable(f"provision failed: {error}"))
                 return
         await self._succeed(record.id, job, machine)
@@ -210,12 +214,12 @@ class Work:
         return record is not None and record.state is State.PROVISIONING and not self._stopping.is_set()
 
     def _must_wait(self, record: Record) -> bool:
-        """Is an earlier holder of the record's logical ID still being destroyed? Two machines must not be it at once."""
+        """Is another holder of the record's logical ID still being destroyed? Two machines must not be it at once."""
         spec = record.spec
         if spec.logical_id is None:
             return False
         holders = self._records.of_logical_id(spec.logical_id, spec.group)
-        return any(other.state is State.DESTROYING and other.id > record.id for other in holders)
+        return any(other.state is State.DESTROYING and other.id != record.id for other in holders)
 
     async def _made(self, record: Record) -> Machine:
         machine = await self._provider.provision(record.id, record.spec)

@@ -51,6 +51,8 @@ def main() -> None:
         code = _told(str(error), FAILED)
     except (click.Abort, KeyboardInterrupt):
         code = INTERRUPTED
+    except UnicodeEncodeError:
+        code = _told("an argument is not UTF-8", WRONG_USE)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = FAILED

@@ -62,6 +62,7 @@ _SECONDS = _Seconds(min=0.01)
 @click.option("--option", type=_Pair(), multiple=True, help="An option of the provider; may be repeated.")
 @click.option("--mark", help="The plugin's identity on its machines, to recover it.  [default: the state file's, or random]")
 @click.option("--sync-interval", type=_SECONDS, default=10.0, help="Seconds between observations of the provider.")
+@click.option("--observe-timeout", type=_SECONDS, default=60.0, help="Seconds that an observation may take.")
 @click.option(
     "--provision-wait",
     type=_Seconds(0, 14),
@@ -98,6 +99,7 @@ def plugin(
     option: tuple[tuple[str, str], ...],
     mark: str | None,
     sync_interval: float,
+    observe_timeout: float,
     provision_wait: float,
     provision_deadline: float,
     broken_after: int,
@@ -131,7 +133,13 @@ def plugin(
             discovery.make_folder(path.parent)
         made = provider_class(name, path.absolute().parent, dict(option))
         with FileStore(path, f"plugin {name}", mark) as store:
-            daemon.run(
-                Plugin(store, made, wait=provision_wait, paced=paced_updates, interval=sync_interval, limits=limits),
-                listener,
+            running = Plugin(
+                store,
+                made,
+                wait=provision_wait,
+                paced=paced_updates,
+                interval=sync_interval,
+                observe_timeout=observe_timeout,
+                limits=limits,
             )
+            daemon.run(running, listener)

@@ -49,7 +49,6 @@ class Content(Struct, frozen=True):
 
     records: Records
     mark: str | None
-    provider: Mapping[str, Raw]
     unknown: Mapping[str, Raw]
 
 
@@ -73,7 +72,7 @@ def load(data: bytes) -> Content:
     if last != ids.NEVER and not ids.is_minted(last):
         raise WrongShape("Provider.LastID", f'expected an ID that was minted here, got "{last}"')
     unknown = {key: value for key, value in keys.items() if key not in ("Provider", "Instances", "NonFunctional")}
-    return Content(Records(_records(document), last), mark, own, unknown)
+    return Content(Records(_records(document), last, own), mark, unknown)
 
 
 def _text(raw: Raw | None, where: str) -> str | None:
@@ -148,7 +147,7 @@ def dump(content: Content) -> bytes:
     for record in content.records:
         lists[record.state.described].append(entry(record))
     keys: dict[str, bytes] = {
-        "Provider": _encode(own | dict(content.provider)),
+        "Provider": _encode(own | content.records.notes),
         "Instances": _array(lists[True]),
         "NonFunctional": _array(lists[False]),
     }

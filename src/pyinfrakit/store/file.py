@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from pyinfrakit import durable
 from pyinfrakit.errors import CannotStart, Damaged, StoreFailed
 from pyinfrakit.lock import Lock
-from pyinfrakit.records import Change, Records, Undo
+from pyinfrakit.records import Change, Records, Undo, UndoNote
 from pyinfrakit.store import Store, document
 
 RETRY = 1.0
@@ -23,7 +23,7 @@ RETRY = 1.0
 class _Batch(Struct):
     """Changes that are written together: what takes them back, and what whoever made them waits for."""
 
-    undos: list[Undo]
+    undos: list[Undo | UndoNote]
     done: asyncio.Future[None]
 
 
@@ -52,7 +52,7 @@ class FileStore(Store):
             self.mark = mark or content.mark or secrets.token_hex(8)
             self._content = replace(content, mark=self.mark)
             self._write()
-        except OSError as error:
+        except (OSError, ValueError) as error:
             self._lock.release()
             raise CannotStart(f"{self.location} can't be written: {_reason(error)}") from None
         self._waiting: _Batch | None = None
@@ -120,6 +120,8 @@ class FileStore(Store):
         """Fail *batch* and what was decided on top of it. The file may hold it all the same, until it is next written."""
         failed = [batch] if self._waiting is None else [batch, self._waiting]
         self._waiting = None
+        if self._again is not None:
+            self._again.cancel()
         self._again = asyncio.get_running_loop().call_later(RETRY, self._write_again)
         self.records.undo(undo for each in reversed(failed) for undo in reversed(each.undos))
         for each in failed:
@@ -155,7 +157,7 @@ def _load(path: Path) -> document.Content:
     try:
         return document.load(path.read_bytes())
     except FileNotFoundError:
-        return document.Content(Records(), None, {}, {})
+        return document.Content(Records(), None, {})
     except document.NotJSON as error:
         raise Damaged(path, "content", str(error)) from None
     except document.WrongShape as error:
