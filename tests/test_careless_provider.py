@@ -9,7 +9,7 @@ import pytest
 from msgspec import Raw
 
 from pyinfrakit import ids
-from pyinfrakit.errors import GiveUp, TryLater
+from pyinfrakit.errors import GiveUp, StoreFailed, TryLater
 from pyinfrakit.instance import Record, Spec, State
 from pyinfrakit.plugin import Plugin
 from pyinfrakit.provider import Machine
@@ -27,12 +27,17 @@ class Careless(File):
         self.on_provision: Callable[[str], Any] | None = None
         self.on_observe: Callable[[], Any] | None = None
         self.observed = 0
+        self.destroyed: list[str] = []
 
     async def provision(self, id: str, spec: Spec) -> Machine:
         if self.on_provision is not None:
             result: Machine = await _done(self.on_provision(id))
             return result
         return await super().provision(id, spec)
+
+    async def destroy(self, record: Record, reason: str) -> None:
+        self.destroyed.append(record.id)
+        await super().destroy(record, reason)
 
     async def observe(self) -> Iterable[Machine]:
         self.observed += 1
@@ -117,6 +122,55 @@ def test_a_wrong_answer_fails_its_provision_alone(tmp_path: Path, wrong: str) ->
 
     with_plugin(tmp_path, test)
     FileStore(tmp_path / "state.json", "the next").__exit__()
+
+
+def test_the_provider_is_asked_for_nothing_that_is_not_recorded(tmp_path: Path) -> None:
+    """While the disk refuses, neither a provision nor a destroy reaches it, and both callers are told."""
+    (tmp_path / "disk").mkdir()
+
+    async def test(plugin: Plugin, provider: Careless) -> None:
+        asked: list[str] = []
+
+        def ask(id: str) -> Machine:
+            asked.append(id)
+            return Machine(id)
+
+        provider.on_provision = ask
+        provider.on_observe = lambda: [Machine(id) for id in asked]
+        id = await plugin.provision(Spec())
+        await plugin.set_aside(id, "so that all is written")
+        (tmp_path / "disk").rename(tmp_path / "gone")
+        with pytest.raises(StoreFailed):
+            await plugin.provision(Spec())
+        with pytest.raises(StoreFailed):
+            await plugin.destroy(id, "terminate")
+        await asyncio.sleep(0.1)
+        assert ([id], []) == (asked, provider.destroyed)
+        assert State.NON_FUNCTIONAL is plugin.records[id].state
+        (tmp_path / "gone").rename(tmp_path / "disk")
+        await plugin.destroy(id, "terminate")
+        await until(lambda: provider.destroyed == [id])
+
+    with_plugin(tmp_path / "disk", test)
+
+
+def test_a_failure_is_told_once_it_is_recorded(tmp_path: Path) -> None:
+    """Were the caller told before, a restart would make a machine of which it was told that there is none."""
+    (tmp_path / "disk").mkdir()
+
+    async def test(plugin: Plugin, provider: Careless) -> None:
+        def fail(id: str) -> Machine:
+            (tmp_path / "disk").rename(tmp_path / "gone")
+            provider.on_provision = None
+            raise GiveUp("no room")
+
+        provider.on_provision = fail
+        id = await plugin.provision(Spec())
+        assert State.PROVISIONING is plugin.records[id].state
+        (tmp_path / "gone").rename(tmp_path / "disk")
+        await until(lambda: plugin.records[id].state is State.READY)
+
+    with_plugin(tmp_path / "disk", test, wait=0.3)
 
 
 def test_an_acknowledged_provision_is_not_given_up_for_a_passing_error(tmp_path: Path) -> None:

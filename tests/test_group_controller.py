@@ -124,7 +124,7 @@ def test_the_life_of_a_group(run: Callable[..., Daemon]) -> None:
     """Provisioned, healed, grown, shrunk to its oldest members, rolled without going below two, destroyed."""
     daemon = run("--provider", "simulator", "--sync-interval", "0.1")
     with Controller(daemon, "workers", 3, {"delay": 0.2}) as controller:
-        eventually(lambda: len(controller.ids()) == 3, "three instances")
+        eventually(lambda: len(controller.ids()) == 3 and all_ready(daemon), "three instances")
         first = controller.ids()
 
         with daemon.world.change() as scene:

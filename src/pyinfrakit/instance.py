@@ -167,12 +167,3 @@ class Record(Struct, frozen=True, kw_only=True):
         by_hand = event is Event.SET_ASIDE or (self.by_hand and state is State.NON_FUNCTIONAL)
         since = self.since if state is self.state else now
         return replace(self, state=state, since=since, reason=reason, by_hand=by_hand)
-
-
-class Description(Struct, frozen=True):
-    """What InfraKit, or an operator, is told of an instance."""
-
-    id: str
-    logical_id: str | None
-    tags: Mapping[str, str]
-    properties: Raw | None

@@ -39,7 +39,7 @@ class Listener:
             raise CannotStart(f"plugin folder {directory}: {error.strerror}") from None
         try:
             self._clear()
-        except BaseException:
+        except CannotStart:
             self._lock.release()
             raise
 

@@ -16,9 +16,9 @@ log = logging.getLogger(__name__)
 MAX_BODY = 4 * 1024 * 1024
 MAX_HEADER = 8 * 1024
 MAX_CONNECTIONS = 1000
+BACKLOG = 1024
 REQUEST_TIMEOUT = 10.0
 """Seconds that a client has for a request's headers, and for its body."""
-BACKLOG = 1024
 IDLE_TIMEOUT = 60.0
 """Seconds that a connection may idle; Go's client counts on no less."""
 

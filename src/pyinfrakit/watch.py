@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Collection
 
 import msgspec
 from msgspec import Raw, Struct
@@ -63,22 +62,14 @@ class Watch:
         self._started = time.time()
         self._released: set[str] = set()
         self._now = asyncio.Event()
-        self._trouble = ""
-        self._orphans: frozenset[str] = frozenset()
+        self.trouble = ""
+        """Why the provider can't be observed now; empty where it can."""
+        self.orphans: frozenset[str] = frozenset()
+        """IDs of machines with this plugin's mark that no record is of."""
         self.held: dict[str, Transition] = {}
         """Losses that are held back, by ID, until they are confirmed or were seen well again."""
         self.observed: float | None = None
         """When the last good observation ended, in seconds since 1970."""
-
-    @property
-    def trouble(self) -> str:
-        """Why the provider can't be observed now; empty where it can."""
-        return self._trouble
-
-    @property
-    def orphans(self) -> Collection[str]:
-        """IDs of machines with this plugin's mark that no record is of."""
-        return self._orphans
 
     def release(self) -> list[str]:
         """Let the held losses happen, at the next observation, which begins at once; give their IDs."""
@@ -132,11 +123,11 @@ class Watch:
         return machines
 
     def _say_trouble(self, trouble: str) -> None:
-        if trouble and trouble != self._trouble:
+        if trouble and trouble != self.trouble:
             log.error("the provider can't be observed, so nothing is concluded: %s", trouble)
-        elif self._trouble and not trouble:
+        elif self.trouble and not trouble:
             log.log(NOTICE, "the provider can be observed again")
-        self._trouble = trouble
+        self.trouble = trouble
 
     async def _reconcile(self, machines: dict[str, Machine]) -> None:
         seen = Observation(machines, time.time(), frozenset(self._records.touched), self._started)
@@ -194,6 +185,6 @@ class Watch:
         self.held = held
 
     def _say_orphans(self, decided: Plan) -> None:
-        for id in set(decided.orphans) - self._orphans:
+        for id in set(decided.orphans) - self.orphans:
             log.warning("%s: a machine with this plugin's mark, but no record of it here; it is left alone", id)
-        self._orphans = frozenset(decided.orphans)
+        self.orphans = frozenset(decided.orphans)

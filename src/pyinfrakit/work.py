@@ -32,7 +32,6 @@ CALLS_AT_ONCE = 50
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 60.0
 """Seconds between a failed call and the next one for the ID."""
 
-
 LOOK_AGAIN = 0.05
 """Seconds between looks, in the rare waits for what may come about in many ways."""
 
@@ -77,7 +76,8 @@ class Work:
         self._store = store
         self._records = store.records
         self._provider = provider
-        self._labels = type(provider).label is not Provider.label
+        self.keeps_labels = type(provider).label is not Provider.label
+        """Does the provider want to be told of tags that change?"""
         self._jobs: dict[str, _Job] = {}
         self._provisions = asyncio.Semaphore(CALLS_AT_ONCE)
         self._destroys = asyncio.Semaphore(CALLS_AT_ONCE)
@@ -87,11 +87,6 @@ class Work:
         self._stopping = asyncio.Event()
         self.calling: set[str] = set()
         """IDs with a call in flight."""
-
-    @property
-    def keeps_labels(self) -> bool:
-        """Does the provider want to be told of tags that change?"""
-        return self._labels
 
     def start(self, id: str) -> None:
         """Make sure that somebody is at work on an instance, and looks at its record again."""
@@ -160,11 +155,9 @@ class Work:
                     failures += 1
                     await self._pause(job, failures, error)
             job.settle(None)
-        except BaseException:
-            job.settle(GiveUp(f"{id}: the work on it broke off; the log says why"))
-            raise
         finally:
             del self._jobs[id]
+            job.settle(GiveUp(f"{id}: the work on it broke off; the log says why"))  # first come, first told
 
     def _next_step(self, id: str) -> _Step | None:
         record = self._records.get(id)

@@ -94,7 +94,7 @@ class Provisioned(Struct, frozen=True):
 
 
 class Described(Struct, frozen=True, omit_defaults=True):
-    """A description. The C demo's and InfraKit's have `ID`, `LogicalID`, `Tags`, `Properties`; the rest are an operator's."""
+    """An instance as InfraKit sees it."""
 
     ID: str
     LogicalID: str | None | UnsetType = UNSET

@@ -15,7 +15,7 @@ from msgspec import UNSET, Raw, Struct, UnsetType
 from msgspec.structs import replace
 
 from pyinfrakit import ids
-from pyinfrakit.decoding import NotJSON, WrongShape, check, decode
+from pyinfrakit.decoding import WrongShape, check, decode
 from pyinfrakit.instance import Attachment, Record, Spec, State
 from pyinfrakit.records import Records
 
@@ -45,7 +45,10 @@ _KEYS = {f.encode_name for f in msgspec.structs.fields(_Entry)}
 
 
 class Content(Struct, frozen=True):
-    """A whole state file. *mark* is None where it has none yet; *provider* and *unknown* hold keys that are not ours."""
+    """A whole state file. *mark* is None where it has none yet; *unknown* holds keys that are not ours.
+
+    What else stands in its ``Provider`` object are the records' notes.
+    """
 
     records: Records
     mark: str | None
@@ -66,13 +69,18 @@ def load(data: bytes) -> Content:
     for name in ("Instances", "NonFunctional"):
         if name not in keys:
             raise WrongShape(name, "missing; a state file has Provider, Instances and NonFunctional")
-    own = dict(document.Provider or {})
+    own = _owned(document.Provider or {})
     mark = _text(own.pop("Mark", None), "Provider.Mark")
     last = _text(own.pop("LastID", None), "Provider.LastID") or ids.NEVER
     if last != ids.NEVER and not ids.is_minted(last):
         raise WrongShape("Provider.LastID", f'expected an ID that was minted here, got "{last}"')
-    unknown = {key: value for key, value in keys.items() if key not in ("Provider", "Instances", "NonFunctional")}
+    unknown = _owned({key: keys[key] for key in keys if key not in ("Provider", "Instances", "NonFunctional")})
     return Content(Records(_records(document), last, own), mark, unknown)
+
+
+def _owned(values: Mapping[str, Raw]) -> dict[str, Raw]:
+    """Give values with their own memory: as they are, each keeps the whole file's."""
+    return {key: value.copy() for key, value in values.items()}
 
 
 def _text(raw: Raw | None, where: str) -> str | None:
@@ -99,11 +107,11 @@ def _record(raw: bytes, where: str, in_service: bool) -> Record:
         entry = msgspec.json.decode(raw, type=_Entry)
     except msgspec.ValidationError:
         keys = decode(raw, dict[str, Raw], where)
-        unknown = {key: value for key, value in keys.items() if key not in _KEYS}
+        unknown = _owned({key: value for key, value in keys.items() if key not in _KEYS})
         known = {key: value for key, value in keys.items() if key in _KEYS}
         entry = decode(msgspec.json.encode(known), _Entry, where)
     spec = Spec(
-        properties=entry.Properties or None,
+        properties=None if entry.Properties is UNSET else entry.Properties.copy(),
         tags=entry.Tags or {},
         init=entry.Init,
         logical_id=entry.LogicalID or None,
@@ -184,6 +192,3 @@ def entry(record: Record) -> bytes:
 
 def _encode(value: Any) -> bytes:
     return msgspec.json.encode(value)
-
-
-__all__ = ["Content", "NotJSON", "WrongShape", "dump", "entry", "load"]

@@ -11,6 +11,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from pyinfrakit import durable
+from pyinfrakit.decoding import NotJSON, WrongShape
 from pyinfrakit.errors import CannotStart, Damaged, StoreFailed
 from pyinfrakit.lock import Lock
 from pyinfrakit.records import Change, Records, Undo, UndoNote
@@ -158,9 +159,9 @@ def _load(path: Path) -> document.Content:
         return document.load(path.read_bytes())
     except FileNotFoundError:
         return document.Content(Records(), None, {})
-    except document.NotJSON as error:
+    except NotJSON as error:
         raise Damaged(path, "content", str(error)) from None
-    except document.WrongShape as error:
+    except WrongShape as error:
         raise Damaged(path, error.where or "content", error.problem) from None
     except OSError as error:
         raise CannotStart(f"state file {path} can't be read: {_reason(error)}") from None
