@@ -35,10 +35,10 @@ def operation(changes: Iterable[Change]) -> str:
 
 
 class DyingStore(FileStore):
-    def commit(self, *changes: Change) -> asyncio.Future[None]:
+    def commit(self, *changes: Change, urgent: bool = True) -> asyncio.Future[None]:
         doing = operation(changes)
         die_at(f"{doing}: before the record")
-        written = super().commit(*changes)
+        written = super().commit(*changes, urgent=urgent)
         written.add_done_callback(lambda _: die_at(f"{doing}: after the record"))
         return written
 

@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from pyinfrakit.client import Client
+from pyinfrakit.durable import Disk
 from pyinfrakit.providers.simulator import World
 from pyinfrakit.spi import wire
 from pyinfrakit.spi.remote import Remote
+from pyinfrakit.store import document, recovery
 
 COMMAND = (sys.executable, "-m", "pyinfrakit")
 PATIENCE = 20.0
@@ -140,8 +142,9 @@ class Daemon:
             return next(iter(plugin.records({}, [id])), None)
 
     def saved(self) -> dict[str, Any]:
-        """Give the state file's content."""
-        content: dict[str, Any] = json.loads(self.state.read_bytes())
+        """Give the content of the state file and its journal."""
+        found = recovery.read_live(Disk(), self.state)
+        content: dict[str, Any] = json.loads(b"".join(document.dump(found.content)))
         return content
 
     def exchange(self, request: bytes) -> tuple[int, dict[str, str], bytes]:

@@ -54,12 +54,22 @@ def check(data: bytes) -> None:
 
     msgspec's ``Raw`` checks neither, and what is kept raw must stay readable for ever.
     """
-    if not data.strip():
+    check_text(data)
+    check_depth(data)
+
+
+def check_text(data: bytes) -> None:
+    """Make sure that *data* is UTF-8, and that there is some; raise `NotJSON`."""
+    if not data or data.isspace():
         raise NotJSON("empty")
     try:
         data.decode()
     except UnicodeDecodeError as error:
         raise NotJSON(f"not UTF-8 at byte {error.start}") from None
+
+
+def check_depth(data: bytes) -> None:
+    """Make sure that *data* nests at most `MAX_DEPTH` deep; raise `NotJSON`."""
     if data.count(b"[") + data.count(b"{") > MAX_DEPTH and _deeper_than(data, MAX_DEPTH):
         raise NotJSON(f"nested more than {MAX_DEPTH} levels deep")
 

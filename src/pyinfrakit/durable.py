@@ -1,32 +1,111 @@
-"""Files that survive a crash: what is written here is on the disk, whole, or is not there at all."""
+"""The file operations that durability rests on, all in one place.
+
+`Disk` is the real one. Everything above it counts on this and no more: what was appended and synced is there after a
+crash; what was renamed, made or removed is so for good once its folder was synced; what was not synced may be there, in
+part or in any order, or not.
+"""
 
 import contextlib
 import fcntl
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
-
-def replace(path: Path, data: bytes) -> None:
-    """Make *data* the content of *path*, mode 0600: at every instant, and after a crash, it is the old or the new, whole.
-
-    Raises OSError; then the new content may be there or not, but is never torn. Only one writer at a time per path.
-    """
-    temporary = path.with_name(f".{path.name}.new")
-    temporary.unlink(missing_ok=True)
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        _write(fd, data)
-        sync(fd)
-    finally:
-        os.close(fd)
-    os.rename(temporary, path)
-    sync_folder(path.parent)
+SYNC_EVERY = 4 * 1024 * 1024
+"""Bytes of a large file after which it is synced on the way: one long sync would hold up all shorter ones."""
 
 
-def _write(fd: int, data: bytes) -> None:
-    left = memoryview(data)
-    while left:
-        left = left[os.write(fd, left) :]
+class File:
+    """A file that is being appended to."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def append(self, data: bytes) -> None:
+        """Write all of *data* at the end. Raises OSError, and then part of it may be there."""
+        left = memoryview(data)
+        while left:
+            left = left[os.write(self._fd, left) :]
+
+    def sync(self) -> None:
+        """Wait until what was appended is on the disk. Raises OSError, and then nothing is known of it."""
+        sync(self._fd)
+
+    def truncate(self, length: int) -> None:
+        """Take away what is behind the first *length* bytes."""
+        os.ftruncate(self._fd, length)
+
+    def is_at(self, path: Path) -> bool:
+        """Is this the file at *path*? Somebody may have removed it, or moved it away."""
+        try:
+            return os.path.samestat(os.fstat(self._fd), path.stat())
+        except FileNotFoundError:
+            return False
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+class Disk:
+    """A disk's files and folders. Every method may raise OSError."""
+
+    def read(self, path: Path) -> bytes:
+        """Give all of a file."""
+        return path.read_bytes()
+
+    def names(self, folder: Path) -> list[str]:
+        """Give the names of what is in a folder."""
+        return os.listdir(folder)
+
+    def create(self, path: Path) -> File:
+        """Begin a new file, mode 0600, in place of what may be there."""
+        path.unlink(missing_ok=True)
+        return File(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+
+    def rename(self, old: Path, new: Path) -> None:
+        """Give a file another name, in place of what may have it."""
+        os.rename(old, new)
+
+    def remove(self, path: Path) -> None:
+        """Remove a file, if it is there."""
+        path.unlink(missing_ok=True)
+
+    def sync_folder(self, folder: Path) -> None:
+        """Wait until what was made, renamed or removed in *folder* is so on the disk."""
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def replace(self, path: Path, chunks: Iterable[bytes]) -> None:
+        """Make *chunks* the content of *path*: at every instant, and after a crash, it is the old or the new, whole.
+
+        Raises OSError; then the new content may be there or not, but is never torn. Only one writer at a time per path.
+        """
+        temporary = path.with_name(f".{path.name}.new")
+        try:
+            self._write(temporary, chunks)
+            self.rename(temporary, path)
+        except OSError:
+            with contextlib.suppress(OSError):  # a full disk gets its room back
+                self.remove(temporary)
+            raise
+        self.sync_folder(path.parent)
+
+    def _write(self, path: Path, chunks: Iterable[bytes]) -> None:
+        file = self.create(path)
+        unsynced = 0
+        try:
+            for chunk in chunks:
+                file.append(chunk)
+                unsynced += len(chunk)
+                if unsynced >= SYNC_EVERY:
+                    file.sync()
+                    unsynced = 0
+            file.sync()
+        finally:
+            file.close()
 
 
 def sync(fd: int) -> None:
@@ -36,13 +115,4 @@ def sync(fd: int) -> None:
         with contextlib.suppress(OSError):  # some file systems don't have it
             fcntl.fcntl(fd, full)
             return
-    os.fsync(fd)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make a rename within *folder* durable."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+    getattr(os, "fdatasync", os.fsync)(fd)

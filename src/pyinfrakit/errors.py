@@ -79,9 +79,11 @@ class InUse(CannotStart):
 
 
 class Damaged(CannotStart):
-    """A state file can't be understood at *where*."""
+    """A state file, or a journal beside it, can't be understood at *where*."""
 
     def __init__(self, path: Path, where: str, problem: str) -> None:
-        super().__init__(f"state file {path}: {where}: {problem}; the file was left untouched")
+        advice = f"the file was left untouched, and `infrakit-instance fsck {path}` says what can be saved"
+        super().__init__(f"state file {path}: {where}: {problem}; {advice}")
         self.path = path
         self.where = where
+        self.problem = problem

@@ -21,8 +21,8 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta, Struct
 
-from pyinfrakit import durable
 from pyinfrakit.decoding import NotJSON, WrongShape, decode
+from pyinfrakit.durable import Disk
 from pyinfrakit.errors import CannotStart, GiveUp, TryLater
 from pyinfrakit.instance import Record, Spec
 from pyinfrakit.provider import Machine, Provider
@@ -100,7 +100,7 @@ class World:
         with self._locked():
             scene = self._read()
             yield scene
-            durable.replace(self.path, msgspec.json.format(msgspec.json.encode(scene)) + b"\n")
+            Disk().replace(self.path, [msgspec.json.format(msgspec.json.encode(scene)), b"\n"])
 
     def _read(self) -> Scene:
         try:

@@ -21,8 +21,11 @@ class Store(ABC):
     """The plugin's random identity, by which its machines are told from other plugins'."""
 
     @abstractmethod
-    def commit(self, *changes: Change) -> asyncio.Future[None]:
-        """Make *changes*, together; with none, wait for those that are under way. The wait may be cancelled."""
+    def commit(self, *changes: Change, urgent: bool = True) -> asyncio.Future[None]:
+        """Make *changes*, together; with none, wait for those that are under way. The wait may be cancelled.
+
+        Changes that are not *urgent*, as nobody waits for them, may be written a little later, together with others.
+        """
 
     @abstractmethod
     async def flush(self) -> None:

@@ -1,21 +1,44 @@
-"""The default store: one JSON file, replaced as a whole for each change or batch of changes."""
+"""The default store: one JSON file, and beside it a journal of what came since the file was last written.
+
+On the event loop changes are made in memory and gathered into batches; threads write. A batch is one entry of the journal, with
+one sync; changes that come meanwhile are the next batch. From time to time the file is written anew, from the
+records as they are between two batches, while the next ones go to a new journal; then the old one is removed.
+"""
 
 import asyncio
+import logging
 import os
 import secrets
 import stat
+import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any, TypeVar
 
-from msgspec import Struct
+from msgspec import Struct, field
 from msgspec.structs import replace
 
-from pyinfrakit import durable
-from pyinfrakit.decoding import NotJSON, WrongShape
-from pyinfrakit.errors import CannotStart, Damaged, StoreFailed
+from pyinfrakit.durable import Disk
+from pyinfrakit.errors import CannotStart, StoreFailed
 from pyinfrakit.lock import Lock
+from pyinfrakit.logs import NOTICE
 from pyinfrakit.records import Change, Records, Undo, UndoNote
-from pyinfrakit.store import Store, document
+from pyinfrakit.store import Store, document, journal, recovery
+from pyinfrakit.store.document import Content, Stamp
+from pyinfrakit.store.pace import Pace
+from pyinfrakit.store.recovery import Found, Pair, unfinished_journal
+from pyinfrakit.store.writing import Writer
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+LINGER = 0.02
+"""Seconds that changes which nobody waits for may wait for others."""
+
+SOON = 0.1
+"""Seconds after a change until the state file is written, where it may be written so often."""
 
 RETRY = 1.0
 """Seconds after a write that failed until the next one, if no change comes before."""
@@ -24,119 +47,255 @@ RETRY = 1.0
 class _Batch(Struct):
     """Changes that are written together: what takes them back, and what whoever made them waits for."""
 
-    undos: list[Undo | UndoNote]
     done: asyncio.Future[None]
+    entries: list[bytes] = field(default_factory=list)
+    undos: list[Undo | UndoNote] = field(default_factory=list)
+    urgent: bool = False
 
 
 class FileStore(Store):
     """A state file, locked for as long as this store is open."""
 
-    def __init__(self, path: Path, holder: str, mark: str | None = None) -> None:
+    def __init__(self, path: Path, holder: str, mark: str | None = None, disk: Disk = Disk()) -> None:
         """Read the file, or start one; *holder* is who has it, for others who want it; *mark* replaces the file's.
 
         Raises `Damaged` where the file makes no sense, `InUse`, or `CannotStart` for an unusable path. Then the
         file is left as it was.
         """
-        self.path = _usable(path)
+        self.path = usable(path)
         self.location = f"state file {path}"
         try:
             self._lock = Lock(self.path.with_name(f"{self.path.name}.lock"), self.location, holder)
         except OSError as error:
             raise CannotStart(f"{self.location}: {error.strerror}") from None
         try:
-            content = _load(self.path)
+            self._open(disk, mark)
         except CannotStart:
             self._lock.release()
             raise
-        try:
-            self.records = content.records
-            self.mark = mark or content.mark or secrets.token_hex(8)
-            self._content = replace(content, mark=self.mark)
-            self._write()
-        except (OSError, ValueError) as error:
+        except OSError as error:
             self._lock.release()
             raise CannotStart(f"{self.location} can't be written: {_reason(error)}") from None
         self._waiting: _Batch | None = None
         self._writing: _Batch | None = None
-        self._writer: asyncio.Task[None] | None = None
-        self._thread = ThreadPoolExecutor(1, "store")
-        """Its own: providers may keep the event loop's threads busy for as long as they like."""
-        self._again: asyncio.TimerHandle | None = None
-        """Set while the file may hold what was taken back, or lack what it should hold."""
+        self._worker: asyncio.Task[None] | None = None
+        self._failed = False
+        """Must the file be written anew before anything else, as the journal may hold what was taken back?"""
+        self._due = False
+        """Is it time to write the file?"""
+        self._timer: asyncio.TimerHandle | None = None
+        """When the file is due next."""
+        self._rested = 0.0
+        """Until when the file is not to be written again, on the monotonic clock."""
+        self._checkpoint: asyncio.Task[None] | None = None
+        self._is_behind = False
+        """Did the last checkpoint fail?"""
+        self._pace = Pace()
+        # Threads of its own: providers may keep the event loop's busy for as long as they like.
+        self._appending = ThreadPoolExecutor(1, "journal")
+        self._checkpointing = ThreadPoolExecutor(1, "checkpoint")
 
-    def commit(self, *changes: Change) -> asyncio.Future[None]:
-        if changes:
-            batch = self._next_batch()
-            batch.undos.extend(self.records.apply(change) for change in changes)
-            return asyncio.shield(batch.done)
-        under_way = self._waiting or self._writing
-        if under_way is not None:
-            return asyncio.shield(under_way.done)
-        nothing = asyncio.get_running_loop().create_future()
-        nothing.set_result(None)
-        return nothing
-
-    async def flush(self) -> None:
-        if self._again is not None:
-            self._again.cancel()
-            self._write_again()
-        if self._writer is not None:
-            await self._writer
-        if self._again is not None:
-            self._again.cancel()
-            raise StoreFailed(self.path, "not even at the end")
+    def _open(self, disk: Disk, mark: str | None) -> None:
+        pair = recovery.read(disk, self.path)
+        found = recovery.assemble(pair)
+        if pair.journals:
+            torn = f"; {found.torn} bytes at the end were never acknowledged" if found.torn else ""
+            log.log(NOTICE, "%s: %d entries of its journal are replayed%s", self.location, found.replayed, torn)
+        self.mark = mark or found.content.mark or secrets.token_hex(8)
+        content = replace(found.content, mark=self.mark)
+        stamp = found.stamp
+        if stamp is None or pair.journals or self.mark != found.content.mark or not _is_private(self.path):
+            stamp = _rewrite(disk, pair, found, content)
+        self._unknown = content.unknown
+        self.records = Records(content.records, content.last_id, content.notes)
+        self._writer = Writer(disk, self.path, secrets.token_hex(8), stamp.digest, found.sequence)
 
     def __enter__(self) -> "FileStore":
         return self
 
     def __exit__(self, *exception: object) -> None:
         """Let go of the file."""
-        self._thread.shutdown()
+        self._pace.hurry()
+        self._appending.shutdown()
+        self._checkpointing.shutdown()
+        self._writer.close()
         self._lock.release()
 
-    def _next_batch(self) -> _Batch:
+    def commit(self, *changes: Change, urgent: bool = True) -> asyncio.Future[None]:
+        if not changes:
+            return self._under_way()
+        try:
+            entries = [journal.changed(change) for change in changes]
+        except (TypeError, ValueError) as error:  # JSON can't hold it
+            return self._refused(StoreFailed(self.path, str(error)))
+        batch = self._next_batch(urgent)
+        batch.entries.extend(entries)
+        batch.undos.extend(self.records.apply(change) for change in changes)
+        return asyncio.shield(batch.done)
+
+    def _under_way(self) -> asyncio.Future[None]:
+        if self._waiting is not None:
+            return asyncio.shield(self._next_batch(True).done)
+        if self._writing is not None:
+            return asyncio.shield(self._writing.done)
+        nothing = asyncio.get_running_loop().create_future()
+        nothing.set_result(None)
+        return nothing
+
+    def _refused(self, error: StoreFailed) -> asyncio.Future[None]:
+        refused = asyncio.get_running_loop().create_future()
+        refused.set_exception(error)
+        return refused
+
+    def _next_batch(self, urgent: bool) -> _Batch:
+        loop = asyncio.get_running_loop()
         if self._waiting is None:
-            self._waiting = _Batch([], asyncio.get_running_loop().create_future())
-        if self._writer is None:
-            self._writer = asyncio.create_task(self._write_batches())
+            self._waiting = _Batch(loop.create_future())
+            if not urgent:
+                loop.call_later(LINGER, self._hasten, self._waiting)
+        if urgent:
+            self._hasten(self._waiting)
         return self._waiting
 
-    async def _write_batches(self) -> None:
-        while self._waiting is not None:
+    def _hasten(self, batch: _Batch) -> None:
+        batch.urgent = True
+        self._work()
+
+    def _work(self) -> None:
+        if self._worker is None:
+            self._worker = asyncio.create_task(self._write())
+
+    async def _write(self) -> None:
+        while self._due or (self._waiting is not None and self._waiting.urgent):
             batch, self._waiting = self._waiting, None
             self._writing = batch
             try:
-                data = document.dump(self._content)
-                await asyncio.get_running_loop().run_in_executor(self._thread, durable.replace, self.path, data)
-            except (OSError, ValueError, TypeError) as error:  # the disk's fault, or a record's that JSON can't hold
+                await self._write_batch(batch)
+            except OSError as error:
                 self._take_back(batch, StoreFailed(self.path, _reason(error)))
             else:
-                if self._again is not None:
-                    self._again.cancel()
-                    self._again = None
-                batch.done.set_result(None)
-        self._writing = self._writer = None
+                if batch is not None:
+                    batch.done.set_result(None)
+                self._plan()
+        self._worker = self._writing = None
 
-    def _take_back(self, batch: _Batch, error: StoreFailed) -> None:
-        """Fail *batch* and what was decided on top of it. The file may hold it all the same, until it is next written."""
-        failed = [batch] if self._waiting is None else [batch, self._waiting]
+    async def _write_batch(self, batch: _Batch | None) -> None:
+        """Make a batch durable; where the file is due, begin to write it with all up to and with this batch."""
+        due, self._due = self._due, False
+        content = self._content() if due or self._failed else None
+        if self._failed and content is not None:
+            await self._end_checkpoint()
+            await self._in(self._appending, self._writer.start_anew, content)
+            self._failed = False
+            log.log(NOTICE, "%s can be written again", self.location)
+            return
+        if batch is not None:
+            await self._in(self._appending, self._writer.append, journal.together(batch.entries))
+        if content is not None:
+            self._writer.rotate()
+            self._checkpoint = asyncio.create_task(self._write_file(content))
+
+    def _content(self) -> Content:
+        records = self.records
+        return Content(list(records), records.last_id, dict(records.notes), self.mark, self._unknown)
+
+    async def _in(self, thread: ThreadPoolExecutor, work: Callable[..., T], *arguments: Any) -> T:
+        return await asyncio.get_running_loop().run_in_executor(thread, work, *arguments)
+
+    async def _write_file(self, content: Content) -> None:
+        began = time.monotonic()
+        try:
+            await self._in(self._checkpointing, self._writer.checkpoint, content, self._pace.pieces)
+            self._is_behind = False
+            pause = 0.0
+        except OSError as error:
+            if not self._is_behind:
+                log.error("%s can't be written anew: %s; all is safe in the journal beside it", self.location, _reason(error))
+            self._is_behind = True
+            pause = RETRY
+        ended = time.monotonic()
+        self._rested = ended + max(pause, self._pace.rest(ended - began))
+        self._checkpoint = None
+        self._plan()
+
+    async def _end_checkpoint(self) -> None:
+        """Have a checkpoint that is under way ended soon, and wait for it."""
+        if self._checkpoint is not None:
+            self._pace.hurry()
+            await asyncio.wait({self._checkpoint})
+        self._pace = Pace()
+
+    def _plan(self) -> None:
+        """Have the file written in a while, if it does not hold everything."""
+        if self._writer.has_journals and self._timer is None and self._checkpoint is None:
+            self._set_timer(max(SOON, self._rested - time.monotonic()))
+
+    def _set_timer(self, delay: float) -> None:
+        self._stop_timer()
+        self._timer = asyncio.get_running_loop().call_later(delay, self._be_due)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _be_due(self) -> None:
+        self._timer = None
+        self._due = True
+        self._work()
+
+    def _take_back(self, batch: _Batch | None, error: StoreFailed) -> None:
+        """Fail *batch* and what was decided on top of it. The disk may hold it all the same, until the file is written anew."""
+        self._failed = True
+        failed = [each for each in (batch, self._waiting) if each is not None]
         self._waiting = None
-        if self._again is not None:
-            self._again.cancel()
-        self._again = asyncio.get_running_loop().call_later(RETRY, self._write_again)
+        self._set_timer(RETRY)
         self.records.undo(undo for each in reversed(failed) for undo in reversed(each.undos))
         for each in failed:
             each.done.set_exception(error)
 
-    def _write_again(self) -> None:
-        """Have the file agree with memory, whoever waits for that or not."""
-        self._next_batch().done.add_done_callback(lambda done: done.exception())
+    async def flush(self) -> None:
+        """Write everything to the one file, and remove the journals; leave these where that fails. Raise `StoreFailed`."""
+        if self._waiting is not None:
+            self._hasten(self._waiting)
+        await self._idle()
+        await self._end_checkpoint()
+        if self._failed or self._writer.has_journals:
+            self._pace.hurry()
+            self._be_due()
+            await self._idle()
+            await self._end_checkpoint()
+        self._stop_timer()
+        if self._failed:
+            raise StoreFailed(self.path, "not even at the end")
 
-    def _write(self) -> None:
-        durable.replace(self.path, document.dump(self._content))
+    async def _idle(self) -> None:
+        while self._worker is not None:
+            await self._worker
 
 
-def _usable(path: Path) -> Path:
+def _is_private(path: Path) -> bool:
+    return not stat.S_IMODE(path.stat().st_mode) & 0o077
+
+
+def _rewrite(disk: Disk, pair: Pair, found: Found, content: Content) -> Stamp:
+    """Write the state file anew, and remove its journals; give its stamp.
+
+    It keeps its epoch, to which the journals belong: should a crash bring them back, they are known to be over.
+    """
+    epoch = found.stamp.epoch if found.stamp else secrets.token_hex(8)
+    data = b"".join(document.stamped(content, epoch, found.sequence))
+    disk.replace(pair.path, [data])
+    for path, _ in pair.journals:
+        disk.remove(path)
+    disk.remove(unfinished_journal(pair.path))
+    disk.sync_folder(pair.path.parent)
+    stamp = document.stamp(data)
+    assert stamp is not None
+    return stamp
+
+
+def usable(path: Path) -> Path:
     """Resolve links, so that what they point to is replaced, not they. Raise `CannotStart`."""
     real = Path(os.path.realpath(path))
     try:
@@ -154,18 +313,5 @@ def _usable(path: Path) -> Path:
     return real
 
 
-def _load(path: Path) -> document.Content:
-    try:
-        return document.load(path.read_bytes())
-    except FileNotFoundError:
-        return document.Content(Records(), None, {})
-    except NotJSON as error:
-        raise Damaged(path, "content", str(error)) from None
-    except WrongShape as error:
-        raise Damaged(path, error.where or "content", error.problem) from None
-    except OSError as error:
-        raise CannotStart(f"state file {path} can't be read: {_reason(error)}") from None
-
-
-def _reason(error: Exception) -> str:
-    return (error.strerror if isinstance(error, OSError) else None) or str(error)
+def _reason(error: OSError) -> str:
+    return error.strerror or str(error)
