@@ -141,10 +141,13 @@ class Daemon:
         with self.remote() as plugin:
             return next(iter(plugin.records({}, [id])), None)
 
+    def exported(self) -> bytes:
+        """Give the content of the state file and its journal as `export` prints it."""
+        return b"".join(document.dump(recovery.read_live(Disk(), self.state).content))
+
     def saved(self) -> dict[str, Any]:
         """Give the content of the state file and its journal."""
-        found = recovery.read_live(Disk(), self.state)
-        content: dict[str, Any] = json.loads(b"".join(document.dump(found.content)))
+        content: dict[str, Any] = json.loads(self.exported())
         return content
 
     def exchange(self, request: bytes) -> tuple[int, dict[str, str], bytes]:

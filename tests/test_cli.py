@@ -70,6 +70,8 @@ VERBS = {
     "restore": ["--dir", "--force"],
     "confirm": ["--dir"],
     "info": ["--dir", "-r, --raw"],
+    "export": ["-o, --output"],
+    "fsck": ["--repair", "--without-journal"],
 }
 """Every command, with its flags as help shows them."""
 
@@ -278,7 +280,9 @@ def test_the_start_is_told(home: Path, run: Run) -> None:
 
 def test_the_state_is_in_infrakits_home_by_default(home: Path, run: Run) -> None:
     """Without `--state` the file is state/NAME.json in InfraKit's home, in a folder for its owner alone."""
-    run(*FAST, name="rack7").provision()
+    daemon = run(*FAST, name="rack7")
+    daemon.provision()
+    daemon.stop()
     path = home / "state" / "rack7.json"
     assert 1 == len(json.loads(path.read_bytes())["Instances"])
     assert 0o700 == stat.S_IMODE(path.parent.stat().st_mode)

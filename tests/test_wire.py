@@ -663,8 +663,8 @@ def test_properties_come_back_byte_for_byte(daemon: Daemon, text: str) -> None:
     others = provision(daemon, '{"properties":' + text + ',"LOGICALID":"x"}')
     for _ in range(2):
         assert {id: text.encode(), others: text.encode()} == properties(daemon)
-        assert daemon.state.read_bytes().count(text.encode()) >= 2
-        json.loads(daemon.state.read_bytes(), parse_int=float)
+        assert daemon.exported().count(text.encode()) >= 2
+        json.loads(daemon.exported(), parse_int=float)
         restart(daemon)
 
 

@@ -4,17 +4,20 @@ import fcntl
 import os
 from pathlib import Path
 
-from pyinfrakit.errors import InUse
+from pyinfrakit.errors import CannotStart, InUse
 
 
 class Lock:
     """An exclusive lock on *path*, a file of its own, as a lock on a file that is renamed over would be lost."""
 
     def __init__(self, path: Path, what: str, holder: str) -> None:
-        """Take the lock, or raise `InUse`, which names *what* is locked and its holder, who said *holder* here."""
+        """Take the lock. Raise `InUse`, which names *what* is locked and its holder, who said *holder* here; or `CannotStart`."""
         self._path = path
         while True:
-            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            try:
+                self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            except OSError as error:
+                raise CannotStart(f"{what}: {error.strerror}") from None
             try:
                 fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -33,6 +36,12 @@ class Lock:
             return os.path.samestat(os.fstat(self._fd), os.stat(self._path))
         except FileNotFoundError:
             return False
+
+    def __enter__(self) -> "Lock":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.release()
 
     def release(self) -> None:
         """Remove the file, then let go of it: in this order nobody can lock a file that is about to vanish."""

@@ -13,6 +13,8 @@ from pyinfrakit import __version__
 from pyinfrakit.cli.confirm import confirm
 from pyinfrakit.cli.describe import describe
 from pyinfrakit.cli.destroy import destroy
+from pyinfrakit.cli.export import export
+from pyinfrakit.cli.fsck import fsck
 from pyinfrakit.cli.info import info
 from pyinfrakit.cli.label import label
 from pyinfrakit.cli.plugin import plugin
@@ -32,7 +34,7 @@ def version() -> None:
     click.echo(f"{NAME} {__version__}")
 
 
-for verb in (version, describe, provision, validate, destroy, label, set_aside, restore, confirm, info):
+for verb in (version, describe, provision, validate, destroy, label, set_aside, restore, confirm, info, export, fsck):
     plugin.add_command(verb)
 
 

@@ -51,7 +51,8 @@ _KEYS = {f.encode_name for f in msgspec.structs.fields(_Entry)}
 
 LISTS = ("Instances", "NonFunctional")
 _STATES = {state.value: state for state in State}
-_STAMP = re.compile(rb'"Checkpoint":\{"Epoch":"([0-9a-f]+)","Sequence":(\d+),"Digest":"([0-9a-f]{64})"\}\}\}\n')
+_STAMP = re.compile(rb'"Checkpoint":\{"Epoch":"([0-9a-f]+)","Sequence":(\d+),"Digest":"([0-9a-f]{64})"\}\}\}\n\Z')
+_END = b'"}}}\n'
 _LONGEST_STAMP = 250
 
 
@@ -119,7 +120,7 @@ def _load_unusual(data: bytes) -> Content:
 
 def _content(described: list[Record], aside: list[Record], own: Mapping[str, Raw], unknown: Mapping[str, Raw]) -> Content:
     _check_unique(described, aside)
-    records = [_in_service(record) for record in described] + [_set_aside(record) for record in aside]
+    records = [in_service(record) for record in described] + [out_of_service(record) for record in aside]
     notes = _owned(own, "Provider.")
     notes.pop("Checkpoint", None)
     mark = _text(notes.pop("Mark", None), "Provider.Mark")
@@ -148,24 +149,24 @@ def _owned(values: Mapping[str, Raw], where: str) -> dict[str, Raw]:
     return {key: value.copy() for key, value in values.items()}
 
 
-def _check_depth(value: Raw, where: str) -> None:
+def _check_depth(value: Raw, name: str, index: int | None = None) -> None:
     try:
         check_depth(bytes(value))
     except NotJSON as error:
-        raise WrongShape(where, str(error)) from None
+        raise WrongShape(_place(name, index), str(error)) from None
 
 
 def _text(raw: Raw | None, where: str) -> str | None:
     return None if raw is None else decode(raw, str, where)
 
 
-def read_entry(raw: Raw | bytes, name: str, index: int) -> Record:
-    """Read one entry, the *index*th of what is called *name*, with keys that may not be ours; raise `WrongShape`."""
+def read_entry(raw: Raw | bytes, name: str, index: int | None = None) -> Record:
+    """Read one entry, at *name* or the *index*th of that, with keys that may not be ours; raise `WrongShape`."""
     unknown: Mapping[str, Raw] = {}
     try:
         entry = msgspec.json.decode(raw, type=_Entry)
     except msgspec.ValidationError:
-        where = f"{name}[{index}]"
+        where = _place(name, index)
         keys = decode(raw, dict[str, Raw], where)
         unknown = _owned({key: value for key, value in keys.items() if key not in _KEYS}, f"{where}.")
         known = {key: value for key, value in keys.items() if key in _KEYS}
@@ -173,16 +174,20 @@ def read_entry(raw: Raw | bytes, name: str, index: int) -> Record:
     return _record(entry, unknown, name, index)
 
 
-def _record(entry: _Entry, unknown: Mapping[str, Raw], name: str, index: int) -> Record:
+def _place(name: str, index: int | None) -> str:
+    return name if index is None else f"{name}[{index}]"
+
+
+def _record(entry: _Entry, unknown: Mapping[str, Raw], name: str, index: int | None) -> Record:
     if not entry.ID:
-        raise WrongShape(f"{name}[{index}].ID", "expected an ID, got an empty string")
+        raise WrongShape(f"{_place(name, index)}.ID", "expected an ID, got an empty string")
     properties = None
     if entry.Properties is not UNSET:
-        _check_depth(entry.Properties, f"{name}[{index}].Properties")
+        _check_depth(entry.Properties, name, index)
         properties = entry.Properties.copy()
     state = State.READY if entry.State is UNSET else _STATES.get(entry.State)
     if state is None:
-        raise WrongShape(f"{name}[{index}].State", f'expected {", ".join(State)}, got "{entry.State}"')
+        raise WrongShape(f"{_place(name, index)}.State", f'expected {", ".join(State)}, got "{entry.State}"')
     spec = Spec(
         properties=properties,
         tags=entry.Tags or {},
@@ -204,14 +209,14 @@ def _record(entry: _Entry, unknown: Mapping[str, Raw], name: str, index: int) ->
     )
 
 
-def _in_service(record: Record) -> Record:
+def in_service(record: Record) -> Record:
     """Have a record agree with the list that it stands in."""
     if record.state is State.NON_FUNCTIONAL:
         return replace(record, state=State.READY, reason="", by_hand=False)
     return record
 
 
-def _set_aside(record: Record) -> Record:
+def out_of_service(record: Record) -> Record:
     """Have a record agree with the list that it stands in: what somebody else has set aside stays so until restored by hand."""
     if record.state.described:
         return replace(record, state=State.NON_FUNCTIONAL, reason="set aside in the state file", by_hand=True)
@@ -220,12 +225,16 @@ def _set_aside(record: Record) -> Record:
 
 def stamp(data: bytes) -> Stamp | None:
     """Give a state file's stamp, where it has one and its bytes are those that were stamped."""
+    found = claimed(data)
+    if found is None or hashlib.sha256(memoryview(data)[: -len(found.digest) - len(_END)]).hexdigest() != found.digest:
+        return None
+    return found
+
+
+def claimed(data: bytes) -> Stamp | None:
+    """Give the stamp that a state file ends with, whether right or not."""
     found = _STAMP.search(data, max(0, len(data) - _LONGEST_STAMP))
-    if found is None or found.end() != len(data):
-        return None
-    if hashlib.sha256(memoryview(data)[: found.start(3)]).hexdigest().encode() != found[3]:
-        return None
-    return Stamp(found[1].decode(), int(found[2]), found[3].decode())
+    return Stamp(found[1].decode(), int(found[2]), found[3].decode()) if found else None
 
 
 def dump(content: Content) -> Iterator[bytes]:
@@ -242,7 +251,7 @@ def stamped(content: Content, epoch: str, sequence: int) -> Iterator[bytes]:
         yield chunk
     last = b',"Checkpoint":{"Epoch":' + _encode(epoch) + b',"Sequence":' + _encode(sequence) + b',"Digest":"'
     digest.update(last)
-    yield last + digest.hexdigest().encode() + b'"}}}\n'
+    yield last + digest.hexdigest().encode() + _END
 
 
 def _unclosed(content: Content) -> Iterator[bytes]:

@@ -21,7 +21,6 @@ from msgspec.structs import replace
 
 from pyinfrakit.durable import Disk
 from pyinfrakit.errors import CannotStart, StoreFailed
-from pyinfrakit.lock import Lock
 from pyinfrakit.logs import NOTICE
 from pyinfrakit.records import Change, Records, Undo, UndoNote
 from pyinfrakit.store import Store, document, journal, recovery
@@ -64,10 +63,7 @@ class FileStore(Store):
         """
         self.path = usable(path)
         self.location = f"state file {path}"
-        try:
-            self._lock = Lock(self.path.with_name(f"{self.path.name}.lock"), self.location, holder)
-        except OSError as error:
-            raise CannotStart(f"{self.location}: {error.strerror}") from None
+        self._lock = recovery.lock(self.path, self.location, holder)
         try:
             self._open(disk, mark)
         except CannotStart:

@@ -14,6 +14,7 @@ from msgspec import Struct
 from pyinfrakit.decoding import NotJSON, WrongShape
 from pyinfrakit.durable import Disk
 from pyinfrakit.errors import CannotStart, Damaged
+from pyinfrakit.lock import Lock
 from pyinfrakit.records import Records
 from pyinfrakit.store import document, journal
 from pyinfrakit.store.document import Content, Stamp
@@ -45,6 +46,11 @@ class Found(Struct, frozen=True):
     torn: int = 0
 
 
+def lock(path: Path, what: str, holder: str) -> Lock:
+    """Lock a state file and all beside it; raise `InUse` or `CannotStart`."""
+    return Lock(path.with_name(f"{path.name}.lock"), what, holder)
+
+
 def journal_path(path: Path, after: int) -> Path:
     """Give the name of the journal of what comes after change number *after*."""
     return path.with_name(f"{path.name}.journal-{after}")
@@ -72,6 +78,14 @@ def read(disk: Disk, path: Path) -> Pair:
     return Pair(path, file, [(each, data) for each, data in found if data is not None])
 
 
+def read_existing(disk: Disk, path: Path) -> Pair:
+    """Read a state file that has to be there, or its journals. Raise `CannotStart`."""
+    pair = read(disk, path)
+    if pair.file is None and not pair.journals:
+        raise CannotStart(f"there is no state file {path}")
+    return pair
+
+
 def _read(disk: Disk, path: Path) -> bytes | None:
     try:
         return disk.read(path)
@@ -84,7 +98,7 @@ def read_live(disk: Disk, path: Path) -> Found:
     end = time.monotonic() + PATIENCE
     while True:
         try:
-            return assemble(read(disk, path))
+            return assemble(read_existing(disk, path))
         except Damaged:
             if time.monotonic() > end:
                 raise

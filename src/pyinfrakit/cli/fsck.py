@@ -1,0 +1,67 @@
+"""`fsck`: say what is wrong with a state file, and mend it."""
+
+import os
+from pathlib import Path
+
+import click
+
+from pyinfrakit.durable import Disk
+from pyinfrakit.errors import Damaged
+from pyinfrakit.store import recovery, repair, salvage
+from pyinfrakit.store.salvage import Report
+
+
+@click.command()
+@click.argument("path", metavar="STATE", type=click.Path(path_type=Path))
+@click.option("--repair", "mends", is_flag=True, help="Put what can be saved in the file's place; what was there is kept.")
+@click.option("--without-journal", is_flag=True, help="Take the file as it is, without the changes in its journal.")
+def fsck(path: Path, mends: bool, without_journal: bool) -> None:
+    """Say what is wrong with a state file and its journal: exit status 1 if anything is, and was not repaired."""
+    real = Path(os.path.realpath(path))
+    if mends:
+        with recovery.lock(real, f"state file {path}", "fsck"):
+            _mend(real, not without_journal)
+    else:
+        _check(real, not without_journal)
+
+
+def _check(path: Path, with_journals: bool) -> None:
+    report = _examined(path, with_journals)
+    _say(report)
+    saved = _count(len(report.content.records), "instance")
+    if report.findings:
+        raise click.ClickException(f"{_count(len(report.findings), 'problem')} in {path}: `--repair` would save {saved}")
+    click.echo(f"nothing is wrong: {saved}")
+
+
+def _examined(path: Path, with_journals: bool) -> Report:
+    """Examine files to which a daemon may be writing."""
+    try:
+        found = recovery.read_live(Disk(), path)
+    except Damaged:
+        return salvage.examine(recovery.read_existing(Disk(), path), with_journals)
+    return Report((), found.content)
+
+
+def _mend(path: Path, with_journals: bool) -> None:
+    pair = recovery.read_existing(Disk(), path)
+    report = salvage.examine(pair, with_journals)
+    if not report.findings:
+        click.echo("nothing is wrong: nothing was changed")
+        return
+    _say(report)
+    for kept in repair.replace(Disk(), pair, report.content):
+        click.echo(f"kept {kept}")
+    for finding in report.findings:
+        if finding.lost:
+            click.echo(f"lost {finding.lost}")
+    click.echo(f"repaired {path}: {_count(len(report.content.records), 'instance')}")
+
+
+def _say(report: Report) -> None:
+    for finding in report.findings:
+        click.echo(f"{finding.where}: {finding.problem}")
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
