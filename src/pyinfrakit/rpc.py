@@ -36,7 +36,7 @@ class Fault(Exception):
         self.message = message
 
 
-class Call(Struct, frozen=True):
+class Call(Struct, frozen=True, gc=False):
     """One call. *id* is its JSON, or None for a notification; *params* is JSON, ``{}`` where there were none."""
 
     method: str
@@ -131,9 +131,9 @@ def _is_object(value: Raw) -> bool:
     return bytes(value).startswith(b"{")
 
 
-def success(id: Raw, result: bytes) -> bytes:
-    """Answer a call with *result*, which is JSON."""
-    return b'{"jsonrpc":"2.0","result":' + result + b',"id":' + bytes(id) + b"}"
+def success(id: Raw, *result: bytes) -> bytes:
+    """Answer a call with *result*, which is JSON; in pieces where it is long, which are copied this once."""
+    return b"".join((b'{"jsonrpc":"2.0","result":', *result, b',"id":', bytes(id), b"}"))
 
 
 def failure(id: Raw, fault: Fault) -> bytes:

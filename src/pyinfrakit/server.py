@@ -44,9 +44,11 @@ class _Connection(web.RequestHandler):
         self._in_request = False
 
     def data_received(self, data: bytes) -> None:
-        if self._deadline is None and not self._in_request:
-            self._deadline = asyncio.get_running_loop().call_later(REQUEST_TIMEOUT, self._late)
+        """Start the deadline where the headers are not complete yet; most requests come in one piece."""
+        requests = self._request_count
         super().data_received(data)
+        if self._request_count == requests and self._deadline is None and not self._in_request:
+            self._deadline = asyncio.get_running_loop().call_later(REQUEST_TIMEOUT, self._late)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self.headers_came()
@@ -176,6 +178,8 @@ class Server:
         return web.Response(status=204) if reply is None else web.Response(body=reply, content_type="application/json")
 
     async def _body(self, request: web.BaseRequest) -> bytes:
+        if request.content.is_eof():
+            return await self._read(request)  # all of it is here: no timer, which costs more than the rest
         length = request.content_length
         if length is not None and length > MAX_BODY:
             raise _too_large(length)
@@ -183,11 +187,15 @@ class Server:
             await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         try:
             async with asyncio.timeout(REQUEST_TIMEOUT):
-                return await request.read()
-        except (ConnectionError, web.RequestPayloadError) as error:
-            raise _closing(web.HTTPBadRequest(text=f"request body: {error}\n")) from None
+                return await self._read(request)
         except TimeoutError:
             raise _closing(web.HTTPRequestTimeout(text=f"the request's body took more than {REQUEST_TIMEOUT:g} s\n")) from None
+
+    async def _read(self, request: web.BaseRequest) -> bytes:
+        try:
+            return await request.read()
+        except (ConnectionError, web.RequestPayloadError) as error:
+            raise _closing(web.HTTPBadRequest(text=f"request body: {error}\n")) from None
         except web.HTTPRequestEntityTooLarge:
             raise _too_large(None) from None
 
@@ -196,7 +204,10 @@ class Server:
             message = rpc.parse(body)
         except rpc.Fault as fault:
             return rpc.failed(fault)
-        answers = await asyncio.gather(*(self._answer(call) for call in message.calls))
+        if len(message.calls) == 1:
+            answers = [await self._answer(message.calls[0])]  # no task for what is all that there is to do
+        else:
+            answers = await asyncio.gather(*(self._answer(call) for call in message.calls))
         return message.reply([answer for answer in answers if answer is not None])
 
 
