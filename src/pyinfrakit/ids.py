@@ -13,6 +13,7 @@ import re
 import secrets
 
 _DIGITS = "0123456789abcdefghijklmnopqrstuv"
+_PAIRS = tuple(one + two for one in _DIGITS for two in _DIGITS)
 _LENGTH = 11
 _TOP = 32**_LENGTH - 1
 _MINTED = re.compile(rf"0([{_DIGITS}]{{{_LENGTH}}})-[{_DIGITS}]{{6}}")
@@ -31,5 +32,9 @@ def mint(last: str, now: float) -> str:
     match = _MINTED.fullmatch(last)
     minted = _TOP - int(match[1], 32) if match else 0
     count = _TOP - max(int(now * 1_000_000), minted + 1)
-    digits = "".join(_DIGITS[count >> shift & 31] for shift in range(5 * (_LENGTH - 1), -1, -5))
-    return f"0{digits}-{''.join(secrets.choice(_DIGITS) for _ in range(6))}"
+    return f"{_written(count)}-{_written(secrets.randbits(30))[-6:]}"
+
+
+def _written(number: int) -> str:
+    """Write a number in 12 digits of base 32; two at a time, as this is done for every provision."""
+    return "".join([_PAIRS[number >> shift & 1023] for shift in range(50, -1, -10)])

@@ -17,14 +17,14 @@ CONFIG_TAGS = ("infrakit.config_sha", "infrakit.config.hash")
 """The tags that hold a member's configuration hash, up to InfraKit 0.5 and after."""
 
 
-class Attachment(Struct, frozen=True):
+class Attachment(Struct, frozen=True, gc=False):
     """Something that is attached to an instance, such as a volume."""
 
     id: str
     type: str
 
 
-class Spec(Struct, frozen=True, kw_only=True):
+class Spec(Struct, frozen=True, kw_only=True, gc=False):
     """What InfraKit asks for. *properties* is JSON, byte for byte as it came; None where none came."""
 
     properties: Raw | None = None
@@ -76,10 +76,11 @@ class State(StrEnum):
     NON_FUNCTIONAL = "non-functional"
     DESTROYING = "destroying"
 
-    @property
-    def described(self) -> bool:
-        """Is InfraKit told of instances in this state?"""
-        return self in (State.PROVISIONING, State.READY)
+    described: bool
+    """Is InfraKit told of instances in this state?"""
+
+    def __init__(self, name: str) -> None:
+        self.described = name in ("provisioning", "ready")
 
 
 class Event(StrEnum):
@@ -134,7 +135,7 @@ LIFECYCLE: Mapping[tuple[State, Event], State | None] = {
 }
 
 
-class Record(Struct, frozen=True, kw_only=True):
+class Record(Struct, frozen=True, kw_only=True, gc=False):
     """What the store keeps of an instance.
 
     *since* is when its state began, in seconds since 1970. *handle* is what the provider calls it, once it has said so.

@@ -53,17 +53,37 @@ async def ask(call: Awaitable[T], what: str) -> T:
 
 
 class _Job:
-    """Somebody at work on an instance. *outcome* is what its caller was told of its provision: an error, or None for its ID."""
+    """Somebody at work on an instance, and what those who wait for its provision are told: an error, or None for its ID."""
 
     task: asyncio.Task[None]
 
     def __init__(self) -> None:
-        self.outcome: asyncio.Future[PyInfrakitError | None] = asyncio.get_running_loop().create_future()
         self.news = asyncio.Event()
+        self.is_settled = False
+        self._error: PyInfrakitError | None = None
+        self._waiting: list[asyncio.Future[None]] = []
 
     def settle(self, error: PyInfrakitError | None) -> None:
-        if not self.outcome.done():
-            self.outcome.set_result(error)
+        """Tell; first come, first told."""
+        if self.is_settled:
+            return
+        self.is_settled, self._error = True, error
+        for waiting in self._waiting:
+            if not waiting.done():
+                waiting.set_result(None)
+
+    async def outcome(self, timeout: float) -> PyInfrakitError | None:
+        """Wait until it is settled, and settle it after *timeout* seconds."""
+        if not self.is_settled:
+            loop = asyncio.get_running_loop()
+            late = loop.call_later(timeout, self.settle, None)
+            waiting = loop.create_future()
+            self._waiting.append(waiting)
+            try:
+                await waiting
+            finally:
+                late.cancel()
+        return self._error
 
 
 _Step = Callable[[Record, _Job], Coroutine[Any, Any, None]]
@@ -84,7 +104,7 @@ class Work:
         self._labellings = asyncio.Semaphore(CALLS_AT_ONCE)
         self._left = {record.id for record in self._records if _is_unfinished(record)}
         """What an earlier run of the daemon left to do, until `resume`."""
-        self._stopping = asyncio.Event()
+        self._stopping = False
         self.calling: set[str] = set()
         """IDs with a call in flight."""
 
@@ -95,10 +115,12 @@ class Work:
             return
         job = self._jobs.get(id)
         if job is None:
+            if not _is_unfinished(record):
+                return
             job = self._jobs[id] = _Job()
             if record.state is not State.PROVISIONING:
                 job.settle(None)
-            job.task = asyncio.create_task(self._run(id, job), name=f"work on {id}")
+            job.task = asyncio.create_task(self._run(id, job))
         job.news.set()
 
     def resume(self) -> None:
@@ -117,17 +139,16 @@ class Work:
         job = self._jobs.get(id)
         if job is None:
             return
-        stop: asyncio.Future[Any] = asyncio.ensure_future(self._stopping.wait())
-        outcome: asyncio.Future[Any] = job.outcome
-        await asyncio.wait([outcome, stop], timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
-        stop.cancel()
-        job.settle(None)
-        if (error := job.outcome.result()) is not None:
+        if self._stopping:
+            job.settle(None)
+        if (error := await job.outcome(timeout)) is not None:
             raise error
 
     def stop_waiting(self) -> None:
         """End all waits for provisions, and begin no new calls."""
-        self._stopping.set()
+        self._stopping = True
+        for job in self._jobs.values():
+            job.settle(None)
 
     async def stop(self, timeout: float) -> None:
         """Let calls that are in flight end within *timeout* seconds, then cancel them. The next start takes them up."""
@@ -153,15 +174,16 @@ class Work:
                     failures = 0
                 except PyInfrakitError as error:
                     failures += 1
-                    await self._pause(job, failures, error)
+                    await self._pause(id, job, failures, error)
             job.settle(None)
         finally:
             del self._jobs[id]
-            job.settle(GiveUp(f"{id}: the work on it broke off; the log says why"))  # first come, first told
+            if not job.is_settled:
+                job.settle(GiveUp(f"{id}: the work on it broke off; the log says why"))
 
     def _next_step(self, id: str) -> _Step | None:
         record = self._records.get(id)
-        if record is None or self._stopping.is_set():
+        if record is None or self._stopping:
             return None
         if record.state is State.PROVISIONING:
             return self._provision
@@ -169,10 +191,10 @@ class Work:
             return self._destroy
         return self._label if record.relabel else None
 
-    async def _pause(self, job: _Job, failures: int, error: PyInfrakitError) -> None:
+    async def _pause(self, id: str, job: _Job, failures: int, error: PyInfrakitError) -> None:
         """Wait longer after each failure, but not when there is news."""
         seconds = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(failures - 1, 20)) * random.uniform(0.5, 1)
-        log.warning("%s: %s; again in %.1f s", job.task.get_name(), error, seconds)
+        log.warning("work on %s: %s; again in %.1f s", id, error, seconds)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(job.news.wait(), seconds)
 
@@ -195,7 +217,7 @@ class Work:
             try:
                 machine = await self._call(record.id, self._made(self._records[record.id]), "provision")
             except PyInfrakitError as error:
-                if job.outcome.done() and isinstance(error, TryLater):
+                if job.is_settled and isinstance(error, TryLater):
                     raise  # its caller counts on it, and its machine may be there and work
                 await self._fail(record.id, job, encodable(f"provision failed: {error}"))
                 return
@@ -204,7 +226,7 @@ class Work:
     def _is_wanted(self, id: str) -> bool:
         """Is a provision still to be asked for? It may have been destroyed or set aside while it waited for its turn."""
         record = self._records.get(id)
-        return record is not None and record.state is State.PROVISIONING and not self._stopping.is_set()
+        return record is not None and record.state is State.PROVISIONING and not self._stopping
 
     def _must_wait(self, record: Record) -> bool:
         """Is another holder of the record's logical ID still being destroyed? Two machines must not be it at once."""
@@ -243,7 +265,7 @@ class Work:
         job.settle(None)
         await self._store.commit()
         async with self._destroys:
-            if self._stopping.is_set():
+            if self._stopping:
                 return
             await self._call(record.id, self._provider.destroy(record, record.reason), "destroy")
         await self._store.commit(Drop(record.id))
@@ -252,7 +274,7 @@ class Work:
     async def _label(self, record: Record, job: _Job) -> None:
         await self._store.commit()
         async with self._labellings:
-            if self._stopping.is_set():
+            if self._stopping:
                 return
             await self._call(record.id, self._provider.label(record, record.spec.tags), "label")
         current = self._records.get(record.id)
