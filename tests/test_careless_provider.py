@@ -117,7 +117,7 @@ def test_a_wrong_answer_fails_its_provision_alone(tmp_path: Path, wrong: str) ->
         await until(lambda: len(plugin.records) == 0)
         provider.on_provision = None
         id = await plugin.provision(Spec())
-        assert [id] == [record.id for record in plugin.describe({})]
+        assert [id] == [record.id for record in plugin.records]
 
     with_plugin(tmp_path, test)
     FileStore(tmp_path / "state.json", "the next").__exit__()
@@ -238,7 +238,7 @@ def test_a_wrong_observation_changes_nothing(tmp_path: Path, wrong: str) -> None
         await until(lambda: "the provider has a bug" in plugin.watch.trouble)
         seen = provider.observed
         await until(lambda: provider.observed > seen + 5)
-        assert [id] == [record.id for record in plugin.describe({})]
+        assert [id] == [record.id for record in plugin.records]
         provider.on_observe = None
         await until(lambda: plugin.watch.trouble == "")
 
@@ -252,10 +252,10 @@ def test_live_properties_are_described_and_kept_up_to_date(tmp_path: Path) -> No
         provider.on_provision = machine_with(properties=Raw(b'{"power":"starting"}'))
         id = await plugin.provision(Spec(properties=Raw(b'{"cpu":2}')))
         record = plugin.records[id]
-        assert Raw(b'{"power":"starting"}') == plugin.properties(record)
+        assert Raw(b'{"power":"starting"}') == plugin.records.properties(record)
         provider.on_observe = lambda: [Machine(id, properties=Raw(b'{"power":"on"}'))]
-        await until(lambda: plugin.properties(record) == Raw(b'{"power":"on"}'))
+        await until(lambda: plugin.records.properties(record) == Raw(b'{"power":"on"}'))
         provider.on_observe = lambda: [Machine(id)]
-        await until(lambda: plugin.properties(record) == Raw(b'{"cpu":2}'))
+        await until(lambda: plugin.records.properties(record) == Raw(b'{"cpu":2}'))
 
     with_plugin(tmp_path, test)

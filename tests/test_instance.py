@@ -271,10 +271,12 @@ def test_what_changed_is_remembered_for_the_observation() -> None:
 def test_what_a_provider_said_goes_with_the_record() -> None:
     """Properties that a provider last said are forgotten with their instance, and only then."""
     records = Records([record("a"), record("b")])
-    records.live = {"a": Raw(b"1"), "b": Raw(b"2")}
+    records.show_all({"a": Raw(b"1"), "b": Raw(b"2")})
     records.apply(Drop("a"))
     records.apply(Put(record("b", reason="x")))
-    assert {"b": Raw(b"2")} == records.live
+    assert Raw(b"2") == records.properties(records["b"])
+    records.apply(Put(record("a")))
+    assert records.properties(records["a"]) is None
 
 
 NAMES = [f"i{number}" for number in range(8)]

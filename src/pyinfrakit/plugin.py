@@ -170,14 +170,6 @@ class Plugin:
         self._work.start(id)
         await written
 
-    def describe(self, tags: Mapping[str, str]) -> list[Record]:
-        """Give the instances that InfraKit should know of and that have all of *tags*, in order."""
-        return [record for record in self.records.tagged(tags) if record.state.described]
-
-    def properties(self, record: Record) -> Raw | None:
-        """What is known of an instance now: what its provider says, or else what was asked for."""
-        return self.records.live.get(record.id, record.spec.properties)
-
     async def set_aside(self, id: str, reason: str) -> None:
         """Take an instance out of service by hand. Raises `UnknownInstance`, `Refused`, `StoreFailed`."""
         record = self.records[id].after(Event.SET_ASIDE, time.time(), reason)

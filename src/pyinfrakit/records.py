@@ -1,32 +1,29 @@
 """The instances in memory: in order, and found by ID, tag or logical ID at a cost that does not grow with their number."""
 
-from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
-from typing import TypeVar
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
 from msgspec import Raw, Struct
 
 from pyinfrakit import ids
 from pyinfrakit.errors import UnknownInstance
-from pyinfrakit.instance import GROUP_TAG, Record
+from pyinfrakit.index import Index, Tags
+from pyinfrakit.instance import GROUP_TAG, Record, Spec
 
-K = TypeVar("K")
 
-
-class Put(Struct, frozen=True):
+class Put(Struct, frozen=True, gc=False):
     """Add or replace a record; *front*: and make it the first of all."""
 
     record: Record
     front: bool = False
 
 
-class Drop(Struct, frozen=True):
+class Drop(Struct, frozen=True, gc=False):
     """Forget a record."""
 
     id: str
 
 
-class Note(Struct, frozen=True):
+class Note(Struct, frozen=True, gc=False):
     """Keep a value, JSON, beside the records."""
 
     key: str
@@ -36,7 +33,7 @@ class Note(Struct, frozen=True):
 Change = Put | Drop | Note
 
 
-class Undo(Struct, frozen=True):
+class Undo(Struct, frozen=True, gc=False):
     """What a change replaced: the record and its place in the order, or None and None."""
 
     id: str
@@ -44,39 +41,46 @@ class Undo(Struct, frozen=True):
     rank: int | None
 
 
-class UndoNote(Struct, frozen=True):
+class UndoNote(Struct, frozen=True, gc=False):
     """What a note replaced, or None."""
 
     key: str
     value: Raw | None
 
 
+Follower = Callable[[Record | None, Record | None], None]
+"""Is told of a record before and after a change, None for none; the same twice where only its live properties changed."""
+
+
 class Records:
     """Records in order: as loaded, then as added; a healed one comes to the front."""
 
     def __init__(self, records: Iterable[Record] = (), last_id: str = ids.NEVER, notes: Mapping[str, Raw] | None = None) -> None:
-        self._records: OrderedDict[str, Record] = OrderedDict()
+        self._records: dict[str, Record] = {}
         self._ranks: dict[str, int] = {}
         self._first = 0
         self._next = 0
-        self._tagged: dict[tuple[str, str], dict[str, None]] = {}
-        self._logical: dict[str, dict[str, None]] = {}
+        self._sorted = 0
+        self._tagged = Tags()
+        self._logical = Index()
+        self._live: dict[str, Raw] = {}
+        self._followers: list[Follower] = []
         self.notes = dict(notes or {})
         """Values, JSON, that are kept beside the records, also those that somebody else put there."""
         self.last_id = last_id
         """The last ID that was minted: all later ones sort before it."""
+        self.moves = 0
+        """How often the order changed, other than by a record that came last."""
         self.touched: set[str] = set()
         """IDs whose record changed, or that had a call in flight, since the current observation began."""
-        self.live: dict[str, Raw] = {}
-        """What providers last said of their machines: properties that are not kept."""
         for record in records:
-            self.apply(Put(record))
+            self._append(record)
 
     def __len__(self) -> int:
         return len(self._records)
 
     def __iter__(self) -> Iterator[Record]:
-        return iter(self._records.values())
+        return iter(self._in_order().values())
 
     def __contains__(self, id: str) -> bool:
         return id in self._records
@@ -97,41 +101,51 @@ class Records:
 
     def tagged(self, tags: Mapping[str, str]) -> Iterable[Record]:
         """Give the records that have all of *tags*, in order; all of them where *tags* is empty."""
-        if not tags:
-            return self._records.values()
-        indexes = [self._tagged.get(tag, {}) for tag in tags.items()]
-        smallest = min(indexes, key=len)
-        found = [id for id in smallest if all(id in index for index in indexes)]
-        return [self._records[id] for id in sorted(found, key=self._ranks.__getitem__)]
+        return [self._records[id] for id in self.tagged_ids(tags)] if tags else self._in_order().values()
+
+    def tagged_ids(self, tags: Mapping[str, str]) -> Collection[str]:
+        """Give the IDs of the records that have all of *tags*, in order; all of them where *tags* is empty."""
+        return self._tagged.get(tags, self._ranks.__getitem__) if tags else self._in_order().keys()
 
     def of_logical_id(self, logical_id: str, group: str | None) -> list[Record]:
         """Give the records, in any state, that have this logical ID in this group (None: in no group)."""
-        found = (self._records[id] for id in self._logical.get(logical_id, ()))
+        found = (self._records[id] for id in self._logical.get(logical_id, self._ranks.__getitem__))
         return [record for record in found if record.spec.group == group]
+
+    def properties(self, record: Record) -> Raw | None:
+        """Give what is known of an instance now: what its provider says, or else what was asked for."""
+        return self._live.get(record.id, record.spec.properties)
+
+    def follow(self, follower: Follower) -> None:
+        """Tell *follower* of every change from now on."""
+        self._followers.append(follower)
+
+    def show(self, id: str, properties: Raw) -> None:
+        """Keep, in memory alone, what a provider says of an instance in a call."""
+        record = self._records.get(id)
+        if record is not None and self._live.get(id) != properties:
+            self._live[id] = properties
+            self._tell(record, record)
+
+    def show_all(self, properties: Mapping[str, Raw]) -> None:
+        """Keep what a provider says in an observation, of all instances; what it said in a call since then is newer."""
+        newer = {id: self._live[id] for id in self.touched if id in self._live}
+        before, self._live = self._live, {**{id: seen for id, seen in properties.items() if id in self._records}, **newer}
+        for id in self._live.keys() | before.keys():
+            if self._live.get(id) != before.get(id):
+                self._tell(self._records[id], self._records[id])
 
     def apply(self, change: Change) -> Undo | UndoNote:
         """Make a change; give what takes it back."""
         match change:
+            case Put(record, front):
+                return self._put(record, front)
+            case Drop(id):
+                return self._set(id, None, None)
             case Note(key, value):
                 old = self.notes.get(key)
                 self.notes[key] = value
                 return UndoNote(key, old)
-            case Drop(id):
-                return self._set(id, None, None)
-            case Put(record, front):
-                rank = self._ranks.get(record.id)
-                if front:
-                    self._first -= 1
-                    rank = self._first
-                elif rank is None:
-                    rank = self._next
-                    self._next += 1
-                if record.id < self.last_id and ids.is_minted(record.id):
-                    self.last_id = record.id
-                undo = self._set(record.id, record, rank)
-                if front:
-                    self._records.move_to_end(record.id, last=False)
-                return undo
 
     def undo(self, undos: Iterable[Undo | UndoNote]) -> None:
         """Take changes back, the last one first. IDs that they used up stay used up."""
@@ -144,39 +158,84 @@ class Records:
                         del self.notes[key]
                     else:
                         self.notes[key] = value
-        self._records = OrderedDict(sorted(self._records.items(), key=lambda item: self._ranks[item[0]]))
+
+    def _put(self, record: Record, front: bool) -> Undo:
+        if front:
+            self._first -= 1
+            self._use_up(record.id)
+            return self._set(record.id, record, self._first)
+        rank = self._ranks.get(record.id)
+        if rank is not None:
+            return self._set(record.id, record, rank)
+        self._append(record)
+        self.touched.add(record.id)
+        self._tell(None, record)
+        return Undo(record.id, None, None)
+
+    def _append(self, record: Record) -> None:
+        self._records[record.id] = record
+        self._ranks[record.id] = self._next
+        self._next += 1
+        self._use_up(record.id)
+        self._index(record, in_order=True)
+
+    def _use_up(self, id: str) -> None:
+        if id < self.last_id and ids.is_minted(id):
+            self.last_id = id
 
     def _set(self, id: str, record: Record | None, rank: int | None) -> Undo:
-        old = self._records.get(id)
-        undo = Undo(id, old, self._ranks.get(id))
+        old, undo = self._records.get(id), Undo(id, self._records.get(id), self._ranks.get(id))
         self.touched.add(id)
-        if old is not None:
-            self._unindex(old)
-        if record is None or rank is None:
-            self._records.pop(id, None)
-            self._ranks.pop(id, None)
-            self.live.pop(id, None)
-        else:
-            self._records[id] = record
-            self._ranks[id] = rank
-            self._index(record)
+        if record is not None and rank is not None:
+            if old is None or rank != undo.rank:
+                self._place(old, record, rank)
+            else:
+                self._replace(old, record)
+            self._tell(old, record)
+        elif old is not None:
+            self._remove(old)
+            self._tell(old, None)
         return undo
 
-    def _index(self, record: Record) -> None:
-        for tag in record.spec.tags.items():
-            self._tagged.setdefault(tag, {})[record.id] = None
-        if record.spec.logical_id is not None:
-            self._logical.setdefault(record.spec.logical_id, {})[record.id] = None
+    def _remove(self, record: Record) -> None:
+        del self._records[record.id], self._ranks[record.id]
+        self._live.pop(record.id, None)
+        self._unindex(record)
 
-    def _unindex(self, record: Record) -> None:
-        for tag in record.spec.tags.items():
-            _discard(self._tagged, tag, record.id)
-        if record.spec.logical_id is not None:
-            _discard(self._logical, record.spec.logical_id, record.id)
+    def _replace(self, old: Record, new: Record) -> None:
+        self._records[new.id] = new
+        if old.spec is not new.spec:
+            self._unindex(old, but=new.spec)
+            self._index(new, but=old.spec)
 
+    def _place(self, old: Record | None, record: Record, rank: int) -> None:
+        """Put a record somewhere that is not the end; the order is made anew when it is next asked for."""
+        if old is not None:
+            self._unindex(old)
+        self._records[record.id] = record
+        self._ranks[record.id] = rank
+        self._index(record)
+        self.moves += 1
 
-def _discard(index: dict[K, dict[str, None]], key: K, id: str) -> None:
-    found = index[key]
-    del found[id]
-    if not found:
-        del index[key]
+    def _in_order(self) -> dict[str, Record]:
+        if self._sorted != self.moves:
+            self._records = dict(sorted(self._records.items(), key=lambda item: self._ranks[item[0]]))
+            self._sorted = self.moves
+        return self._records
+
+    def _tell(self, old: Record | None, new: Record | None) -> None:
+        for follower in self._followers:
+            follower(old, new)
+
+    def _index(self, record: Record, but: Spec = Spec(), in_order: bool = False) -> None:
+        """Have a record found by what its spec has, *but* what that other one has too."""
+        tags = record.spec.tags.items()
+        self._tagged.add(record.id, tags - but.tags.items() if but.tags else tags, in_order)
+        if record.spec.logical_id is not None and record.spec.logical_id != but.logical_id:
+            self._logical.add(record.spec.logical_id, record.id, in_order)
+
+    def _unindex(self, record: Record, but: Spec = Spec()) -> None:
+        tags = record.spec.tags.items()
+        self._tagged.remove(record.id, tags - but.tags.items() if but.tags else tags)
+        if record.spec.logical_id is not None and record.spec.logical_id != but.logical_id:
+            self._logical.remove(record.spec.logical_id, record.id)

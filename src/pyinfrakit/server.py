@@ -178,8 +178,14 @@ class Server:
         return web.Response(status=204) if reply is None else web.Response(body=reply, content_type="application/json")
 
     async def _body(self, request: web.BaseRequest) -> bytes:
-        if request.content.is_eof():
-            return await self._read(request)  # all of it is here: no timer, which costs more than the rest
+        try:
+            if request.content.is_eof():
+                return request.content.read_nowait()  # all of it is here: a timer would cost more than the rest
+            return await self._rest(request)
+        except (ConnectionError, web.RequestPayloadError) as error:
+            raise _closing(web.HTTPBadRequest(text=f"request body: {error}\n")) from None
+
+    async def _rest(self, request: web.BaseRequest) -> bytes:
         length = request.content_length
         if length is not None and length > MAX_BODY:
             raise _too_large(length)
@@ -187,15 +193,9 @@ class Server:
             await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         try:
             async with asyncio.timeout(REQUEST_TIMEOUT):
-                return await self._read(request)
+                return await request.read()
         except TimeoutError:
             raise _closing(web.HTTPRequestTimeout(text=f"the request's body took more than {REQUEST_TIMEOUT:g} s\n")) from None
-
-    async def _read(self, request: web.BaseRequest) -> bytes:
-        try:
-            return await request.read()
-        except (ConnectionError, web.RequestPayloadError) as error:
-            raise _closing(web.HTTPBadRequest(text=f"request body: {error}\n")) from None
         except web.HTTPRequestEntityTooLarge:
             raise _too_large(None) from None
 

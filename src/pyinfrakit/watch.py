@@ -133,7 +133,7 @@ class Watch:
         seen = Observation(machines, time.time(), frozenset(self._records.touched), self._started)
         released = frozenset(self._released)
         decided = plan(self._records, seen, self._history, self._limits, released)
-        self._show(machines)
+        self._records.show_all({m.id: m.properties for m in machines.values() if m.properties is not None})
         try:
             await self._store.commit(*self._changes(decided), *self._remembered(decided.history))
         except StoreFailed as error:
@@ -152,14 +152,6 @@ class Watch:
         """Note what the mass-loss rule goes by, where that changed: a restart must not let go of what is held."""
         note = Raw(msgspec.json.encode(_Memory(dict(history.losses), dict(history.held))))
         return [] if note == self._records.notes.get(NOTE, _NOTHING) else [Note(NOTE, note)]
-
-    def _show(self, machines: dict[str, Machine]) -> None:
-        """Take over what the provider says of its machines now; what it said in a call since then is newer."""
-        live = self._records.live
-        newer = {id: live[id] for id in self._records.touched if id in live}
-        live.clear()
-        live.update((m.id, m.properties) for m in machines.values() if m.properties is not None and m.id in self._records)
-        live.update(newer)
 
     def _changes(self, decided: Plan) -> list[Change]:
         return [self._change(self._records[transition.id], transition) for transition in decided.transitions]

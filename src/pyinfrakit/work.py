@@ -18,6 +18,7 @@ from msgspec.structs import replace
 from pyinfrakit.decoding import encodable
 from pyinfrakit.errors import GiveUp, PyInfrakitError, TryLater
 from pyinfrakit.instance import Event, Record, State
+from pyinfrakit.logs import Together
 from pyinfrakit.provider import Machine, Provider
 from pyinfrakit.records import Drop, Put
 from pyinfrakit.store import Store
@@ -99,6 +100,7 @@ class Work:
         self.keeps_labels = type(provider).label is not Provider.label
         """Does the provider want to be told of tags that change?"""
         self._jobs: dict[str, _Job] = {}
+        self._log = Together(log)
         self._provisions = asyncio.Semaphore(CALLS_AT_ONCE)
         self._destroys = asyncio.Semaphore(CALLS_AT_ONCE)
         self._labellings = asyncio.Semaphore(CALLS_AT_ONCE)
@@ -256,9 +258,9 @@ class Work:
         assert record is not None
         written = self._store.commit(Put(replace(record, handle=machine.handle, made=True)))
         if machine.properties is not None:
-            self._records.live[id] = machine.properties
+            self._records.show(id, machine.properties)
         job.settle(None)
-        log.info("%s: provisioned", id)
+        self._log.info(id, "provisioned")
         await written
 
     async def _destroy(self, record: Record, job: _Job) -> None:
@@ -269,7 +271,7 @@ class Work:
                 return
             await self._call(record.id, self._provider.destroy(record, record.reason), "destroy")
         await self._store.commit(Drop(record.id))
-        log.info("%s: destroyed (%s)", record.id, record.reason)
+        self._log.info(record.id, f"destroyed ({record.reason})")
 
     async def _label(self, record: Record, job: _Job) -> None:
         await self._store.commit()

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
 import msgspec
-from msgspec import UNSET, Raw
+from msgspec import Raw
 
 from pyinfrakit import rpc
 from pyinfrakit.decoding import WrongShape
@@ -13,14 +13,14 @@ from pyinfrakit.errors import PyInfrakitError
 from pyinfrakit.instance import Record, State
 from pyinfrakit.plugin import Plugin
 from pyinfrakit.spi import wire
+from pyinfrakit.spi.descriptions import NOTHING, Descriptions
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T", bound=wire.Typed)
 
 Handler = Callable[[Raw], Awaitable[Any]]
-
-_NOTHING = Raw(b"{}")
+"""Gives what is to be encoded; or a list, pieces of JSON."""
 
 
 class Methods:
@@ -28,6 +28,7 @@ class Methods:
 
     def __init__(self, plugin: Plugin) -> None:
         self._plugin = plugin
+        self._descriptions = Descriptions(plugin.records)
         self._methods: Mapping[str, Handler] = {
             "Plugin.Implements": self._implements,
             "Handshake.Implements": self._implements,
@@ -64,7 +65,8 @@ class Methods:
             log.exception("%s: a bug", call.method)
             fault = rpc.Fault(rpc.INTERNAL_ERROR, f"a bug in the plugin ({type(error).__name__}): see its log")
         else:
-            return None if call.id is None else rpc.success(call.id, msgspec.json.encode(result))
+            pieces = result if isinstance(result, list) else (msgspec.json.encode(result),)
+            return None if call.id is None else rpc.success(call.id, *pieces)
         return None if call.id is None else rpc.failure(call.id, fault)
 
     def _method(self, name: str) -> Handler:
@@ -109,13 +111,7 @@ class Methods:
 
     async def _describe(self, params: Raw) -> Any:
         asked = self._read(params, wire.DescribeParams)
-        records = self._plugin.describe(asked.Tags or {})
-        described = [self._description(record, bool(asked.Properties)) for record in records]
-        return wire.Descriptions(asked.Type or "", described)
-
-    def _description(self, record: Record, with_properties: bool) -> wire.Described:
-        properties = (self._plugin.properties(record) or _NOTHING) if with_properties else UNSET
-        return wire.Described(record.id, record.spec.logical_id, dict(record.spec.tags), properties)
+        return self._descriptions.reply(asked.Type or "", asked.Tags or {}, bool(asked.Properties))
 
     async def _records(self, params: Raw) -> Any:
         asked = self._read(params, wire.KeptParams)
@@ -129,7 +125,7 @@ class Methods:
             ID=record.id,
             LogicalID=record.spec.logical_id,
             Tags=dict(record.spec.tags),
-            Properties=self._plugin.properties(record) or _NOTHING,
+            Properties=self._plugin.records.properties(record) or NOTHING,
             State=record.state,
             Reason=record.reason,
             Since=record.since,

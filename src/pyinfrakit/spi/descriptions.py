@@ -1,0 +1,92 @@
+"""Encoded descriptions, kept until they change: describing costs no more than putting bytes together."""
+
+from collections.abc import Collection, Mapping
+from typing import Final
+
+import msgspec
+from msgspec import UNSET, Raw
+
+from pyinfrakit.instance import Record
+from pyinfrakit.records import Records
+from pyinfrakit.spi import wire
+
+LARGEST = 1024
+"""Bytes of a description that is kept. A larger one is encoded each time: kept, it would double what its spec takes."""
+
+NOTHING: Final = Raw(b"{}")
+"""What is shown for properties where there are none."""
+
+_MISSING = b""
+
+
+class Descriptions:
+    """The descriptions of a plugin's instances. With and without properties are kept apart, each once it is asked for."""
+
+    def __init__(self, records: Records) -> None:
+        self._records = records
+        self._kept: dict[bool, _Kept] = {}
+
+    def reply(self, type: str, tags: Mapping[str, str], with_properties: bool) -> list[bytes]:
+        """Give, in pieces, the reply that describes the instances which have all of *tags*, in order."""
+        kept = self._kept.get(with_properties)
+        if kept is None:
+            kept = self._kept[with_properties] = _Kept(self._records, with_properties)
+        found = kept.having(self._records.tagged_ids(tags)) if tags else kept.all()
+        if found:
+            found[0] = found[0][1:]
+        return [b'{"Type":%b,"Descriptions":[' % msgspec.json.encode(type), *found, b"]}"]
+
+
+class _Kept:
+    """One kind of descriptions, each with a comma in front; or `_MISSING`, until it is asked for."""
+
+    def __init__(self, records: Records, with_properties: bool) -> None:
+        self._records = records
+        self._with_properties = with_properties
+        self._encoded: dict[str, bytes] = {}
+        self._missing = 0
+        self._order()
+        records.follow(self._follow)
+
+    def all(self) -> list[bytes]:
+        if self._moves != self._records.moves:
+            self._order()
+        if not self._missing:
+            return list(self._encoded.values())
+        return [encoded or self._encode(id) for id, encoded in self._encoded.items()]
+
+    def having(self, ids: Collection[str]) -> list[bytes]:
+        """Give those of *ids* that are described."""
+        if not self._missing:
+            return list(filter(None, map(self._encoded.get, ids)))
+        return [self._encoded[id] or self._encode(id) for id in ids if id in self._encoded]
+
+    def _encode(self, id: str) -> bytes:
+        record = self._records[id]
+        properties = (self._records.properties(record) or NOTHING) if self._with_properties else UNSET
+        described = wire.Described(id, record.spec.logical_id, dict(record.spec.tags), properties)
+        encoded = b"," + msgspec.json.encode(described)
+        if len(encoded) <= LARGEST:
+            self._encoded[id] = encoded
+            self._missing -= 1
+        return encoded
+
+    def _follow(self, old: Record | None, new: Record | None) -> None:
+        if new is None or not new.state.described:
+            if old is not None and self._encoded.pop(old.id, None) == _MISSING:
+                self._missing -= 1
+        elif new.id not in self._encoded:
+            self._encoded[new.id] = _MISSING
+            self._missing += 1
+            if old is not None:
+                self._moves = -1  # it is back where it was, which is not the end
+        elif (old is new or old is None or old.spec is not new.spec) and self._encoded[new.id]:
+            self._encoded[new.id] = _MISSING
+            self._missing += 1
+
+    def _order(self) -> None:
+        """Take over the records' order."""
+        described = (record.id for record in self._records if record.state.described)
+        self._encoded = {id: self._encoded.get(id, _MISSING) for id in described}
+        self._missing = sum(not encoded for encoded in self._encoded.values())
+        self._moves = self._records.moves
