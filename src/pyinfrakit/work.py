@@ -256,7 +256,7 @@ class Work:
         """Tell at once: were the record not written, a restart would provision the same ID again, which changes nothing."""
         record = self._records[id].after(Event.PROVISIONED, time.time())
         assert record is not None
-        written = self._store.commit(Put(replace(record, handle=machine.handle, made=True)))
+        written = self._store.commit(Put(replace(record, handle=machine.handle, made=True)), urgent=False)
         if machine.properties is not None:
             self._records.show(id, machine.properties)
         job.settle(None)
@@ -270,7 +270,7 @@ class Work:
             if self._stopping:
                 return
             await self._call(record.id, self._provider.destroy(record, record.reason), "destroy")
-        await self._store.commit(Drop(record.id))
+        await self._store.commit(Drop(record.id), urgent=False)
         self._log.info(record.id, f"destroyed ({record.reason})")
 
     async def _label(self, record: Record, job: _Job) -> None:
@@ -281,7 +281,7 @@ class Work:
             await self._call(record.id, self._provider.label(record, record.spec.tags), "label")
         current = self._records.get(record.id)
         if current is not None and current.spec.tags == record.spec.tags:
-            await self._store.commit(Put(replace(current, relabel=False)))
+            await self._store.commit(Put(replace(current, relabel=False)), urgent=False)
 
 
 def _is_unfinished(record: Record) -> bool:
