@@ -6,6 +6,7 @@ records as they are between two batches, while the next ones go to a new journal
 """
 
 import asyncio
+import contextlib
 import logging
 import os
 import secrets
@@ -13,10 +14,10 @@ import stat
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from msgspec import Struct, field
 from msgspec.structs import replace
 
 from pyinfrakit.durable import Disk
@@ -27,29 +28,45 @@ from pyinfrakit.store import Store, document, journal, recovery
 from pyinfrakit.store.document import Content, Stamp
 from pyinfrakit.store.pace import Pace
 from pyinfrakit.store.recovery import Found, Pair, unfinished_journal
+from pyinfrakit.store.thread import Failure, Thread, attempted
 from pyinfrakit.store.writing import Writer
 
 log = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
 LINGER = 0.02
 """Seconds that changes which nobody waits for may wait for others."""
 
-SOON = 0.1
+SOON = 0.3
 """Seconds after a change until the state file is written, where it may be written so often."""
 
 RETRY = 1.0
 """Seconds after a write that failed until the next one, if no change comes before."""
 
 
-class _Batch(Struct):
+class _Batch:
     """Changes that are written together: what takes them back, and what whoever made them waits for."""
 
-    done: asyncio.Future[None]
-    entries: list[bytes] = field(default_factory=list)
-    undos: list[Undo | UndoNote] = field(default_factory=list)
-    urgent: bool = False
+    def __init__(self) -> None:
+        self.entries: list[bytes] = []
+        self.undos: list[Undo | UndoNote] = []
+        self.hurried = 0
+        """How many are in a hurry for it."""
+        self._waits: list[asyncio.Future[None]] = []
+
+    def wait(self) -> asyncio.Future[None]:
+        """Give a wait of its own, which may be cancelled."""
+        wait = asyncio.get_running_loop().create_future()
+        self._waits.append(wait)
+        return wait
+
+    def settle(self, error: StoreFailed | None) -> None:
+        for wait in self._waits:
+            if wait.done():
+                continue
+            if error is None:
+                wait.set_result(None)
+            else:
+                wait.set_exception(error)
 
 
 class FileStore(Store):
@@ -74,7 +91,8 @@ class FileStore(Store):
             raise CannotStart(f"{self.location} can't be written: {_reason(error)}") from None
         self._waiting: _Batch | None = None
         self._writing: _Batch | None = None
-        self._worker: asyncio.Task[None] | None = None
+        self._looks = False
+        """Will `_work` be called in this turn of the event loop?"""
         self._failed = False
         """Must the file be written anew before anything else, as the journal may hold what was taken back?"""
         self._due = False
@@ -84,11 +102,12 @@ class FileStore(Store):
         self._rested = 0.0
         """Until when the file is not to be written again, on the monotonic clock."""
         self._checkpoint: asyncio.Task[None] | None = None
+        self._recovery: asyncio.Task[None] | None = None
         self._is_behind = False
         """Did the last checkpoint fail?"""
         self._pace = Pace()
         # Threads of its own: providers may keep the event loop's busy for as long as they like.
-        self._appending = ThreadPoolExecutor(1, "journal")
+        self._appending = Thread("journal")
         self._checkpointing = ThreadPoolExecutor(1, "checkpoint")
 
     def _open(self, disk: Disk, mark: str | None) -> None:
@@ -112,7 +131,7 @@ class FileStore(Store):
     def __exit__(self, *exception: object) -> None:
         """Let go of the file."""
         self._pace.hurry()
-        self._appending.shutdown()
+        self._appending.end()
         self._checkpointing.shutdown()
         self._writer.close()
         self._lock.release()
@@ -124,16 +143,16 @@ class FileStore(Store):
             entries = [journal.changed(change) for change in changes]
         except (TypeError, ValueError) as error:  # JSON can't hold it
             return self._refused(StoreFailed(self.path, str(error)))
-        batch = self._next_batch(urgent)
+        batch = self._gathering(urgent)
         batch.entries.extend(entries)
-        batch.undos.extend(self.records.apply(change) for change in changes)
-        return asyncio.shield(batch.done)
+        batch.undos.extend([self.records.apply(change) for change in changes])
+        return batch.wait()
 
     def _under_way(self) -> asyncio.Future[None]:
         if self._waiting is not None:
-            return asyncio.shield(self._next_batch(True).done)
+            return self._gathering(urgent=True).wait()
         if self._writing is not None:
-            return asyncio.shield(self._writing.done)
+            return self._writing.wait()
         nothing = asyncio.get_running_loop().create_future()
         nothing.set_result(None)
         return nothing
@@ -143,68 +162,87 @@ class FileStore(Store):
         refused.set_exception(error)
         return refused
 
-    def _next_batch(self, urgent: bool) -> _Batch:
-        loop = asyncio.get_running_loop()
+    def _gathering(self, urgent: bool) -> _Batch:
+        """Give the batch that is written next."""
         if self._waiting is None:
-            self._waiting = _Batch(loop.create_future())
+            self._waiting = _Batch()
             if not urgent:
-                loop.call_later(LINGER, self._hasten, self._waiting)
+                asyncio.get_running_loop().call_later(LINGER, self._hasten, self._waiting)
         if urgent:
             self._hasten(self._waiting)
         return self._waiting
 
     def _hasten(self, batch: _Batch) -> None:
-        batch.urgent = True
-        self._work()
+        """Have a batch written, with all that is added to it in this turn of the event loop."""
+        batch.hurried += 1
+        self._look()
+
+    def _look(self) -> None:
+        if not self._looks:
+            self._looks = True
+            asyncio.get_running_loop().call_soon(self._work)
 
     def _work(self) -> None:
-        if self._worker is None:
-            self._worker = asyncio.create_task(self._write())
-
-    async def _write(self) -> None:
-        while self._due or (self._waiting is not None and self._waiting.urgent):
-            batch, self._waiting = self._waiting, None
-            self._writing = batch
-            try:
-                await self._write_batch(batch)
-            except OSError as error:
-                self._take_back(batch, StoreFailed(self.path, _reason(error)))
-            else:
-                if batch is not None:
-                    batch.done.set_result(None)
-                self._plan()
-        self._worker = self._writing = None
-
-    async def _write_batch(self, batch: _Batch | None) -> None:
-        """Make a batch durable; where the file is due, begin to write it with all up to and with this batch."""
+        """Begin to write what waits, unless a write is under way, or there is no hurry."""
+        self._looks = False
+        if self._writing is not None or not (self._due or (self._waiting is not None and self._waiting.hurried > 0)):
+            return
+        batch, self._waiting = self._waiting or _Batch(), None
+        self._writing = batch
         due, self._due = self._due, False
         content = self._content() if due or self._failed else None
-        if self._failed and content is not None:
-            await self._end_checkpoint()
-            await self._in(self._appending, self._writer.start_anew, content)
+        if content is not None and self._failed:
+            self._recovery = asyncio.create_task(self._start_anew(batch, content))
+        elif batch.entries:
+            append = partial(self._writer.append, journal.together(batch.entries))
+            if batch.hurried == 1 and self._writer.is_quick:
+                self._written(batch, content, attempted(append))  # to ask a thread would take as long again
+            else:
+                self._appending.do(append, partial(self._written, batch, content))
+        else:
+            self._written(batch, content, None)
+
+    def _written(self, batch: _Batch, content: Content | None, error: Failure | None) -> None:
+        """Tell those who wait for a batch; with *content*, begin to write the file, which is due."""
+        self._writing = None
+        if error is None:
+            batch.settle(None)
+            if content is not None:
+                self._writer.rotate()
+                self._checkpoint = asyncio.create_task(self._write_file(content))
+            self._plan()
+        else:
+            self._take_back(batch, StoreFailed(self.path, _reason(error)))
+        if self._due or self._waiting is not None:
+            self._look()
+
+    async def _start_anew(self, batch: _Batch, content: Content) -> None:
+        """Write the file with all there is, as the journal can't be trusted any more."""
+        await self._end_checkpoint()
+        failed: Failure | None = None
+        try:
+            await self._in_background(self._writer.start_anew, content)
+        except (OSError, MemoryError) as error:
+            failed = error
+        else:
             self._failed = False
             log.log(NOTICE, "%s can be written again", self.location)
-            return
-        if batch is not None:
-            await self._in(self._appending, self._writer.append, journal.together(batch.entries))
-        if content is not None:
-            self._writer.rotate()
-            self._checkpoint = asyncio.create_task(self._write_file(content))
+        self._written(batch, None, failed)
 
     def _content(self) -> Content:
         records = self.records
         return Content(list(records), records.last_id, dict(records.notes), self.mark, self._unknown)
 
-    async def _in(self, thread: ThreadPoolExecutor, work: Callable[..., T], *arguments: Any) -> T:
-        return await asyncio.get_running_loop().run_in_executor(thread, work, *arguments)
+    async def _in_background(self, work: Callable[..., None], *arguments: Any) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._checkpointing, work, *arguments)
 
     async def _write_file(self, content: Content) -> None:
         began = time.monotonic()
         try:
-            await self._in(self._checkpointing, self._writer.checkpoint, content, self._pace.pieces)
+            await self._in_background(self._writer.checkpoint, content, self._pace.pieces)
             self._is_behind = False
             pause = 0.0
-        except OSError as error:
+        except (OSError, MemoryError) as error:
             if not self._is_behind:
                 log.error("%s can't be written anew: %s; all is safe in the journal beside it", self.location, _reason(error))
             self._is_behind = True
@@ -238,22 +276,20 @@ class FileStore(Store):
     def _be_due(self) -> None:
         self._timer = None
         self._due = True
-        self._work()
+        self._look()
 
-    def _take_back(self, batch: _Batch | None, error: StoreFailed) -> None:
+    def _take_back(self, batch: _Batch, error: StoreFailed) -> None:
         """Fail *batch* and what was decided on top of it. The disk may hold it all the same, until the file is written anew."""
         self._failed = True
-        failed = [each for each in (batch, self._waiting) if each is not None]
+        failed = [batch] if self._waiting is None else [batch, self._waiting]
         self._waiting = None
         self._set_timer(RETRY)
         self.records.undo(undo for each in reversed(failed) for undo in reversed(each.undos))
         for each in failed:
-            each.done.set_exception(error)
+            each.settle(error)
 
     async def flush(self) -> None:
         """Write everything to the one file, and remove the journals; leave these where that fails. Raise `StoreFailed`."""
-        if self._waiting is not None:
-            self._hasten(self._waiting)
         await self._idle()
         await self._end_checkpoint()
         if self._failed or self._writer.has_journals:
@@ -266,8 +302,11 @@ class FileStore(Store):
             raise StoreFailed(self.path, "not even at the end")
 
     async def _idle(self) -> None:
-        while self._worker is not None:
-            await self._worker
+        """Wait until nothing is left to write but the file."""
+        while self._due or self._waiting is not None or self._writing is not None:
+            batch = self._writing or self._gathering(urgent=True)
+            with contextlib.suppress(StoreFailed):
+                await batch.wait()
 
 
 def _is_private(path: Path) -> bool:
@@ -309,5 +348,5 @@ def usable(path: Path) -> Path:
     return real
 
 
-def _reason(error: OSError) -> str:
-    return error.strerror or str(error)
+def _reason(error: Failure) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__

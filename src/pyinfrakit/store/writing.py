@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -9,6 +10,9 @@ from pyinfrakit.durable import Disk, File
 from pyinfrakit.store import document, journal
 from pyinfrakit.store.document import Content
 from pyinfrakit.store.recovery import journal_path, unfinished_journal
+
+QUICK = 0.001
+"""Seconds. A disk that takes no longer is a local one, and quicker than a thread can be asked and answer."""
 
 
 class Writer:
@@ -28,6 +32,8 @@ class Writer:
         """What the next checkpoint holds."""
         self._journal: File | None = None
         self._length = 0
+        self._usual = 1.0
+        """Seconds that an append takes, of late: a disk is slow until it has proven to be quick."""
         self._current: list[Path] = []
         """The journal that is appended to, if there is one."""
         self._old: list[Path] = []
@@ -37,9 +43,15 @@ class Writer:
     def has_journals(self) -> bool:
         return bool(self._current or self._old)
 
+    @property
+    def is_quick(self) -> bool:
+        """Will the next append likely not be noticed by whoever has to wait for it?"""
+        return self._journal is not None and self._usual < QUICK
+
     def append(self, payload: bytes) -> None:
         """Make an entry durable. Its number is used up even where that fails."""
         file = self._journal or self._begin()
+        began = time.perf_counter()
         self._sequence += 1
         data = journal.entry(self._epoch, self._sequence, payload)
         try:
@@ -53,6 +65,7 @@ class Writer:
                 file.sync()
             raise
         self._length += len(data)
+        self._usual += (time.perf_counter() - began - self._usual) / 8
 
     def _begin(self) -> File:
         """Begin a journal; it comes into its place whole, so that one with a torn head is damage."""
