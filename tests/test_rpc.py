@@ -70,6 +70,11 @@ def problem(data: str, shape: type[Any], root: str = "") -> str:
     return str(caught.value)
 
 
+def joined(pieces: rpc.Pieces | None) -> bytes:
+    assert pieces is not None
+    return b"".join(pieces)
+
+
 # --- What comes in
 
 
@@ -117,7 +122,7 @@ def _parse(body: bytes) -> None:
     try:
         calls = rpc.parse(body).calls
     except rpc.Fault as error:
-        replies = [rpc.failed(error)]
+        replies = [joined(rpc.failed(error))]
     else:
         replies = [reply for reply in map(_answer, calls) if reply is not None]
     assert all(isinstance(json.loads(reply), dict) for reply in replies)
@@ -127,7 +132,7 @@ def _answer(call: rpc.Call | rpc.Rejected) -> bytes | None:
     """Answer a call as a server does: an error for what was rejected, nothing for a notification."""
     if call.id is None:
         return None
-    return rpc.failure(call.id, call.fault) if isinstance(call, rpc.Rejected) else rpc.success(call.id, b"1")
+    return joined(rpc.failure(call.id, call.fault) if isinstance(call, rpc.Rejected) else rpc.success(call.id, [b"1"]))
 
 
 @often
@@ -148,8 +153,8 @@ def test_any_id_is_echoed_byte_for_byte(id: str) -> None:
     assert isinstance(bad, rpc.Rejected)
     assert bad.id is not None
     some = rpc.Fault(rpc.APPLICATION_ERROR, "no")
-    for reply in (rpc.success(good.id, b"{}"), rpc.failure(good.id, some), rpc.failure(bad.id, bad.fault)):
-        assert msgspec.json.decode(reply, type=dict[str, Raw])["id"] == Raw(id.encode())
+    for reply in (rpc.success(good.id, [b"{", b"}"]), rpc.failure(good.id, some), rpc.failure(bad.id, bad.fault)):
+        assert msgspec.json.decode(joined(reply), type=dict[str, Raw])["id"] == Raw(id.encode())
 
 
 @often
@@ -203,7 +208,7 @@ def test_what_is_not_json_is_a_parse_error(body: bytes) -> None:
     """Bytes that are not JSON are a parse error, whose reply has a null ID."""
     error = fault(body)
     assert rpc.PARSE_ERROR == error.code
-    assert json.loads(rpc.failed(error))["id"] is None
+    assert json.loads(joined(rpc.failed(error)))["id"] is None
 
 
 # --- Batches
@@ -225,15 +230,15 @@ def test_a_batch_is_its_members_in_order(members: list[tuple[str, str]], space: 
     message = rpc.parse((space + "[" + f"{space},{space}".join(text for _, text in members) + "]").encode())
     kinds = ["rejected" if isinstance(c, rpc.Rejected) else "notification" if c.id is None else "call" for c in message.calls]
     assert [kind for kind, _ in members] == kinds
-    reply = message.reply([answer for answer in map(_answer, message.calls) if answer is not None])
+    reply = message.reply([[answer] for answer in map(_answer, message.calls) if answer is not None])
     answered = [kind for kind in kinds if kind != "notification"]
-    assert len(answered) == (0 if reply is None else len(json.loads(reply)))
+    assert len(answered) == (0 if reply is None else len(json.loads(joined(reply))))
 
 
 def test_a_batch_is_answered_by_an_array() -> None:
     """The reply to a batch of one is an array of one, and the reply to a lone call is none."""
-    assert b"[1]" == rpc.parse(f"[{request()}]".encode()).reply([b"1"])
-    assert b"1" == rpc.parse(request().encode()).reply([b"1"])
+    assert b"[12]" == joined(rpc.parse(f"[{request()}]".encode()).reply([[b"1", b"2"]]))
+    assert b"12" == joined(rpc.parse(request().encode()).reply([[b"1", b"2"]]))
 
 
 @pytest.mark.parametrize("body", [b"[]", b" [ ] "])

@@ -79,9 +79,9 @@ class Tags:
 
     def get(self, tags: Mapping[str, str], rank: Rank) -> Collection[str]:
         """Give the IDs that have all of *tags*, lowest rank first."""
+        if len(tags) == 1:
+            return self._having(*next(iter(tags.items())), rank)
         found = [self._having(tag, value, rank) for tag, value in tags.items()]
-        if len(found) == 1:
-            return found[0]
         return [id for id in min(found, key=len) if all(id in ids for ids in found)]
 
     def _having(self, tag: str, value: str, rank: Rank) -> Collection[str]:

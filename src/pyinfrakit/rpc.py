@@ -1,7 +1,8 @@
 """JSON-RPC 2.0 as a server speaks it: bytes in, calls out; results in, bytes out. No I/O, and no method names.
 
 `parse` gives the calls in a request's body, or raises the `Fault` that answers the whole of it; each call is
-answered by `success` or `failure`; `Message.reply` puts the answers together. An ``id`` is kept as it came, byte for
+answered by `success` or `failure`; `Message.reply` puts the answers together. Answers are in pieces, so that megabytes of
+them are copied once, when they are sent. An ``id`` is kept as it came, byte for
 byte: InfraKit's are random 63-bit integers, which a float would not hold.
 """
 
@@ -24,7 +25,11 @@ APPLICATION_ERROR = -32000
 MAX_CALLS = 100
 """How many calls a batch may hold: one small body must not ask for gigabytes of replies."""
 
+Pieces = Sequence[bytes]
+"""JSON that is to be sent one piece after the other."""
+
 _NULL = Raw(b"null")
+_EMPTY = Raw(b"{}")
 
 
 class Fault(Exception):
@@ -57,11 +62,13 @@ class Message(Struct, frozen=True):
     calls: Sequence[Call | Rejected]
     is_batch: bool
 
-    def reply(self, answers: Sequence[bytes]) -> bytes | None:
+    def reply(self, answers: Sequence[Pieces]) -> Pieces | None:
         """Put answers together; None where there is nothing to say, as for notifications."""
         if not answers:
             return None
-        return b"[" + b",".join(answers) + b"]" if self.is_batch else answers[0]
+        if not self.is_batch:
+            return answers[0]
+        return [b"[", *answers[0], *(piece for answer in answers[1:] for piece in (b",", *answer)), b"]"]
 
 
 class _Request(Struct, frozen=True):
@@ -114,34 +121,33 @@ def _id(body: bytes) -> Raw:
 
 def _object(params: Raw | UnsetType) -> Raw:
     """Take an object, a one-element array of it (as some clients send), null, or nothing at all."""
-    if params is UNSET or bytes(params) == b"null":
-        return Raw(b"{}")
-    if _is_object(params):
+    if params is UNSET:
+        return _EMPTY
+    text = bytes(params)
+    if text.startswith(b"{"):
         return params
-    if bytes(params).startswith(b"["):
+    if text == b"null":
+        return _EMPTY
+    if text.startswith(b"["):
         match decode(params, list[Raw]):
             case []:
-                return Raw(b"{}")
-            case [only] if _is_object(only):
+                return _EMPTY
+            case [only] if bytes(only).startswith(b"{"):
                 return only
     raise Fault(INVALID_PARAMS, "params: expected an object, or an array of one object")
 
 
-def _is_object(value: Raw) -> bool:
-    return bytes(value).startswith(b"{")
+def success(id: Raw, result: Pieces) -> Pieces:
+    """Answer a call with *result*, which is JSON."""
+    return [b'{"jsonrpc":"2.0","result":', *result, b',"id":', bytes(id), b"}"]
 
 
-def success(id: Raw, *result: bytes) -> bytes:
-    """Answer a call with *result*, which is JSON; in pieces where it is long, which are copied this once."""
-    return b"".join((b'{"jsonrpc":"2.0","result":', *result, b',"id":', bytes(id), b"}"))
-
-
-def failure(id: Raw, fault: Fault) -> bytes:
+def failure(id: Raw, fault: Fault) -> Pieces:
     """Answer a call with an error."""
     error = {"code": fault.code, "message": encodable(fault.message), "data": None}
-    return b'{"jsonrpc":"2.0","error":' + msgspec.json.encode(error) + b',"id":' + bytes(id) + b"}"
+    return [b'{"jsonrpc":"2.0","error":', msgspec.json.encode(error), b',"id":', bytes(id), b"}"]
 
 
-def failed(fault: Fault) -> bytes:
+def failed(fault: Fault) -> Pieces:
     """Answer a body that `parse` refused."""
     return failure(_NULL, fault)

@@ -1,6 +1,7 @@
 """HTTP on the unix socket, with a limit on everything that a client could have too much of."""
 
 import asyncio
+import contextlib
 import logging
 import socket
 from collections.abc import Awaitable, Callable, Mapping
@@ -17,6 +18,8 @@ MAX_BODY = 4 * 1024 * 1024
 MAX_HEADER = 8 * 1024
 MAX_CONNECTIONS = 1000
 BACKLOG = 1024
+SLICE = 64 * 1024
+"""Bytes of a reply that are handed to the socket at once."""
 REQUEST_TIMEOUT = 10.0
 """Seconds that a client has for a request's headers, and for its body."""
 IDLE_TIMEOUT = 60.0
@@ -24,7 +27,7 @@ IDLE_TIMEOUT = 60.0
 
 E = TypeVar("E", bound=web.Response)
 
-Answer = Callable[[rpc.Call | rpc.Rejected], Awaitable[bytes | None]]
+Answer = Callable[[rpc.Call | rpc.Rejected], Awaitable[rpc.Pieces | None]]
 
 _BUSY = f"too many connections: {MAX_CONNECTIONS} are open\n"
 _REFUSAL = (
@@ -161,21 +164,27 @@ class Server:
         finally:
             connection.request_done()
 
-    async def _respond(self, request: web.BaseRequest) -> web.Response:
-        path = request.path or "/"
-        document = self._documents.get(path)
-        if document is not None:
-            if request.method not in ("GET", "HEAD"):
-                raise web.HTTPMethodNotAllowed(request.method, ["GET", "HEAD"])
-            return web.Response(body=document, content_type="application/json")
-        if path != "/":
-            raise web.HTTPNotFound(text=f"no {path} here: calls go to /, documents are {', '.join(self._documents)}\n")
+    async def _respond(self, request: web.BaseRequest) -> web.StreamResponse:
+        if request.raw_path != "/":
+            document = self._document(request)
+            if document is not None:
+                return web.Response(body=document, content_type="application/json")
         if request.method != "POST":
             raise web.HTTPMethodNotAllowed(request.method, ["POST"], text=f"{request.method} on /: calls are by POST\n")
-        if request.content_type != "application/json":
+        if request.headers.get("Content-Type") != "application/json" and request.content_type != "application/json":
             raise web.HTTPUnsupportedMediaType(text=f"content type {request.content_type}: expected application/json\n")
         reply = await self._reply(await self._body(request))
-        return web.Response(status=204) if reply is None else web.Response(body=reply, content_type="application/json")
+        return web.Response(status=204) if reply is None else await _sent(request, reply)
+
+    def _document(self, request: web.BaseRequest) -> bytes | None:
+        """Give the document that is asked for; None where calls go to the request's path."""
+        path = request.path or "/"
+        document = self._documents.get(path)
+        if document is None and path != "/":
+            raise web.HTTPNotFound(text=f"no {path} here: calls go to /, documents are {', '.join(self._documents)}\n")
+        if document is not None and request.method not in ("GET", "HEAD"):
+            raise web.HTTPMethodNotAllowed(request.method, ["GET", "HEAD"])
+        return document
 
     async def _body(self, request: web.BaseRequest) -> bytes:
         try:
@@ -199,7 +208,7 @@ class Server:
         except web.HTTPRequestEntityTooLarge:
             raise _too_large(None) from None
 
-    async def _reply(self, body: bytes) -> bytes | None:
+    async def _reply(self, body: bytes) -> rpc.Pieces | None:
         try:
             message = rpc.parse(body)
         except rpc.Fault as fault:
@@ -209,6 +218,20 @@ class Server:
         else:
             answers = await asyncio.gather(*(self._answer(call) for call in message.calls))
         return message.reply([answer for answer in answers if answer is not None])
+
+
+async def _sent(request: web.BaseRequest, pieces: rpc.Pieces) -> web.StreamResponse:
+    """Send a large reply in slices: it is never in memory as a whole, however slowly it is taken."""
+    size = sum(map(len, pieces))
+    if size <= SLICE:
+        return web.Response(body=b"".join(pieces), content_type="application/json")
+    response = web.StreamResponse(headers={"Content-Length": str(size), "Content-Type": "application/json"})
+    count = max(1, len(pieces) * SLICE // size)
+    with contextlib.suppress(ConnectionError):  # nobody is there to be told
+        await response.prepare(request)
+        for start in range(0, len(pieces), count):
+            await response.write(b"".join(pieces[start : start + count]))
+    return response
 
 
 def _too_large(length: int | None) -> web.HTTPRequestEntityTooLarge:

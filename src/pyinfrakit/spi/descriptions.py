@@ -1,6 +1,6 @@
 """Encoded descriptions, kept until they change: describing costs no more than putting bytes together."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Final
 
 import msgspec
@@ -12,6 +12,9 @@ from pyinfrakit.spi import wire
 
 LARGEST = 1024
 """Bytes of a description that is kept. A larger one is encoded each time: kept, it would double what its spec takes."""
+
+MANY = 256
+"""From so many descriptions on, a reply is kept whole, for as long as it is the last such one and nothing changes."""
 
 NOTHING: Final = Raw(b"{}")
 """What is shown for properties where there are none."""
@@ -31,10 +34,8 @@ class Descriptions:
         kept = self._kept.get(with_properties)
         if kept is None:
             kept = self._kept[with_properties] = _Kept(self._records, with_properties)
-        found = kept.having(self._records.tagged_ids(tags)) if tags else kept.all()
-        if found:
-            found[0] = found[0][1:]
-        return [b'{"Type":%b,"Descriptions":[' % msgspec.json.encode(type), *found, b"]}"]
+        head = b'{"Type":' + (msgspec.json.encode(type) if type else b'""') + b',"Descriptions":['
+        return [head, *kept.having(tags), b"]}"]
 
 
 class _Kept:
@@ -45,18 +46,37 @@ class _Kept:
         self._with_properties = with_properties
         self._encoded: dict[str, bytes] = {}
         self._missing = 0
+        self._last: tuple[Mapping[str, str], list[bytes]] | None = None
         self._order()
         records.follow(self._follow)
 
-    def all(self) -> list[bytes]:
+    def having(self, tags: Mapping[str, str]) -> list[bytes]:
+        """Give the descriptions of instances that have all of *tags*, as what stands between an array's brackets."""
+        if self._last is not None and self._last[0] == tags:
+            return self._whole(*self._last)
+        found = self._tagged(tags) if tags else self._all()
+        if found:
+            found[0] = found[0][1:]
+        if len(found) >= MANY and sum(map(len, found)) <= LARGEST * len(found):
+            self._last = (tags, found)
+        return found
+
+    def _whole(self, tags: Mapping[str, str], found: list[bytes]) -> list[bytes]:
+        """Put together what is asked for again: not the first time, as it may change before there is another."""
+        if len(found) > 1:
+            found = [b"".join(found)]
+            self._last = (tags, found)
+        return found
+
+    def _all(self) -> list[bytes]:
         if self._moves != self._records.moves:
             self._order()
         if not self._missing:
             return list(self._encoded.values())
         return [encoded or self._encode(id) for id, encoded in self._encoded.items()]
 
-    def having(self, ids: Collection[str]) -> list[bytes]:
-        """Give those of *ids* that are described."""
+    def _tagged(self, tags: Mapping[str, str]) -> list[bytes]:
+        ids = self._records.tagged_ids(tags)
         if not self._missing:
             return list(filter(None, map(self._encoded.get, ids)))
         return [self._encoded[id] or self._encode(id) for id in ids if id in self._encoded]
@@ -72,6 +92,7 @@ class _Kept:
         return encoded
 
     def _follow(self, old: Record | None, new: Record | None) -> None:
+        self._last = None
         if new is None or not new.state.described:
             if old is not None and self._encoded.pop(old.id, None) == _MISSING:
                 self._missing -= 1

@@ -47,7 +47,7 @@ class Methods:
             "Operator.Status": self._status,
         }
 
-    async def answer(self, call: rpc.Call | rpc.Rejected) -> bytes | None:
+    async def answer(self, call: rpc.Call | rpc.Rejected) -> rpc.Pieces | None:
         """Do a call, and give the reply; None for a notification. This is where a call's exceptions end."""
         if isinstance(call, rpc.Rejected):
             return None if call.id is None else rpc.failure(call.id, call.fault)
@@ -65,8 +65,8 @@ class Methods:
             log.exception("%s: a bug", call.method)
             fault = rpc.Fault(rpc.INTERNAL_ERROR, f"a bug in the plugin ({type(error).__name__}): see its log")
         else:
-            pieces = result if isinstance(result, list) else (msgspec.json.encode(result),)
-            return None if call.id is None else rpc.success(call.id, *pieces)
+            pieces = result if isinstance(result, list) else [msgspec.json.encode(result)]
+            return None if call.id is None else rpc.success(call.id, pieces)
         return None if call.id is None else rpc.failure(call.id, fault)
 
     def _method(self, name: str) -> Handler:
