@@ -1,6 +1,11 @@
 """IDs by a key, and by tags."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
+
+from pyinfrakit.instance import Record
+
+MOST_TAGS = 50
+"""How many tags are indexed at most: whoever asks for ever new ones must not fill the memory."""
 
 Rank = Callable[[str], int]
 """Gives an ID's place in the order of all."""
@@ -18,9 +23,6 @@ class Index:
     def __init__(self) -> None:
         self._ids: dict[str, str | dict[str, None]] = {}
         self._disordered: set[str] = set()
-
-    def __len__(self) -> int:
-        return len(self._ids)
 
     def add(self, key: str, id: str, in_order: bool = True) -> None:
         """Add an ID; *in_order*: it comes after all others."""
@@ -45,7 +47,7 @@ class Index:
         self._disordered.discard(key)
 
     def get(self, key: str, rank: Rank) -> Collection[str]:
-        """Give the IDs of a key, lowest rank first: they are sorted only where one was added that was not the last."""
+        """Give the IDs of a key, in order: they are sorted only where one was added that was not the last."""
         ids = self._ids.get(key)
         if ids is None or isinstance(ids, str):
             return () if ids is None else (ids,)
@@ -56,34 +58,41 @@ class Index:
 
 
 class Tags:
-    """IDs by tags and their values."""
+    """IDs by tags. A tag is indexed once it is asked for: of those that instances have, few ever are.
 
-    def __init__(self) -> None:
-        self._values: dict[str, Index] = {}
+    *records* gives all records, in order, and *rank* an ID's place among them.
+    """
 
-    def add(self, id: str, tags: Iterable[tuple[str, str]], in_order: bool) -> None:
-        """Add an ID; *in_order*: it comes after all others."""
-        for tag, value in tags:
-            values = self._values.get(tag)
-            if values is None:
-                values = self._values[tag] = Index()
-            values.add(value, id, in_order)
+    def __init__(self, records: Callable[[], Mapping[str, Record]], rank: Rank) -> None:
+        self._records = records
+        self._rank = rank
+        self._indexes: dict[str, Index] = {}
 
-    def remove(self, id: str, tags: Iterable[tuple[str, str]]) -> None:
-        """Remove an ID that has these tags."""
-        for tag, value in tags:
-            values = self._values[tag]
-            values.remove(value, id)
-            if not values:
-                del self._values[tag]
-
-    def get(self, tags: Mapping[str, str], rank: Rank) -> Collection[str]:
-        """Give the IDs that have all of *tags*, lowest rank first."""
-        if len(tags) == 1:
-            return self._having(*next(iter(tags.items())), rank)
-        found = [self._having(tag, value, rank) for tag, value in tags.items()]
+    def get(self, tags: Mapping[str, str]) -> Collection[str]:
+        """Give the IDs that have all of *tags*, of which there is one at least, in order."""
+        found = [self._index(tag).get(value, self._rank) for tag, value in tags.items()]
+        if len(found) == 1:
+            return found[0]
         return [id for id in min(found, key=len) if all(id in ids for ids in found)]
 
-    def _having(self, tag: str, value: str, rank: Rank) -> Collection[str]:
-        values = self._values.get(tag)
-        return () if values is None else values.get(value, rank)
+    def change(self, id: str, old: Mapping[str, str], new: Mapping[str, str], in_order: bool = False) -> None:
+        """Have an ID found by *new* tags instead of *old* ones; *in_order*: it comes after all others."""
+        for tag, index in self._indexes.items():
+            before, after = old.get(tag), new.get(tag)
+            if before == after:
+                continue
+            if before is not None:
+                index.remove(before, id)
+            if after is not None:
+                index.add(after, id, in_order)
+
+    def _index(self, tag: str) -> Index:
+        index = self._indexes.get(tag)
+        if index is None:
+            if len(self._indexes) >= MOST_TAGS:
+                del self._indexes[next(iter(self._indexes))]
+            index = self._indexes[tag] = Index()
+            for id, record in self._records().items():
+                if (value := record.spec.tags.get(tag)) is not None:
+                    index.add(value, id)
+        return index

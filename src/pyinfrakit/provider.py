@@ -37,8 +37,9 @@ class Machine(Struct, frozen=True):
             raise TypeError(f"expected strings as a machine's id and reason, got {self.id!r} and {self.reason!r}")
         if self.handle is not None and not isinstance(self.handle, str):
             raise TypeError(f"expected a string or None as a machine's handle, got {self.handle!r}")
-        for text in (self.id, self.handle or "", self.reason):
-            text.encode()
+        for text in (self.id, self.handle, self.reason):
+            if text and not text.isascii():
+                text.encode()
         if self.properties is not None:
             check(bytes(self.properties))
             decode(self.properties, dict[str, Raw], "properties")

@@ -22,7 +22,7 @@ and what was held once stays so until it is seen well or released. Meanwhile, an
 destroying is dropped either: its call tells.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from enum import StrEnum
 
 from msgspec import Struct
@@ -111,8 +111,9 @@ def plan(
 ) -> Plan:
     """Say what *observation* means. Losses of the *released* IDs, which an operator confirmed, are neither held
     nor counted."""
-    streaks = _streaks(records, observation, history)
-    transitions = _transitions(records, observation, streaks, limits)
+    judged = _not_well(records, observation, history)
+    streaks = _streaks(judged, observation, history)
+    transitions = _transitions(judged, records, observation, streaks, limits)
     losses = _Losses(records, limits, {id: at for id, at in history.losses.items() if observation.now - at < limits.loss_window})
     lost = {t.id: t for t in transitions if _is_loss(t, records) and t.id not in released}
     held = _still_held(records, observation, history, released)
@@ -123,7 +124,8 @@ def plan(
     back = held.keys() | (gone if is_doubtful else set())
     kept = tuple(t for t in transitions if t.id not in back)
     counted = {t.id: observation.now for t in kept if t.id in lost or t.id in gone}
-    orphans = tuple(id for id in observation.machines if id not in records and id not in observation.silent)
+    known = records.tagged_ids({})
+    orphans = tuple(id for id in observation.machines if id not in known and id not in observation.silent)
     return Plan(kept, tuple(held.values()), orphans, History(streaks, losses.recent | counted, held))
 
 
@@ -154,10 +156,23 @@ def _is_well(record: Record, machine: Machine | None) -> bool:
     return machine is not None and (machine.functional or record.state is State.NON_FUNCTIONAL)
 
 
-def _streaks(records: Records, observation: Observation, history: History) -> dict[str, Streak]:
-    """Count on. A ready instance that is seen to work has no streak, as most are that most of the time."""
+def _not_well(records: Records, observation: Observation, history: History) -> list[Record]:
+    """Give the records that something may be said of: all but those that are ready and seen to work, as most are."""
+    machines, streaks, ready = observation.machines, history.streaks, State.READY
+    return [
+        record
+        for record in records
+        if record.state is not ready
+        or (machine := machines.get(record.id)) is None
+        or not machine.functional
+        or record.id in streaks
+    ]
+
+
+def _streaks(judged: Iterable[Record], observation: Observation, history: History) -> dict[str, Streak]:
+    """Count on. A ready instance that is seen to work has no streak."""
     streaks: dict[str, Streak] = {}
-    for record in records:
+    for record in judged:
         if record.state is State.PROVISIONING:
             continue
         old = history.streaks.get(record.id)
@@ -174,9 +189,10 @@ def _streaks(records: Records, observation: Observation, history: History) -> di
     return streaks
 
 
-def _transitions(records: Records, observation: Observation, streaks: Mapping[str, Streak], limits: Limits) -> list[Transition]:
+def _transitions(
+    judged: Iterable[Record], records: Records, observation: Observation, streaks: Mapping[str, Streak], limits: Limits
+) -> list[Transition]:
     healed: set[tuple[str | None, str]] = set()
-    judged = (record for record in records if record.id in streaks or record.state is State.PROVISIONING)
     found = (_judge(record, streaks.get(record.id), observation, limits, records, healed) for record in judged)
     return [transition for transition in found if transition is not None]
 

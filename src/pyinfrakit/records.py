@@ -7,7 +7,7 @@ from msgspec import Raw, Struct
 from pyinfrakit import ids
 from pyinfrakit.errors import UnknownInstance
 from pyinfrakit.index import Index, Tags
-from pyinfrakit.instance import GROUP_TAG, Record, Spec
+from pyinfrakit.instance import GROUP_TAG, Record
 
 
 class Put(Struct, frozen=True, gc=False):
@@ -56,12 +56,12 @@ class Records:
     """Records in order: as loaded, then as added; a healed one comes to the front."""
 
     def __init__(self, records: Iterable[Record] = (), last_id: str = ids.NEVER, notes: Mapping[str, Raw] | None = None) -> None:
-        self._records: dict[str, Record] = {}
-        self._ranks: dict[str, int] = {}
+        self._records = {record.id: record for record in records}
+        self._ranks = {id: rank for rank, id in enumerate(self._records)}
         self._first = 0
-        self._next = 0
+        self._next = len(self._records)
         self._sorted = 0
-        self._tagged = Tags()
+        self._tagged = Tags(self._in_order, self._ranks.__getitem__)
         self._logical = Index()
         self._live: dict[str, Raw] = {}
         self._followers: list[Follower] = []
@@ -73,8 +73,11 @@ class Records:
         """How often the order changed, other than by a record that came last."""
         self.touched: set[str] = set()
         """IDs whose record changed, or that had a call in flight, since the current observation began."""
-        for record in records:
-            self._append(record)
+        for id in filter(last_id.__gt__, self._records):
+            self._use_up(id)
+        for record in self._records.values():
+            if record.spec.logical_id is not None:
+                self._logical.add(record.spec.logical_id, record.id)
 
     def __len__(self) -> int:
         return len(self._records)
@@ -105,7 +108,7 @@ class Records:
 
     def tagged_ids(self, tags: Mapping[str, str]) -> Collection[str]:
         """Give the IDs of the records that have all of *tags*, in order; all of them where *tags* is empty."""
-        return self._tagged.get(tags, self._ranks.__getitem__) if tags else self._in_order().keys()
+        return self._tagged.get(tags) if tags else self._in_order().keys()
 
     def of_logical_id(self, logical_id: str, group: str | None) -> list[Record]:
         """Give the records, in any state, that have this logical ID in this group (None: in no group)."""
@@ -177,7 +180,8 @@ class Records:
         self._ranks[record.id] = self._next
         self._next += 1
         self._use_up(record.id)
-        self._index(record, in_order=True)
+        self._tagged.change(record.id, {}, record.spec.tags, in_order=True)
+        self._name(record, in_order=True)
 
     def _use_up(self, id: str) -> None:
         if id < self.last_id and ids.is_minted(id):
@@ -194,28 +198,40 @@ class Records:
             self._tell(old, record)
         elif old is not None:
             self._remove(old)
+            self._live.pop(id, None)
             self._tell(old, None)
         return undo
 
     def _remove(self, record: Record) -> None:
         del self._records[record.id], self._ranks[record.id]
-        self._live.pop(record.id, None)
-        self._unindex(record)
+        self._tagged.change(record.id, record.spec.tags, {})
+        self._unname(record)
 
     def _replace(self, old: Record, new: Record) -> None:
         self._records[new.id] = new
         if old.spec is not new.spec:
-            self._unindex(old, but=new.spec)
-            self._index(new, but=old.spec)
+            self._tagged.change(new.id, old.spec.tags, new.spec.tags)
+            if old.spec.logical_id != new.spec.logical_id:
+                self._unname(old)
+                self._name(new)
 
     def _place(self, old: Record | None, record: Record, rank: int) -> None:
         """Put a record somewhere that is not the end; the order is made anew when it is next asked for."""
         if old is not None:
-            self._unindex(old)
+            self._remove(old)
         self._records[record.id] = record
         self._ranks[record.id] = rank
-        self._index(record)
+        self._tagged.change(record.id, {}, record.spec.tags)
+        self._name(record)
         self.moves += 1
+
+    def _name(self, record: Record, in_order: bool = False) -> None:
+        if record.spec.logical_id is not None:
+            self._logical.add(record.spec.logical_id, record.id, in_order)
+
+    def _unname(self, record: Record) -> None:
+        if record.spec.logical_id is not None:
+            self._logical.remove(record.spec.logical_id, record.id)
 
     def _in_order(self) -> dict[str, Record]:
         if self._sorted != self.moves:
@@ -226,16 +242,3 @@ class Records:
     def _tell(self, old: Record | None, new: Record | None) -> None:
         for follower in self._followers:
             follower(old, new)
-
-    def _index(self, record: Record, but: Spec = Spec(), in_order: bool = False) -> None:
-        """Have a record found by what its spec has, *but* what that other one has too."""
-        tags = record.spec.tags.items()
-        self._tagged.add(record.id, tags - but.tags.items() if but.tags else tags, in_order)
-        if record.spec.logical_id is not None and record.spec.logical_id != but.logical_id:
-            self._logical.add(record.spec.logical_id, record.id, in_order)
-
-    def _unindex(self, record: Record, but: Spec = Spec()) -> None:
-        tags = record.spec.tags.items()
-        self._tagged.remove(record.id, tags - but.tags.items() if but.tags else tags)
-        if record.spec.logical_id is not None and record.spec.logical_id != but.logical_id:
-            self._logical.remove(record.spec.logical_id, record.id)

@@ -115,12 +115,12 @@ class Watch:
         return await ask(self._by_id(), "observe")
 
     async def _by_id(self) -> dict[str, Machine]:
-        machines = {}
-        for machine in await self._provider.observe():
-            if not isinstance(machine, Machine):
-                raise TypeError(f"observe gave {machine!r}, expected a Machine")
-            machines[machine.id] = machine
-        return machines
+        machines = list(await self._provider.observe())
+        for kind in set(map(type, machines)):
+            if not issubclass(kind, Machine):
+                wrong = next(machine for machine in machines if type(machine) is kind)
+                raise TypeError(f"observe gave {wrong!r}, expected a Machine")
+        return {machine.id: machine for machine in machines}
 
     def _say_trouble(self, trouble: str) -> None:
         if trouble and trouble != self.trouble:
