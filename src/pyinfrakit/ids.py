@@ -10,13 +10,15 @@ compare as the numbers do; the count is in microseconds, good until the year 311
 """
 
 import re
-import secrets
+from random import Random
 
 _DIGITS = "0123456789abcdefghijklmnopqrstuv"
 _PAIRS = tuple(one + two for one in _DIGITS for two in _DIGITS)
 _LENGTH = 11
 _TOP = 32**_LENGTH - 1
 _MINTED = re.compile(rf"0([{_DIGITS}]{{{_LENGTH}}})-[{_DIGITS}]{{6}}")
+_RANDOM = Random()
+"""Our own: a provider that seeds the common one must not have two plugins mint the same."""
 
 NEVER = "1"
 """Stands for the last ID where none was minted yet; sorts after all that will be."""
@@ -29,12 +31,11 @@ def is_minted(id: str) -> bool:
 
 def mint(last: str, now: float) -> str:
     """Give an ID that sorts before *last*, the one minted last (or `NEVER`), whatever the clock *now* (seconds) says."""
-    match = _MINTED.fullmatch(last)
-    minted = _TOP - int(match[1], 32) if match else 0
+    minted = 0 if last == NEVER else _TOP - int(last[1 : 1 + _LENGTH], 32)
     count = _TOP - max(int(now * 1_000_000), minted + 1)
-    return f"{_written(count)}-{_written(secrets.randbits(30))[-6:]}"
+    return f"{_written(count, 50)}-{_written(_RANDOM.getrandbits(30), 20)}"
 
 
-def _written(number: int) -> str:
-    """Write a number in 12 digits of base 32; two at a time, as this is done for every provision."""
-    return "".join([_PAIRS[number >> shift & 1023] for shift in range(50, -1, -10)])
+def _written(number: int, top: int) -> str:
+    """Write a number in base 32, from the bits above *top* on: two digits at a time, as this is done for every provision."""
+    return "".join([_PAIRS[number >> shift & 1023] for shift in range(top, -1, -10)])

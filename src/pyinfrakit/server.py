@@ -1,7 +1,6 @@
 """HTTP on the unix socket, with a limit on everything that a client could have too much of."""
 
 import asyncio
-import contextlib
 import logging
 import socket
 from collections.abc import Awaitable, Callable, Mapping
@@ -11,6 +10,7 @@ from typing import Any, TypeVar, cast
 from aiohttp import HttpVersion11, web
 
 from pyinfrakit import rpc
+from pyinfrakit.reply import reply
 
 log = logging.getLogger(__name__)
 
@@ -18,8 +18,6 @@ MAX_BODY = 4 * 1024 * 1024
 MAX_HEADER = 8 * 1024
 MAX_CONNECTIONS = 1000
 BACKLOG = 1024
-SLICE = 64 * 1024
-"""Bytes of a reply that are handed to the socket at once."""
 REQUEST_TIMEOUT = 10.0
 """Seconds that a client has for a request's headers, and for its body."""
 IDLE_TIMEOUT = 60.0
@@ -173,8 +171,8 @@ class Server:
             raise web.HTTPMethodNotAllowed(request.method, ["POST"], text=f"{request.method} on /: calls are by POST\n")
         if request.headers.get("Content-Type") != "application/json" and request.content_type != "application/json":
             raise web.HTTPUnsupportedMediaType(text=f"content type {request.content_type}: expected application/json\n")
-        reply = await self._reply(await self._body(request))
-        return web.Response(status=204) if reply is None else await _sent(request, reply)
+        answer = await self._reply(await self._body(request))
+        return web.Response(status=204) if answer is None else await reply(request, answer)
 
     def _document(self, request: web.BaseRequest) -> bytes | None:
         """Give the document that is asked for; None where calls go to the request's path."""
@@ -218,20 +216,6 @@ class Server:
         else:
             answers = await asyncio.gather(*(self._answer(call) for call in message.calls))
         return message.reply([answer for answer in answers if answer is not None])
-
-
-async def _sent(request: web.BaseRequest, pieces: rpc.Pieces) -> web.StreamResponse:
-    """Send a large reply in slices: it is never in memory as a whole, however slowly it is taken."""
-    size = sum(map(len, pieces))
-    if size <= SLICE:
-        return web.Response(body=b"".join(pieces), content_type="application/json")
-    response = web.StreamResponse(headers={"Content-Length": str(size), "Content-Type": "application/json"})
-    count = max(1, len(pieces) * SLICE // size)
-    with contextlib.suppress(ConnectionError):  # nobody is there to be told
-        await response.prepare(request)
-        for start in range(0, len(pieces), count):
-            await response.write(b"".join(pieces[start : start + count]))
-    return response
 
 
 def _too_large(length: int | None) -> web.HTTPRequestEntityTooLarge:

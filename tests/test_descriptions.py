@@ -1,0 +1,182 @@
+"""Descriptions that are kept encoded, beside those that are encoded anew."""
+
+import json
+import tracemalloc
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from msgspec import UNSET, Raw
+from msgspec.structs import replace
+
+from pyinfrakit import ids
+from pyinfrakit.instance import GROUP_TAG, Record, Spec, State
+from pyinfrakit.records import Change, Drop, Put, Records, Undo, UndoNote
+from pyinfrakit.spi import wire
+from pyinfrakit.spi.descriptions import LARGEST, MANY, Descriptions
+
+NAMES = [f"i{number}" for number in range(8)]
+PROPERTIES = [None, Raw(b'{"a": 1}'), Raw(b'"\xc3\xa9"'), Raw(b'{"long":"' + b"x" * LARGEST + b'"}')]
+ASKED: list[dict[str, str]] = [{}, {GROUP_TAG: "g"}, {"t": "1"}, {GROUP_TAG: "g", "t": "1"}, {"t": "none"}, {"none": ""}]
+TAGS = st.fixed_dictionaries({}, optional={GROUP_TAG: st.sampled_from("gh"), "t": st.sampled_from("12")})
+NEW = st.builds(
+    lambda id, state, tags, logical, properties: Record(
+        id=id, state=state, spec=Spec(tags=tags, logical_id=logical, properties=properties)
+    ),
+    st.sampled_from(NAMES),
+    st.sampled_from(State),
+    TAGS,
+    st.sampled_from([None, "l"]),
+    st.sampled_from(PROPERTIES),
+)
+SEEN = st.dictionaries(st.sampled_from(NAMES), st.sampled_from(PROPERTIES[1:]))
+
+
+def described(descriptions: Descriptions, tags: dict[str, str], with_properties: bool) -> list[Any]:
+    reply = json.loads(b"".join(descriptions.reply(".", tags, with_properties)))
+    assert "." == reply["Type"]
+    found: list[Any] = reply["Descriptions"]
+    return found
+
+
+def encoded_anew(records: Records, tags: dict[str, str], with_properties: bool) -> list[Any]:
+    found = [r for r in records if r.state.described and tags.items() <= r.spec.tags.items()]
+    return [
+        {
+            "ID": r.id,
+            "LogicalID": r.spec.logical_id,
+            "Tags": dict(r.spec.tags),
+            **({"Properties": json.loads(bytes(records.properties(r) or b"{}"))} if with_properties else {}),
+        }
+        for r in found
+    ]
+
+
+class Kept(RuleBasedStateMachine):
+    """Descriptions that follow records through changes, some of which are taken back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.records = Records()
+        self.descriptions = Descriptions(self.records)
+        self.undos: list[Undo | UndoNote] = []
+
+    def change(self, change: Change) -> None:
+        self.undos.append(self.records.apply(change))
+
+    @rule(new=NEW, front=st.booleans())
+    def put(self, new: Record, front: bool) -> None:
+        self.change(Put(new, front))
+
+    @rule(id=st.sampled_from(NAMES), state=st.sampled_from(State), front=st.booleans())
+    def become(self, id: str, state: State, front: bool) -> None:
+        """Change an instance's state, and nothing that is described."""
+        if (record := self.records.get(id)) is not None:
+            self.change(Put(replace(record, state=state), front))
+
+    @rule(id=st.sampled_from(NAMES), tags=TAGS)
+    def label(self, id: str, tags: dict[str, str]) -> None:
+        if (record := self.records.get(id)) is not None:
+            self.change(Put(replace(record, spec=replace(record.spec, tags={**record.spec.tags, **tags}))))
+
+    @rule(id=st.sampled_from(NAMES))
+    def drop(self, id: str) -> None:
+        self.change(Drop(id))
+
+    @rule(id=st.sampled_from(NAMES), properties=st.sampled_from(PROPERTIES[1:3]))
+    def show(self, id: str, properties: Raw) -> None:
+        self.records.show(id, properties)
+
+    @rule(seen=SEEN, observed=st.booleans())
+    def show_all(self, seen: dict[str, Raw], observed: bool) -> None:
+        if observed:
+            self.records.touched.clear()
+        self.records.show_all(seen)
+
+    @rule()
+    def make_durable(self) -> None:
+        self.undos.clear()
+
+    @precondition(lambda self: self.undos)
+    @rule()
+    def take_back(self) -> None:
+        self.records.undo(reversed(self.undos))
+        self.undos.clear()
+
+    @rule(tags=st.sampled_from(ASKED), with_properties=st.booleans())
+    def describe(self, tags: dict[str, str], with_properties: bool) -> None:
+        """Now and then, so that there are many changes between one and the next."""
+        assert encoded_anew(self.records, tags, with_properties) == described(self.descriptions, tags, with_properties)
+
+
+class AlwaysDescribed(Kept):
+    """As above, with every question asked after every change."""
+
+    @invariant()
+    def described_as_if_encoded_anew(self) -> None:
+        for tags in ASKED:
+            for with_properties in (False, True):
+                self.describe(tags, with_properties)
+
+
+TestKept = Kept.TestCase
+TestKept.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestAlwaysDescribed = AlwaysDescribed.TestCase
+TestAlwaysDescribed.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
+
+
+def instance(number: int, properties: bytes = b'{"a":1}') -> Record:
+    spec = Spec(tags={GROUP_TAG: f"g{number % 2}"}, properties=Raw(properties))
+    return Record(id=f"i{number:05}", state=State.READY, spec=spec)
+
+
+def as_on_the_wire(record: Record) -> bytes:
+    return bytes(msgspec.json.encode(wire.Described(record.id, None, dict(record.spec.tags), record.spec.properties or UNSET)))
+
+
+@pytest.mark.parametrize("tags", [{}, {GROUP_TAG: "g0"}])
+@pytest.mark.parametrize("properties", [b'{"a" : 1}', b'{"a":"' + b"x" * LARGEST + b'"}'], ids=["small", "large"])
+def test_large_replies_are_the_same_each_time(tags: dict[str, str], properties: bytes) -> None:
+    """However often many are asked for, and whatever else meanwhile: byte for byte what the wire's shape gives."""
+    records = Records(instance(number, properties) for number in range(3 * MANY))
+    descriptions = Descriptions(records)
+    for number in range(5):
+        found = [as_on_the_wire(r) for r in records if tags.items() <= r.spec.tags.items()]
+        for _ in range(3):
+            assert b'{"Type":"","Descriptions":[' + b",".join(found) + b"]}" == b"".join(descriptions.reply("", tags, True))
+        assert [] == described(descriptions, {GROUP_TAG: "none"}, True)
+        records.apply(
+            (Drop("i00004"), Put(instance(5, b"2")), Put(instance(9999)), Put(instance(7), front=True), Drop("i00000"))[number]
+        )
+
+
+def test_nothing_is_kept_of_what_is_gone() -> None:
+    """Instances that came, were described and went take no memory, and nor do tags that were asked for."""
+    records = Records(instance(number) for number in range(10))
+    descriptions = Descriptions(records)
+
+    def come_and_go(last_id: str) -> str:
+        for number in range(500):
+            last_id = ids.mint(last_id, 1e9)
+            spec = Spec(tags={GROUP_TAG: last_id, "t": "1"}, logical_id=last_id, properties=Raw(b'{"a":1}'))
+            records.apply(Put(Record(id=last_id, state=State.PROVISIONING, spec=spec)))
+            for tags in ({}, {GROUP_TAG: last_id}, {f"t{number}": "1"}):
+                for with_properties in (False, True):
+                    descriptions.reply("", tags, with_properties)
+            records.apply(Drop(last_id))
+        records.touched.clear()
+        return last_id
+
+    last_id = come_and_go(ids.NEVER)
+    tracemalloc.start()
+    try:
+        come_and_go(come_and_go(last_id))
+        before, _ = tracemalloc.get_traced_memory()
+        come_and_go(come_and_go(records.last_id))
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert after - before < 50_000
