@@ -1,6 +1,7 @@
 """Start, run, stop: puts the parts of a plugin together, and runs them until a signal."""
 
 import asyncio
+import gc
 import logging
 import resource
 import signal
@@ -27,7 +28,7 @@ STOP_TIMEOUT = 3.5
 
 
 def run(plugin: Plugin, listener: Listener) -> None:
-    """Run *plugin* on *listener*'s socket until SIGTERM or SIGINT.
+    """Run *plugin* on *listener*'s socket until SIGTERM or SIGINT, with garbage collection on from when it is started.
 
     Raises `CannotStart` where the provider or the socket can't be used, and `StoreFailed` where the last change could not be
     written. Threads of the provider's may be left that still run.
@@ -50,6 +51,8 @@ async def _serve(plugin: Plugin, listener: Listener) -> None:
     server = Server(Methods(plugin).answer, documents)
     try:
         await _unless(stop, plugin.start())
+        gc.freeze()  # what was loaded stays: no need to look through it for garbage
+        gc.enable()
         if not stop.is_set():
             await server.start(listener.listen())
             provider = type(plugin.provider).__name__

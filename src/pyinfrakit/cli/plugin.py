@@ -1,5 +1,6 @@
 """The plugin itself: `infrakit-instance` without a verb."""
 
+import gc
 import math
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,7 @@ def plugin(
     with Listener(directory, name) as listener:
         if state is None:
             discovery.make_folder(path.parent)
+        gc.disable()  # `daemon.run` enables it again; it would double the time that it takes to load many instances
         made = provider_class(name, path.absolute().parent, dict(option))
         with FileStore(path, f"plugin {name}", mark) as store:
             running = Plugin(
