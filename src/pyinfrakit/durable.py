@@ -8,6 +8,7 @@ part or in any order, or not.
 import contextlib
 import fcntl
 import os
+import stat
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -57,6 +58,10 @@ class Disk:
         """Give the names of what is in a folder."""
         return os.listdir(folder)
 
+    def is_private(self, path: Path) -> bool:
+        """May nobody but its owner read or write a file?"""
+        return not stat.S_IMODE(path.stat().st_mode) & 0o077
+
     def create(self, path: Path) -> File:
         """Begin a new file, mode 0600, in place of what may be there."""
         path.unlink(missing_ok=True)
@@ -83,7 +88,7 @@ class Disk:
 
         Raises OSError; then the new content may be there or not, but is never torn. Only one writer at a time per path.
         """
-        temporary = path.with_name(f".{path.name}.new")
+        temporary = unfinished(path)
         try:
             self._write(temporary, chunks)
             self.rename(temporary, path)
@@ -106,6 +111,11 @@ class Disk:
             file.sync()
         finally:
             file.close()
+
+
+def unfinished(path: Path) -> Path:
+    """Give the name that a file has until it comes into its place; a crash may leave it."""
+    return path.with_name(f".{path.name}.new")
 
 
 def sync(fd: int) -> None:

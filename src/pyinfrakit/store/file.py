@@ -8,9 +8,6 @@ records as they are between two batches, while the next ones go to a new journal
 import asyncio
 import contextlib
 import logging
-import os
-import secrets
-import stat
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -18,18 +15,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from msgspec.structs import replace
-
 from pyinfrakit.durable import Disk
 from pyinfrakit.errors import CannotStart, StoreFailed
 from pyinfrakit.logs import NOTICE
 from pyinfrakit.records import Change, Records, Undo, UndoNote
-from pyinfrakit.store import Store, document, journal, recovery
-from pyinfrakit.store.document import Content, Stamp
+from pyinfrakit.store import Store, journal, recovery
+from pyinfrakit.store.document import Content
+from pyinfrakit.store.opening import opened, usable
 from pyinfrakit.store.pace import Pace
-from pyinfrakit.store.recovery import Found, Pair, unfinished_journal
 from pyinfrakit.store.thread import Failure, Thread, attempted
-from pyinfrakit.store.writing import Writer
 
 log = logging.getLogger(__name__)
 
@@ -82,13 +76,17 @@ class FileStore(Store):
         self.location = f"state file {path}"
         self._lock = recovery.lock(self.path, self.location, holder)
         try:
-            self._open(disk, mark)
+            content, self._writer = opened(disk, self.path, mark)
         except CannotStart:
             self._lock.release()
             raise
         except OSError as error:
             self._lock.release()
             raise CannotStart(f"{self.location} can't be written: {_reason(error)}") from None
+        assert content.mark is not None
+        self.mark = content.mark
+        self.records = Records(content.records, content.last_id, content.notes)
+        self._unknown = content.unknown
         self._waiting: _Batch | None = None
         self._writing: _Batch | None = None
         self._looks = False
@@ -109,21 +107,6 @@ class FileStore(Store):
         # Threads of its own: providers may keep the event loop's busy for as long as they like.
         self._appending = Thread("journal")
         self._checkpointing = ThreadPoolExecutor(1, "checkpoint")
-
-    def _open(self, disk: Disk, mark: str | None) -> None:
-        pair = recovery.read(disk, self.path)
-        found = recovery.assemble(pair)
-        if pair.journals:
-            torn = f"; {found.torn} bytes at the end were never acknowledged" if found.torn else ""
-            log.log(NOTICE, "%s: %d entries of its journal are replayed%s", self.location, found.replayed, torn)
-        self.mark = mark or found.content.mark or secrets.token_hex(8)
-        content = replace(found.content, mark=self.mark)
-        stamp = found.stamp
-        if stamp is None or pair.journals or self.mark != found.content.mark or not _is_private(self.path):
-            stamp = _rewrite(disk, pair, found, content)
-        self._unknown = content.unknown
-        self.records = Records(content.records, content.last_id, content.notes)
-        self._writer = Writer(disk, self.path, secrets.token_hex(8), stamp.digest, found.sequence)
 
     def __enter__(self) -> "FileStore":
         return self
@@ -189,7 +172,7 @@ class FileStore(Store):
             return
         batch, self._waiting = self._waiting or _Batch(), None
         self._writing = batch
-        due, self._due = self._due, False
+        due, self._due = self._due and self._checkpoint is None, False  # one that is under way plans the next itself
         content = self._content() if due or self._failed else None
         if content is not None and self._failed:
             self._recovery = asyncio.create_task(self._start_anew(batch, content))
@@ -274,7 +257,7 @@ class FileStore(Store):
             self._timer = None
 
     def _be_due(self) -> None:
-        self._timer = None
+        self._stop_timer()
         self._due = True
         self._look()
 
@@ -307,45 +290,6 @@ class FileStore(Store):
             batch = self._writing or self._gathering(urgent=True)
             with contextlib.suppress(StoreFailed):
                 await batch.wait()
-
-
-def _is_private(path: Path) -> bool:
-    return not stat.S_IMODE(path.stat().st_mode) & 0o077
-
-
-def _rewrite(disk: Disk, pair: Pair, found: Found, content: Content) -> Stamp:
-    """Write the state file anew, and remove its journals; give its stamp.
-
-    It keeps its epoch, to which the journals belong: should a crash bring them back, they are known to be over.
-    """
-    epoch = found.stamp.epoch if found.stamp else secrets.token_hex(8)
-    data = b"".join(document.stamped(content, epoch, found.sequence))
-    disk.replace(pair.path, [data])
-    for path, _ in pair.journals:
-        disk.remove(path)
-    disk.remove(unfinished_journal(pair.path))
-    disk.sync_folder(pair.path.parent)
-    stamp = document.stamp(data)
-    assert stamp is not None
-    return stamp
-
-
-def usable(path: Path) -> Path:
-    """Resolve links, so that what they point to is replaced, not they. Raise `CannotStart`."""
-    real = Path(os.path.realpath(path))
-    try:
-        mode = real.stat().st_mode
-    except FileNotFoundError:
-        if not real.parent.is_dir():
-            raise CannotStart(f"state file {path}: there is no folder {real.parent}") from None
-        return real
-    except OSError as error:
-        raise CannotStart(f"state file {path}: {error.strerror}") from None
-    if not stat.S_ISREG(mode):
-        raise CannotStart(f"state file {path}: not a regular file")
-    if not mode & 0o222 or not os.access(real, os.W_OK):
-        raise CannotStart(f"state file {path}: read-only (mode {stat.S_IMODE(mode):04o})")
-    return real
 
 
 def _reason(error: Failure) -> str:

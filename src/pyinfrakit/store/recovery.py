@@ -35,12 +35,13 @@ class Pair(Struct, frozen=True):
 class Found(Struct, frozen=True):
     """What a pair holds, up to change number *sequence*.
 
-    *stamp* is the file's own; *replayed* counts the journals' entries that came to it, and *torn* the bytes of one that was
-    never acknowledged.
+    *stamp* is the file's own; *epoch* that of the last change, if there is one. *replayed* counts the journals' entries that
+    came to the file, and *torn* the bytes of one that was never acknowledged.
     """
 
     content: Content
     stamp: Stamp | None
+    epoch: str | None
     sequence: int
     replayed: int = 0
     torn: int = 0
@@ -110,10 +111,10 @@ def assemble(pair: Pair) -> Found:
     if pair.file is None:
         if pair.journals:
             raise Damaged(pair.path, "content", f"missing, but {_names(pair)} with changes to it is there")
-        return Found(Content(), None, 0)
+        return Found(Content(), None, None, 0)
     content, stamp = load(pair.path, pair.file), document.stamp(pair.file)
     if not pair.journals:
-        return Found(content, stamp, stamp.sequence if stamp else 0)
+        return Found(content, stamp, stamp.epoch, stamp.sequence) if stamp else Found(content, None, None, 0)
     if stamp is None:
         problem = f"changed by something else than this program, while {_names(pair)} has changes to what it was before"
         raise Damaged(pair.path, "content", problem)
@@ -136,7 +137,7 @@ def load(path: Path, data: bytes) -> Content:
 
 def _replayed(pair: Pair, content: Content, stamp: Stamp) -> Found:
     records = Records(content.records, content.last_id, content.notes)
-    position, replayed, torn = stamp.sequence, 0, 0
+    epoch, position, replayed, torn = stamp.epoch, stamp.sequence, 0, 0
     for path, found in _relevant(pair, stamp):
         if torn:
             raise Damaged(pair.path, path.name, f"continues a journal whose end, {torn} bytes, is no entry")
@@ -148,11 +149,11 @@ def _replayed(pair: Pair, content: Content, stamp: Stamp) -> Found:
                     records.apply(change)
             except Broken as error:
                 raise Damaged(pair.path, path.name, str(error)) from None
-            position = entry.sequence
+            epoch, position = entry.epoch, entry.sequence
             replayed += 1
         torn = found.torn
     whole = Content(list(records), records.last_id, records.notes, content.mark, content.unknown)
-    return Found(whole, stamp, position, replayed, torn)
+    return Found(whole, stamp, epoch, position, replayed, torn)
 
 
 def _relevant(pair: Pair, stamp: Stamp) -> Iterator[tuple[Path, Journal]]:

@@ -80,8 +80,8 @@ class Writer:
             self._disk.rename(made, path)
             self._disk.sync_folder(path.parent)
         except OSError:
-            file.close()
             with contextlib.suppress(OSError):  # a full disk gets its room back
+                file.close()
                 self._disk.remove(made)
             raise
         self._journal, self._length = file, len(head)
@@ -118,7 +118,8 @@ class Writer:
         self._old, self._current = [], []
 
     def close(self) -> None:
-        """Close the journal."""
-        if self._journal is not None:
-            self._journal.close()
-            self._journal = None
+        """Close the journal. All in it is synced, or not counted on: an error would say nothing."""
+        file, self._journal = self._journal, None
+        if file is not None:
+            with contextlib.suppress(OSError):
+                file.close()
