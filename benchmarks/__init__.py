@@ -1,0 +1,1 @@
+"""How fast the daemon is, beside what bounds it: `python -m benchmarks`."""
