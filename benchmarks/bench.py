@@ -33,8 +33,7 @@ class Bench:
 
     def daemon(self, size: int) -> Daemon:
         """Give a daemon, not yet started, with as many instances."""
-        name = self._name("daemon")
-        return Daemon(self._sockets / name, self._copy(size, name), self.fleet(size))
+        return Daemon(self._sockets / self._name("daemon"), self.state(size), self.fleet(size))
 
     def constant(self) -> Server:
         """Give a server of constant replies, not yet started."""
@@ -42,17 +41,18 @@ class Bench:
         at = self._sockets / name
         return Server(at, ("benchmarks.constant", str(at)), self.folder / f"{name}.log")
 
-    def demo(self, size: int) -> Server:
-        """Give a server that goes about it in the C demo's way, not yet started."""
+    def demo(self) -> Server:
+        """Give a server that goes about it in the C demo's way, not yet started. Paths are names of `state` files."""
         name = self._name("demo")
-        at, state = self._sockets / name, self._copy(size, name)
-        return Server(at, ("benchmarks.demo", str(at), str(state)), self.folder / f"{name}.log")
+        at = self._sockets / name
+        return Server(at, ("benchmarks.demo", str(at), str(self.folder)), self.folder / f"{name}.log")
+
+    def state(self, size: int) -> Path:
+        """Give a new state file with as many instances."""
+        return Path(shutil.copyfile(self.fleet(size).path, self.folder / f"{self._name('state')}.json"))
 
     def _name(self, kind: str) -> str:
         return f"{kind}-{next(self._names)}"
-
-    def _copy(self, size: int, name: str) -> Path:
-        return Path(shutil.copyfile(self.fleet(size).path, self.folder / f"{name}.json"))
 
 
 @contextmanager

@@ -29,9 +29,14 @@ def destroy(id: str) -> bytes:
     return _request("Destroy", Instance=id, Context={"Reason": "terminate"})
 
 
-def to_constant(requests: Iterable[bytes], length: int) -> list[bytes]:
-    """Send the same requests to a server of constant replies, for one of so many bytes."""
-    return [request.replace(b"POST / ", f"POST /{length} ".encode(), 1) for request in requests]
+def to(path: str, requests: Iterable[bytes]) -> list[bytes]:
+    """Send requests to another path; ours are for ``/``."""
+    return [request.replace(b"POST / ", f"POST {path} ".encode(), 1) for request in requests]
+
+
+def to_constant(length: int, requests: Iterable[bytes]) -> list[bytes]:
+    """Send requests to a server of constant replies, for ones of so many bytes."""
+    return to(f"/{length}", requests)
 
 
 def _request(method: str, **params: Any) -> bytes:

@@ -93,7 +93,7 @@ class Constant:
 
     def __init__(self, lane: Lane, requests: Mapping[Work, Sequence[bytes]], lengths: Mapping[Work, int]) -> None:
         self._lane = lane
-        self._requests = {work: calls.to_constant(each, lengths[work]) for work, each in requests.items()}
+        self._requests = {work: calls.to_constant(lengths[work], each) for work, each in requests.items()}
 
     def __call__(self, work: Work) -> float:
         return self._lane.perform(self._requests[work]).rate

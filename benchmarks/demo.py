@@ -1,7 +1,7 @@
 """The C demo's way: read, parse, change and rewrite the whole file, in place, for each call.
 
-`python -m benchmarks.demo SOCKET STATE`. Nothing is synced. The file is written by `json.dumps`, which is several times as
-fast as `json.dump`: the comparison is with the best that this way can do.
+`python -m benchmarks.demo SOCKET FOLDER`, then POST to ``/STATE-FILE``. Nothing is synced. The file is written by
+`json.dumps`, which is several times as fast as `json.dump`: the comparison is with the best that this way can do.
 """
 
 import json
@@ -66,5 +66,5 @@ def answer(file: Path, body: bytes) -> bytes:
 
 
 if __name__ == "__main__":
-    state_file = Path(sys.argv[2])
-    serve(sys.argv[1], lambda path, body: answer(state_file, body))
+    folder = Path(sys.argv[2])
+    serve(sys.argv[1], lambda path, body: answer(folder / path[1:], body))

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import Self
 
+from msgspec.structs import replace
+
 from benchmarks import lengths
 from benchmarks.bench import Bench
 from benchmarks.contenders import Constant, Disk, Keeper, changing, describing
@@ -23,10 +25,11 @@ class Field:
         self._generator = Generator()
         self._constant = bench.constant()
         self._daemons: Mapping[int, Daemon] = {size: bench.daemon(size) for size in (*bench.scale.sizes, bench.scale.few)}
-        self._demos: Mapping[int, Server] = {size: bench.demo(size) for size in bench.scale.sizes}
+        self._demo = bench.demo()
+        self._demo_states = {size: bench.state(size) for size in bench.scale.sizes}
 
     def __enter__(self) -> Self:
-        servers: Sequence[Server] = (self._constant, *self._daemons.values(), *self._demos.values())
+        servers: Sequence[Server] = (self._constant, self._demo, *self._daemons.values())
         with ExitStack() as starting:
             starting.enter_context(self._generator)
             for server in servers:
@@ -64,8 +67,9 @@ class Field:
             for size, daemon in self._daemons.items()
         }
         if connections == 1:
-            for size, demo in self._demos.items():
-                keepers[Name("demo", size)] = Keeper(self._lane(demo, 1), self._bench.fleet(size), batch)
+            for size, state in self._demo_states.items():
+                lane = replace(self._lane(self._demo, 1), path=f"/{state.name}")
+                keepers[Name("demo", size)] = Keeper(lane, self._bench.fleet(size), batch)
         return keepers
 
     def _batch(self, connections: int) -> int:

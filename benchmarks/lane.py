@@ -4,7 +4,9 @@ import sys
 from collections.abc import Sequence
 
 from msgspec import Struct
+from msgspec.structs import replace
 
+from benchmarks import calls
 from benchmarks.generator import Generator
 from benchmarks.order import Done, Order
 from benchmarks.scale import CONNECTIONS
@@ -15,16 +17,18 @@ LONG = 3600.0
 
 
 class Lane(Struct, frozen=True):
-    """Where rounds go, over how many connections, and how many seconds one is."""
+    """Where rounds go, over how many connections, and how many seconds one is. *path*: None for those of the requests."""
 
     generator: Generator
     server: Server
     connections: int = 1
     seconds: float = LONG
+    path: str | None = None
 
     def order(self, requests: Sequence[bytes], most: int = sys.maxsize) -> Order:
         """Send the requests, over and over, until the time is over, or *most* are sent."""
-        return Order(str(self.server.socket), self.connections, list(requests), self.seconds, most)
+        directed = list(requests) if self.path is None else calls.to(self.path, requests)
+        return Order(str(self.server.socket), self.connections, directed, self.seconds, most)
 
     def perform(self, requests: Sequence[bytes], most: int = sys.maxsize) -> Done:
         """Have an `order` done."""
@@ -33,4 +37,4 @@ class Lane(Struct, frozen=True):
     def send_all(self, requests: Sequence[bytes]) -> None:
         """Send each of the requests once, as fast as can be, however long that takes."""
         if requests:
-            Lane(self.generator, self.server, max(CONNECTIONS)).perform(requests, len(requests))
+            replace(self, connections=max(CONNECTIONS), seconds=LONG).perform(requests, len(requests))

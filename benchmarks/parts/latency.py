@@ -88,7 +88,7 @@ def _requests(daemon: Daemon) -> Requests:
 def _constant(generator: Generator, daemon: Daemon) -> Requests:
     """Give the same requests, for constant replies of the same lengths."""
     replies = {**lengths.of_describes(generator, daemon), **lengths.of_changes(generator, daemon)}
-    return {work: calls.to_constant(requests, replies[work]) for work, requests in _requests(daemon).items()}
+    return {work: calls.to_constant(replies[work], requests) for work, requests in _requests(daemon).items()}
 
 
 def _report(instances: int, ours: Sequence[Quantiles], constant: Sequence[Quantiles]) -> Report:

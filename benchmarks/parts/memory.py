@@ -16,7 +16,8 @@ def measure(bench: Bench) -> Report:
     """Compare a daemon with many instances to one with none."""
     large = bench.scale.large
     say("memory")
-    none, many = _resident(bench, 0), _resident(bench, large)
+    with Generator() as generator:
+        none, many = (_resident(bench, generator, size) for size in (0, large))
     own = bench.fleet(large).own / large
     beyond = (many - none) / large - own
     beside = {"its spec's own bytes": Beside(own, beyond / own)}
@@ -28,8 +29,8 @@ def measure(bench: Bench) -> Report:
     return Report(rows, [at_most(MOST, beyond, f"{WHAT}, in bytes", large)])
 
 
-def _resident(bench: Bench, size: int) -> int:
+def _resident(bench: Bench, generator: Generator, size: int) -> int:
     """Give the resident memory, in bytes, once all were described, with properties and without."""
-    with Generator() as generator, bench.daemon(size) as daemon:
+    with bench.daemon(size) as daemon:
         Lane(generator, daemon).perform([calls.describe(properties=True), calls.describe(properties=False)], 2)
         return int(daemon.process.memory_info().rss)
