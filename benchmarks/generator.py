@@ -22,7 +22,7 @@ class Generator:
 
     def __enter__(self) -> Self:
         command = [sys.executable, "-m", "benchmarks.load"]
-        self._process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
+        self._process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         return self
 
     def __exit__(self, *exception: object) -> None:

@@ -6,6 +6,7 @@ It reads orders, JSON, from its standard input, a line each, and answers each wi
 import asyncio
 import re
 import resource
+import signal
 import sys
 import time
 from collections import deque
@@ -129,13 +130,18 @@ async def _perform(order: Order) -> Done:
 
 def main() -> None:
     """Perform orders until there are no more."""
-    for line in sys.stdin.buffer:
-        try:
-            done = uvloop.run(_perform(msgspec.json.decode(line, type=Order)))
-        except (OSError, RuntimeError) as error:
-            sys.exit(f"the load: {error}")
-        sys.stdout.buffer.write(msgspec.json.encode(done) + b"\n")
-        sys.stdout.buffer.flush()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # ^C is for whoever started this, and ends it
+    with open(sys.stdout.fileno(), "wb", closefd=False) as answers:  # buffered whatever Python was told: writes all
+        for line in sys.stdin.buffer:
+            answers.write(msgspec.json.encode(_done(msgspec.json.decode(line, type=Order))) + b"\n")
+            answers.flush()
+
+
+def _done(order: Order) -> Done:
+    try:
+        return uvloop.run(_perform(order))
+    except (OSError, RuntimeError) as error:
+        sys.exit(f"the load: {error}")
 
 
 if __name__ == "__main__":

@@ -70,7 +70,6 @@ class Server:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                start_new_session=True,  # ^C is for us, who end it
             )
 
     def wait(self) -> None:

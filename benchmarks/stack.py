@@ -1,6 +1,7 @@
 """The HTTP stack that the daemon stands on, with nothing of the daemon on it: aiohttp's server, on uvloop, on a unix socket."""
 
 import asyncio
+import signal
 from collections.abc import Callable
 
 import uvloop
@@ -14,6 +15,7 @@ Answer = Callable[[str, bytes], bytes]
 
 def serve(socket: str, answer: Answer) -> None:
     """Answer requests until killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # ^C is for whoever started this, and ends it
     uvloop.run(_serve(socket, answer))
 
 
