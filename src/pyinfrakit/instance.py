@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Any
 
 from msgspec import Raw, Struct
@@ -153,7 +154,7 @@ class Record(Struct, frozen=True, kw_only=True, gc=False):
     made: bool = True
     by_hand: bool = False
     relabel: bool = False
-    unknown: Mapping[str, Raw] = {}
+    unknown: Mapping[str, Raw] = MappingProxyType({})
 
     def after(self, event: Event, now: float, reason: str = "") -> "Record | None":
         """Give the record as it is after *event*, or None where it is dropped; raise `Refused` for what can't happen."""
