@@ -8,6 +8,7 @@ import stat
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -223,13 +224,16 @@ def test_the_command_line_counts_more_than_the_environment(home: Path) -> None:
 
 
 def test_the_log_has_what_its_level_says(home: Path, run: Run) -> None:
-    """With `--log 1` a daemon that is well logs nothing; with 4 it says what it provisions."""
+    """With `--log 1` a daemon that is well logs nothing; with 4 it says what it provisions, also many at once."""
     quiet = run("--log", "1", *FAST)
     quiet.provision()
     assert 0 == quiet.stop()
     assert "" == quiet.log
     chatty = run("--log", "4", *FAST)
     assert f"{chatty.provision()}: provisioned" in eventually(lambda: chatty.log)
+    with ThreadPoolExecutor(8) as clients:
+        provisioned = set(clients.map(lambda _: chatty.provision(), range(16)))
+    eventually(lambda: provisioned <= set(re.findall(r"\b0[0-9a-v]{11}-[0-9a-v]{6}\b", chatty.log)))
 
 
 @pytest.mark.parametrize(

@@ -13,10 +13,11 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import psutil  # type: ignore[import-untyped]
 import pytest
-from msgspec.json import decode
+from msgspec.json import decode, encode
 
 from harness import COMMAND, PATIENCE, Daemon, command, environment, eventually, read_reply
 from pyinfrakit.errors import Unreachable
@@ -413,6 +414,93 @@ def test_requests_may_be_sent_ahead(daemon: Daemon) -> None:
     with connected(daemon) as connection, Traffic(connection) as traffic:
         replies = traffic.calls(*[("Validate", "{}"), ("Nope", "{}"), ("Destroy", '{"Instance":"x"}')] * 30)
     assert [None, -32601, -32000] * 30 == [decode(reply).get("error", {}).get("code") for reply in replies]
+
+
+# --- Replies
+
+
+@pytest.fixture
+def full(daemon: Daemon) -> Daemon:
+    """A daemon whose description takes megabytes."""
+    small = [{"Properties": {"note": f"number {number}"}} for number in range(400)]
+    large = [{"Properties": {"note": "x" * 40_000}, "Tags": {"size": "large"}} for _ in range(50)]
+    for start in range(0, 400, 100):
+        provision_all(daemon, small[start : start + 100])
+    provision_all(daemon, large)
+    return daemon
+
+
+def provision_all(daemon: Daemon, specs: Sequence[Any]) -> None:
+    calls = [{"jsonrpc": "2.0", "method": "Instance.Provision", "params": {"Spec": spec}, "id": 1} for spec in specs]
+    status, _, body = daemon.post(encode(calls))
+    assert (200, len(specs)) == (status, body.count(b'"result"'))
+
+
+def describe(**tags: str) -> bytes:
+    params = {"Tags": tags, "Properties": True}
+    return request(encode({"jsonrpc": "2.0", "method": "Instance.DescribeInstances", "params": params, "id": 1}))
+
+
+@pytest.mark.parametrize("tags", [{}, {"size": "large"}], ids=["all", "some"])
+def test_large_replies_come_whole(full: Daemon, tags: dict[str, str]) -> None:
+    """A reply of megabytes is the same each time, for a client that is slow, and for one that asks twice at once."""
+    _, headers, body = full.exchange(describe(**tags))
+    assert len(decode(body)["result"]["Descriptions"]) == (50 if tags else 450)
+    assert ("application/json", str(len(body))) == (headers["content-type"], headers["content-length"])
+    for _ in range(2):
+        assert body == full.exchange(describe(**tags))[2]
+    with connected(full) as slow:
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        slow.sendall(describe(**tags) * 2)
+        time.sleep(0.3)
+        twice = [read_reply_bytewise(slow), read_reply_bytewise(slow)]
+    assert [body, body] == twice
+
+
+def read_reply_bytewise(connection: socket.socket) -> bytes:
+    """Read one reply, and not a byte of the next."""
+    head = b""
+    while not head.endswith(b"\r\n\r\n"):
+        head += connection.recv(1)
+    left = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+    parts = []
+    while left:
+        parts.append(connection.recv(min(left, 50_000)))
+        left -= len(parts[-1])
+    return b"".join(parts)
+
+
+def test_a_client_may_leave_in_the_middle_of_a_reply(full: Daemon) -> None:
+    """It is nothing to log, and others are answered."""
+    for taken in (0, 1, 100_000):
+        with connected(full) as connection:
+            connection.sendall(describe() * 3)
+            left = taken
+            while left:
+                left -= len(connection.recv(left))
+    assert_answers(full)
+    assert 0 == full.stop()
+    assert "Traceback" not in full.log
+    assert "ERROR" not in full.log
+
+
+@pytest.mark.parametrize("tags", [{"none": "x"}, {}], ids=["small", "large"])
+@pytest.mark.parametrize(
+    ("version", "header", "kept"),
+    [("1.1", "", True), ("1.1", "Connection: close\r\n", False), ("1.0", "", False), ("1.0", "Connection: keep-alive\r\n", True)],
+)
+def test_a_connection_is_kept_as_http_says(full: Daemon, tags: dict[str, str], version: str, header: str, kept: bool) -> None:
+    """It is closed after a reply where the client says so, or is of HTTP 1.0 and does not say the contrary."""
+    asked = describe(**tags).replace(b"HTTP/1.1\r\n", f"HTTP/{version}\r\n{header}".encode(), 1)
+    with connected(full) as connection:
+        connection.sendall(asked)
+        status, headers, body = read_reply(connection)
+        assert (200, 0 if tags else 450) == (status, len(decode(body)["result"]["Descriptions"]))
+        assert kept == (headers.get("connection", "close" if version == "1.0" else "keep-alive") == "keep-alive")
+        if kept:
+            assert_works(connection)
+        else:
+            assert b"" == connection.recv(1)
 
 
 # --- Clients that are slow: these wait, so they all do so at once
