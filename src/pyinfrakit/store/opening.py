@@ -42,6 +42,7 @@ def opened(disk: Disk, path: Path, mark: str | None) -> tuple[Content, Writer]:
 
     Raises `CannotStart`, or OSError where it can't be written.
     """
+    disk.sync_folder(path.parent)  # what an earlier process renamed just before it was killed may not be there for good
     pair = recovery.read(disk, path)
     found = recovery.assemble(pair)
     if pair.journals:
@@ -53,7 +54,6 @@ def opened(disk: Disk, path: Path, mark: str | None) -> tuple[Content, Writer]:
         stamp = _rewrite(disk, pair, found, content)
     for leftover in (unfinished(path), unfinished_journal(path)):
         disk.remove(leftover)
-    disk.sync_folder(path.parent)  # what an earlier process renamed just before it was killed may not be there for good
     return content, Writer(disk, path, secrets.token_hex(8), stamp.digest, found.sequence)
 
 

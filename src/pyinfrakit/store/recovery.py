@@ -70,10 +70,10 @@ def journals(disk: Disk, path: Path) -> list[Path]:
 
 
 def read(disk: Disk, path: Path) -> Pair:
-    """Read a state file, and then its journals: what comes between the two only adds to these. Raise `CannotStart`."""
+    """Read the journals, and then the state file: what leaves those meanwhile is in this by then. Raise `CannotStart`."""
     try:
-        file = _read(disk, path)
         found = [(each, _read(disk, each)) for each in journals(disk, path)]
+        file = _read(disk, path)
     except OSError as error:
         raise CannotStart(f"state file {path} can't be read: {error.strerror or error}") from None
     return Pair(path, file, [(each, data) for each, data in found if data is not None])

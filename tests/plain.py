@@ -1,0 +1,116 @@
+"""What a store should hold, as plain lists and dicts; and what of it a crash may leave."""
+
+import asyncio
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from msgspec import Raw, Struct
+
+from pyinfrakit.instance import Record
+from pyinfrakit.records import Change, Drop, Note, Put, Records
+from pyinfrakit.store.document import Content
+from pyinfrakit.store.file import FileStore
+
+Seen = tuple[list[Record], dict[str, Record], dict[str, Raw]]
+"""What counts: the records in service in order, the others, whose order is not kept, and the notes."""
+
+
+class Plain(Struct, frozen=True):
+    """Records in order, and notes."""
+
+    records: tuple[Record, ...] = ()
+    notes: Mapping[str, Raw] = {}
+
+    def after(self, *changes: Change) -> "Plain":
+        records, notes = list(self.records), dict(self.notes)
+        for change in changes:
+            match change:
+                case Note(key, value):
+                    notes[key] = value
+                case Drop(id):
+                    records = [each for each in records if each.id != id]
+                case Put(new, front=True):
+                    records = [new, *(each for each in records if each.id != new.id)]
+                case Put(new) if any(each.id == new.id for each in records):
+                    records = [new if each.id == new.id else each for each in records]
+                case Put(new):
+                    records = [*records, new]
+        return Plain(tuple(records), notes)
+
+    @property
+    def seen(self) -> Seen:
+        return seen(self.records, self.notes)
+
+
+def seen(records: Iterable[Record], notes: Mapping[str, Raw]) -> Seen:
+    every = list(records)
+    in_service = [record for record in every if record.state.described]
+    return in_service, {record.id: record for record in every if not record.state.described}, dict(notes)
+
+
+def held(content: Records | Content) -> Seen:
+    """Give what a store has in memory, or a file."""
+    records = content if isinstance(content, Records) else content.records
+    return seen(records, content.notes)
+
+
+class Commit(Struct, eq=False):
+    """Some changes, and what became of them: True where they were acknowledged, False where that failed."""
+
+    changes: Sequence[Change]
+    batch: Any
+    outcome: bool | None = None
+
+
+class History:
+    """What was committed to a store that held *start*, in order, and what became of it."""
+
+    def __init__(self, start: Plain) -> None:
+        self.start = start
+        self.commits: list[Commit] = []
+        self.resolved = 0
+        """Of so many commits it is known what became of them."""
+
+    def commit(self, store: FileStore, *changes: Change, urgent: bool = True) -> asyncio.Future[None]:
+        """Commit, and note what becomes of it."""
+        written = store.commit(*changes, urgent=urgent)
+        commit = Commit(changes, store._waiting)
+        self.commits.append(commit)
+        written.add_done_callback(lambda done: self._resolve(commit, done))
+        return written
+
+    def _resolve(self, commit: Commit, done: asyncio.Future[None]) -> None:
+        assert self.commits[self.resolved] is commit, "commits end in the order in which they were made"
+        commit.outcome = done.exception() is None
+        self.resolved += 1
+
+    @property
+    def memory(self) -> Plain:
+        """What the store shows: all that did not fail."""
+        return _applied(self.start, (each for each in self.commits if each.outcome is not False))
+
+    def possible(self, resolved: int, *, failed: bool = False) -> Iterator[Plain]:
+        """Give what a crash may leave when *resolved* commits had ended.
+
+        That is what was acknowledged, alone or with all of the batch that was under way. *failed*: or with all of one that
+        failed after that: the disk may have it until the store has written its file anew.
+        """
+        known, later = self.commits[:resolved], self.commits[resolved:]
+        while known and later and later[0].batch is known[-1].batch:
+            known.append(later.pop(0))
+        acknowledged = _applied(self.start, (each for each in known if each.outcome))
+        yield acknowledged
+        if later:
+            yield _applied(acknowledged, _batch(later))
+        while failed and known and not known[-1].outcome:
+            batch = known[-1].batch
+            yield _applied(acknowledged, (each for each in known if each.batch is batch))
+            known = [each for each in known if each.batch is not batch]
+
+
+def _batch(commits: Sequence[Commit]) -> Iterator[Commit]:
+    return (each for each in commits if each.batch is commits[0].batch)
+
+
+def _applied(start: Plain, commits: Iterable[Commit]) -> Plain:
+    return start.after(*(change for commit in commits for change in commit.changes))
