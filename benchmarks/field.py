@@ -24,7 +24,7 @@ class Field:
         self._running = ExitStack()
         self._generator = Generator()
         self._constant = bench.constant()
-        self._daemons: Mapping[int, Daemon] = {size: bench.daemon(size) for size in (*bench.scale.sizes, bench.scale.few)}
+        self._daemons: Mapping[int, Daemon] = {size: bench.daemon(size) for size in {*bench.scale.sizes, bench.scale.few}}
         self._demo = bench.demo()
         self._demo_states = {size: bench.state(size) for size in bench.scale.sizes}
 

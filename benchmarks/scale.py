@@ -53,17 +53,17 @@ FULL = Scale(
 
 QUICK = Scale(
     few=10,
-    small=50,
+    small=10,
     middle=200,
     large=1_000,
-    rounds=2,
-    seconds=0.03,
+    rounds=1,
+    seconds=0.05,
     patience=0.3,
     batch_alone=10,
     batch=100,
     writing=0.1,
     starts=1,
     requests=4_000,
-    probing=0.2,
-    probes=2,
+    probing=0.3,
+    probes=1,
 )

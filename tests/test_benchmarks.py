@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
-SIZES = (0, 10, 50, 200, 1000)
+SIZES = (0, 10, 200, 1000)
 CONNECTIONS = (1, 8, 64)
 DIFFERENCES = (
     "start, beyond the start with none",
