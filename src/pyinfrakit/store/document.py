@@ -13,6 +13,7 @@ right, somebody else has written the file.
 import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
@@ -48,6 +49,8 @@ class _Entry(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True
 
 
 _KEYS = {f.encode_name for f in msgspec.structs.fields(_Entry)}
+
+_NONE: Mapping[str, Raw] = MappingProxyType({})
 
 LISTS = ("Instances", "NonFunctional")
 _STATES = {state.value: state for state in State}
@@ -100,8 +103,8 @@ def load(data: bytes) -> Content:
         usual = msgspec.json.decode(data, type=_Usual)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return _load_unusual(data)
-    records = [_record(entry, {}, LISTS[0], index) for index, entry in enumerate(usual.Instances)]
-    aside = [_record(entry, {}, LISTS[1], index) for index, entry in enumerate(usual.NonFunctional)]
+    records = [_record(entry, _NONE, LISTS[0], index) for index, entry in enumerate(usual.Instances)]
+    aside = [_record(entry, _NONE, LISTS[1], index) for index, entry in enumerate(usual.NonFunctional)]
     return _content(records, aside, usual.Provider, {})
 
 
@@ -162,7 +165,7 @@ def _text(raw: Raw | None, where: str) -> str | None:
 
 def read_entry(raw: Raw | bytes, name: str, index: int | None = None) -> Record:
     """Read one entry, at *name* or the *index*th of that, with keys that may not be ours; raise `WrongShape`."""
-    unknown: Mapping[str, Raw] = {}
+    unknown = _NONE
     try:
         entry = msgspec.json.decode(raw, type=_Entry)
     except msgspec.ValidationError:
