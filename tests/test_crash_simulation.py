@@ -288,7 +288,7 @@ def test_a_crash_at_any_step_loses_nothing_acknowledged(tmp_path: Path, files: d
     path = tmp_path / "state.json"
 
     def prepare(run: Run) -> None:
-        run.draws = 3
+        run.draws = 2
 
     run = played(everything, path, disk_with(tmp_path, files), prepare)
     for image in run.images:
