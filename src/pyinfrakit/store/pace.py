@@ -4,7 +4,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 
-PAUSE = 2.0
+PAUSE = 1.0
 """How many times as long as a piece of work the pause after it takes. The piece is short, and the pause lets others at the
 interpreter's lock: without it they would wait for five milliseconds each time."""
 
@@ -13,29 +13,33 @@ SHARE = 0.1
 
 
 class Pace:
-    """The pace of one thread's work."""
+    """The pace of one thread's work: in pieces, and then an end, in which it mostly waits for the disk."""
 
     def __init__(self) -> None:
         self._hurry = threading.Event()
-        self._paused = 0.0
+        self._worked = 0.0
+        self._end_began = 0.0
 
     def hurry(self) -> None:
         """Make no more pauses."""
         self._hurry.set()
 
     def pieces(self, work: Iterable[bytes]) -> Iterator[bytes]:
-        """Give *work*, with a pause after each piece; what the taker does with it counts as work."""
-        began = time.monotonic()
+        """Give *work*, with a pause after each piece; what the taker does with it counts as work.
+
+        The processor's time counts: to wait for the interpreter's lock is no work.
+        """
+        self._worked = 0.0
+        began = time.thread_time()
         for piece in work:
             yield piece
-            pause = (time.monotonic() - began) * PAUSE
-            self._hurry.wait(pause)
-            self._paused += pause
-            began = time.monotonic()
+            spent = time.thread_time() - began
+            self._worked += spent
+            self._hurry.wait(spent * PAUSE)
+            began = time.thread_time()
+        self._end_began = time.monotonic()
 
     def rest(self, took: float) -> float:
-        """Give how many seconds to rest after work that took so many, with its pauses; count anew."""
-        worked = max(0.0, took - self._paused)
-        rest = max(0.0, worked / SHARE - took)
-        self._paused = 0.0
-        return rest
+        """Give how many seconds to rest after work that has just ended, and took so many with its pauses."""
+        worked = self._worked + time.monotonic() - self._end_began
+        return max(0.0, worked / SHARE - took)
