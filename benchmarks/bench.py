@@ -1,5 +1,6 @@
 """Where things are measured: a folder on the disk, and what is started there."""
 
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -48,8 +49,13 @@ class Bench:
         return Server(at, ("benchmarks.demo", str(at), str(self.folder)), self.folder / f"{name}.log")
 
     def state(self, size: int) -> Path:
-        """Give a new state file with as many instances."""
-        return Path(shutil.copyfile(self.fleet(size).path, self.folder / f"{self._name('state')}.json"))
+        """Give a new state file with as many instances, synced: the disk should be at rest."""
+        path = self.folder / f"{self._name('state')}.json"
+        with self.fleet(size).path.open("rb") as source, path.open("wb") as copy:
+            shutil.copyfileobj(source, copy)
+            copy.flush()
+            os.fsync(copy.fileno())
+        return path
 
     def _name(self, kind: str) -> str:
         return f"{kind}-{next(self._names)}"
