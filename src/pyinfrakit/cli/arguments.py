@@ -1,6 +1,7 @@
 """What the client commands have in common: how they name a plugin, take tags, and read specs."""
 
 import http.client
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from msgspec import Raw
 from pyinfrakit import discovery
 from pyinfrakit.client import Client
 from pyinfrakit.decoding import NotJSON, WrongShape, check, decode
+from pyinfrakit.errors import CannotStart
 from pyinfrakit.spi import wire
 from pyinfrakit.spi.remote import Remote
 
@@ -36,6 +38,21 @@ def remote(name: str, directory: Path) -> Iterator[Remote]:
     path, kind = discovery.socket(name, directory)
     with Client(path) as client:
         yield Remote(client, kind)
+
+
+def state_file(path: Path) -> Path:
+    """Resolve links to a state file. Raise `CannotStart` where it, or a journal beside it, has no end to which it can be read."""
+    from pyinfrakit.durable import Disk
+    from pyinfrakit.store import recovery
+
+    real = Path(os.path.realpath(path))
+    try:
+        for each in (real, *recovery.journals(Disk(), real)):
+            if each.exists() and not each.is_file():
+                raise CannotStart(f"state file {path}: {'' if each == real else f'{each.name} is '}not a regular file")
+    except OSError as error:
+        raise CannotStart(f"state file {path}: {error.strerror or error}") from None
+    return real
 
 
 class Tags(click.ParamType[dict[str, str]]):

@@ -1,12 +1,16 @@
 """`export`: print a state file's current content."""
 
 import os
+import re
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import click
 
+from pyinfrakit.cli.arguments import state_file
 from pyinfrakit.durable import Disk
+from pyinfrakit.errors import CannotStart
 from pyinfrakit.store import document, recovery
 
 
@@ -18,10 +22,39 @@ def export(path: Path, output: Path | None) -> None:
 
     It is a state file itself, and holds whatever secrets are in specs.
     """
-    chunks = document.dump(recovery.read_live(Disk(), Path(os.path.realpath(path))).content)
-    if output is not None:
-        Disk().replace(output, chunks)
-        return
+    state = state_file(path)
+    target = None if output is None else _target(output, state)
+    chunks = document.dump(recovery.read_live(Disk(), state).content)
+    if target is None:
+        _print(chunks)
+    elif target.exists():  # it may be another plugin's state file
+        with recovery.lock(target, f"file {output}", "export"):
+            _write(target, chunks)
+    else:
+        _write(target, chunks)
+
+
+def _target(output: Path, state: Path) -> Path:
+    """Resolve links to what is to be written. Raise `CannotStart` for what must not be replaced."""
+    target = Path(os.path.realpath(output))
+    name = re.escape(state.name)
+    if target.exists() and not target.is_file():
+        raise CannotStart(f"file {output}: not a regular file")
+    if target.parent == state.parent and re.fullmatch(rf"{name}(\.lock|\.journal-.*)?|\.{name}\.(journal\.)?new", target.name):
+        raise CannotStart(f"file {output}: that is the plugin's own, which an export would destroy; name another")
+    return target
+
+
+def _print(chunks: Iterable[bytes]) -> None:
+    if sys.stdout is None:
+        raise click.ClickException("there is no standard output")
     for chunk in chunks:
         sys.stdout.buffer.write(chunk)
     sys.stdout.buffer.flush()
+
+
+def _write(path: Path, chunks: Iterable[bytes]) -> None:
+    try:
+        Disk().replace(path, chunks)
+    except OSError as error:
+        raise CannotStart(f"file {path} can't be written: {error.strerror or error}") from None

@@ -1,10 +1,12 @@
 """`fsck`: say what is wrong with a state file, and mend it."""
 
-import os
+import io
+import sys
 from pathlib import Path
 
 import click
 
+from pyinfrakit.cli.arguments import state_file
 from pyinfrakit.durable import Disk
 from pyinfrakit.errors import Damaged
 from pyinfrakit.store import recovery, repair, salvage
@@ -17,7 +19,9 @@ from pyinfrakit.store.salvage import Report
 @click.option("--without-journal", is_flag=True, help="Take the file as it is, without the changes in its journal.")
 def fsck(path: Path, mends: bool, without_journal: bool) -> None:
     """Say what is wrong with a state file and its journal: exit status 1 if anything is, and was not repaired."""
-    real = Path(os.path.realpath(path))
+    real = state_file(path)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a file may hold what a terminal can't show
+        sys.stdout.reconfigure(errors="backslashreplace")
     if mends:
         with recovery.lock(real, f"state file {path}", "fsck"):
             _mend(real, not without_journal)
@@ -27,11 +31,19 @@ def fsck(path: Path, mends: bool, without_journal: bool) -> None:
 
 def _check(path: Path, with_journals: bool) -> None:
     report = _examined(path, with_journals)
-    _say(report)
     saved = _count(len(report.content.records), "instance")
-    if report.findings:
-        raise click.ClickException(f"{_count(len(report.findings), 'problem')} in {path}: `--repair` would save {saved}")
-    click.echo(f"nothing is wrong: {saved}")
+    if not report.findings:
+        _tell(f"nothing is wrong: {saved}")
+        return
+    _say(report)
+    if report.changed:
+        _tell(f"would make the journal's changes to {', '.join(report.changed)}; not so with `--without-journal`")
+    for finding in report.findings:
+        if finding.lost:
+            _tell(f"would lose {finding.lost}")
+    raise click.ClickException(
+        f"{_count(len(report.findings), 'problem')} in {path}: `--repair` would save {saved}, and keep all that is there now"
+    )
 
 
 def _examined(path: Path, with_journals: bool) -> Report:
@@ -47,21 +59,28 @@ def _mend(path: Path, with_journals: bool) -> None:
     pair = recovery.read_existing(Disk(), path)
     report = salvage.examine(pair, with_journals)
     if not report.findings:
-        click.echo("nothing is wrong: nothing was changed")
+        _tell(f"nothing is wrong, and nothing was changed: {_count(len(report.content.records), 'instance')}")
         return
     _say(report)
     for kept in repair.replace(Disk(), pair, report.content):
-        click.echo(f"kept {kept}")
+        _tell(f"kept {kept}")
+    if report.changed:
+        _tell(f"made the journal's changes to {', '.join(report.changed)}")
     for finding in report.findings:
         if finding.lost:
-            click.echo(f"lost {finding.lost}")
-    click.echo(f"repaired {path}: {_count(len(report.content.records), 'instance')}")
+            _tell(f"lost {finding.lost}")
+    _tell(f"repaired {path}: {_count(len(report.content.records), 'instance')}")
 
 
 def _say(report: Report) -> None:
     for finding in report.findings:
-        click.echo(f"{finding.where}: {finding.problem}")
+        _tell(f"{finding.where}: {finding.problem}")
 
 
 def _count(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def _tell(text: str) -> None:
+    """Print one line, whatever stands in damaged files and in their names."""
+    click.echo("".join(each if each.isprintable() else ascii(each)[1:-1] for each in text))
