@@ -2,7 +2,6 @@
 
 import json
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +13,11 @@ from msgspec.structs import replace
 
 from pyinfrakit import ids
 from pyinfrakit.decoding import NotJSON, WrongShape
-from pyinfrakit.instance import Record, State
-from pyinfrakit.records import Change, Drop, Note, Put, Records
-from pyinfrakit.store import document, journal, recovery, salvage
+from pyinfrakit.instance import Record
+from pyinfrakit.store import document, salvage
 from pyinfrakit.store.document import Content
 from pyinfrakit.store.recovery import Pair
-from pyinfrakit.store.salvage import Report
-from test_state_file import NAMES, OURS, RAW, RECORDS, unknown
+from test_state_file import NAMES, OURS, RECORDS, unknown
 
 STATE = Path("/nowhere/rack1.json")
 EPOCH = "0123456789abcdef"
@@ -166,7 +163,7 @@ def test_what_was_not_touched_is_saved(data: st.DataObject) -> None:
     assert saved.records == document.load(stamped(saved)).records
 
 
-FAKE = {"ID": "fake", "State": "ready", "Tags": {}, "LogicalID": None}
+FAKE: dict[str, object] = {"ID": "fake", "State": "ready", "Tags": {}, "LogicalID": None}
 FAKES = st.sampled_from(
     [
         FAKE,

@@ -82,6 +82,10 @@ class Stored(RuleBasedStateMachine):
         """Let go of the store and its event loop, as a process does that ends."""
 
         async def end() -> None:
+            if self.store._waiting is not None:
+                self.store._hasten(self.store._waiting)
+            self.store._stop_timer()
+            await self.store._idle()
             self.store._stop_timer()
             await asyncio.to_thread(self.store.__exit__)
             left = asyncio.all_tasks() - {asyncio.current_task()}
