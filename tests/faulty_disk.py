@@ -49,6 +49,12 @@ class Inode:
         """Ranges of bytes whose sync failed."""
         self.before: list[bytes] = []
         """What was there since the last sync, and may still be."""
+        self.room = 0
+        """Up to there it is filled with zeros."""
+
+    @property
+    def seen(self) -> bytes:
+        return self.content.ljust(self.room, b"\0")
 
     def append(self, data: bytes) -> None:
         self.before.append(self.content)
@@ -57,6 +63,7 @@ class Inode:
     def truncate(self, length: int) -> None:
         self.before.append(self.content)
         self.content = self.content[:length]
+        self.room = 0
         self.firm = min(self.firm, length)
         self.doubtful = [(start, min(end, length)) for start, end in self.doubtful if start < length]
 
@@ -69,7 +76,7 @@ class Inode:
 
     def copy(self) -> "Inode":
         new = Inode(self.content, private=self.private)
-        new.firm, new.doubtful, new.before = self.firm, list(self.doubtful), list(self.before)
+        new.firm, new.doubtful, new.before, new.room = self.firm, list(self.doubtful), list(self.before), self.room
         return new
 
     def after_crash(self, random: Random) -> "Inode":
@@ -84,7 +91,7 @@ class Inode:
         for start, end in self.doubtful:
             if random.random() < 0.7:
                 data[start:end] = _nothing(len(data[start:end]), random)
-        return Inode(bytes(data), private=self.private)
+        return Inode(bytes(data).ljust(random.choice([0, self.room]), b"\0"), private=self.private)
 
 
 def _sector(versions: list[bytes], start: int, length: int, sources: str, random: Random) -> bytes:
@@ -201,7 +208,7 @@ class FaultyDisk(Disk):
     # the interface of Disk
 
     def read(self, path: Path) -> bytes:
-        return self.do("read", path, lambda: self._inode(path).content)
+        return self.do("read", path, lambda: self._inode(path).seen)
 
     def names(self, folder: Path) -> list[str]:
         return self.do("names", folder, lambda: [path.name for path in self._names if path.parent == folder])
@@ -281,6 +288,12 @@ class FaultyFile(File):
 
     def _append_some(self, data: bytes, done: float) -> None:
         self._inode.append(data[: int(len(data) * done)])
+
+    def reserve(self, length: int) -> None:
+        self._disk.do("reserve", self._path, lambda: self._reserve(length))
+
+    def _reserve(self, length: int) -> None:
+        self._inode.room = len(self._inode.content) + length
 
     def sync(self) -> None:
         self._disk.do("sync", self._path, self._inode.sync, lambda done: self._inode.fail_sync())

@@ -222,7 +222,8 @@ class FileStore(Store):
     async def _write_file(self, content: Content) -> None:
         began = time.monotonic()
         try:
-            await self._in_background(self._writer.checkpoint, content, self._pace.pieces)
+            paced = partial(self._pace.pieces, len(content.records))
+            await self._in_background(self._writer.checkpoint, content, paced)
             self._is_behind = False
             pause = 0.0
         except (OSError, MemoryError) as error:

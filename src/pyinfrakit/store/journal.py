@@ -160,7 +160,8 @@ def _header(first: Entry) -> Header:
 
 
 def scan(data: bytes) -> Iterator[Entry | Gap]:
-    """Give all entries whose checksums are right, and what is between them."""
+    """Give all entries whose checksums are right, and what is between them. Zeros at the end are room that was not used."""
+    data = data.rstrip(b"\0")
     position = 0
     while position < len(data):
         found = _entry_at(data, position)

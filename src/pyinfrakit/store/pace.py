@@ -4,9 +4,12 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 
-PAUSE = 1.0
-"""How many times as long as a piece of work the pause after it takes. The piece is short, and the pause lets others at the
-interpreter's lock: without it they would wait for five milliseconds each time."""
+SHORTEST, LONGEST = 1.0, 9.0
+"""How many times as long as a piece of work the pause after it takes: the longer, the more work there is. The pause lets others
+at the interpreter's lock: without it they would wait for five milliseconds each time."""
+
+MUCH = 10_000
+"""Above so many records there is much work."""
 
 SHARE = 0.1
 """The share of the time that work may take, with rests between one work and the next."""
@@ -24,18 +27,19 @@ class Pace:
         """Make no more pauses."""
         self._hurry.set()
 
-    def pieces(self, work: Iterable[bytes]) -> Iterator[bytes]:
-        """Give *work*, with a pause after each piece; what the taker does with it counts as work.
+    def pieces(self, records: int, work: Iterable[bytes]) -> Iterator[bytes]:
+        """Give *work* on so many records, with a pause after each piece; what the taker does with it counts as work.
 
         The processor's time counts: to wait for the interpreter's lock is no work.
         """
         self._worked = 0.0
+        pause = min(max(SHORTEST, records / MUCH), LONGEST)
         began = time.thread_time()
         for piece in work:
             yield piece
             spent = time.thread_time() - began
             self._worked += spent
-            self._hurry.wait(spent * PAUSE)
+            self._hurry.wait(spent * pause)
             began = time.thread_time()
         self._end_began = time.monotonic()
 

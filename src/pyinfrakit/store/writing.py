@@ -15,6 +15,10 @@ QUICK = 0.001
 """Seconds. A disk that takes no longer is a local one, and quicker than a thread can be asked and answer."""
 
 
+ROOM = 256 * 1024
+"""Bytes that are reserved in a journal at a time."""
+
+
 class Writer:
     """The files of one store: the state file at *path*, the journal that is appended to, and those before it.
 
@@ -32,6 +36,7 @@ class Writer:
         """What the next checkpoint holds."""
         self._journal: File | None = None
         self._length = 0
+        self._room = 0
         self._usual = 1.0
         """Seconds that an append takes, of late: a disk is slow until it has proven to be quick."""
         self._current: list[Path] = []
@@ -55,6 +60,7 @@ class Writer:
         self._sequence += 1
         data = journal.entry(self._epoch, self._sequence, payload)
         try:
+            self._make_room(file, self._length + len(data))
             file.append(data)
             file.sync()
             if not file.is_at(self._current[0]):
@@ -67,6 +73,11 @@ class Writer:
         self._length += len(data)
         self._usual += (time.perf_counter() - began - self._usual) / 8
 
+    def _make_room(self, file: File, length: int) -> None:
+        if length > self._room:
+            file.reserve(ROOM)
+            self._room = self._length + ROOM
+
     def _begin(self) -> File:
         """Begin a journal; it comes into its place whole, so that one with a torn head is damage."""
         path = journal_path(self._path, self._sequence)
@@ -75,6 +86,7 @@ class Writer:
         file = self._disk.create(made)
         try:
             file.append(head)
+            file.reserve(ROOM)
             file.sync()
             self._current = [path]
             self._disk.rename(made, path)
@@ -84,7 +96,7 @@ class Writer:
                 file.close()
                 self._disk.remove(made)
             raise
-        self._journal, self._length = file, len(head)
+        self._journal, self._length, self._room = file, len(head), len(head) + ROOM
         return file
 
     def rotate(self) -> None:
