@@ -81,7 +81,7 @@ def test_what_is_written_is_read(batches: list[list[Change]], after: int) -> Non
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.lists(CHANGES, min_size=1, max_size=2), min_size=1, max_size=3), st.binary(max_size=40))
 def test_a_torn_end_is_dropped(batches: list[list[Change]], garbage: bytes) -> None:
-    """A last entry that ends at any byte, with or without garbage behind, is dropped, and said to be as long as it is not zeros."""
+    """A last entry that ends at any byte, with or without garbage behind, is dropped, and said to be so long, but for zeros."""
     *whole, last = entries(batches)
     for cut in range(len(last)):
         for end in (last[:cut], last[:cut].ljust(len(last), b"\0"), last[:cut] + garbage):

@@ -23,15 +23,15 @@ def export(path: Path, output: Path | None) -> None:
     It is a state file itself, and holds whatever secrets are in specs.
     """
     state = state_file(path)
-    target = None if output is None else _target(output, state)
+    what, target = f"file {output}", None if output is None else _target(output, state)
     chunks = document.dump(recovery.read_live(Disk(), state).content)
     if target is None:
         _print(chunks)
     elif target.exists():  # it may be another plugin's state file
-        with recovery.lock(target, f"file {output}", "export"):
-            _write(target, chunks)
+        with recovery.lock(target, what, "export"):
+            _write(target, what, chunks)
     else:
-        _write(target, chunks)
+        _write(target, what, chunks)
 
 
 def _target(output: Path, state: Path) -> Path:
@@ -48,13 +48,12 @@ def _target(output: Path, state: Path) -> Path:
 def _print(chunks: Iterable[bytes]) -> None:
     if sys.stdout is None:
         raise click.ClickException("there is no standard output")
-    for chunk in chunks:
-        sys.stdout.buffer.write(chunk)
-    sys.stdout.buffer.flush()
+    with open(sys.stdout.fileno(), "wb", closefd=False) as output:  # PYTHONUNBUFFERED takes away what writes it all
+        output.writelines(chunks)
 
 
-def _write(path: Path, chunks: Iterable[bytes]) -> None:
+def _write(path: Path, what: str, chunks: Iterable[bytes]) -> None:
     try:
         Disk().replace(path, chunks)
     except OSError as error:
-        raise CannotStart(f"file {path} can't be written: {error.strerror or error}") from None
+        raise CannotStart(f"{what} can't be written: {error.strerror or error}") from None

@@ -2,13 +2,13 @@
 
 import io
 import sys
+import time
 from pathlib import Path
 
 import click
 
 from pyinfrakit.cli.arguments import state_file
 from pyinfrakit.durable import Disk
-from pyinfrakit.errors import Damaged
 from pyinfrakit.store import recovery, repair, salvage
 from pyinfrakit.store.salvage import Report
 
@@ -47,12 +47,13 @@ def _check(path: Path, with_journals: bool) -> None:
 
 
 def _examined(path: Path, with_journals: bool) -> Report:
-    """Examine files to which a daemon may be writing."""
-    try:
-        found = recovery.read_live(Disk(), path)
-    except Damaged:
-        return salvage.examine(recovery.read_existing(Disk(), path), with_journals)
-    return Report((), found.content)
+    """Examine files to which a daemon may be writing: what is wrong with them is believed once they don't change meanwhile."""
+    end = time.monotonic() + recovery.PATIENCE
+    while True:
+        pair = recovery.read_existing(Disk(), path)
+        report = salvage.examine(pair, with_journals)
+        if not report.findings or time.monotonic() > end or recovery.read_existing(Disk(), path) == pair:
+            return report
 
 
 def _mend(path: Path, with_journals: bool) -> None:

@@ -72,7 +72,8 @@ def examine(pair: Pair, with_journals: bool = True) -> Report:
         content, changed = _with_journals(pair, content, findings)
     else:
         findings += [_left_out(path.name, data) for path, data in pair.journals]
-    if whole.where not in {finding.where for finding in findings}:
+    said = {finding.where for finding in findings} - {path.name for path, _ in pair.journals}
+    if whole.where not in said:
         findings.insert(0, Finding(whole.where, whole.problem))
     return Report(findings, content, sorted(changed))
 
@@ -102,8 +103,13 @@ def _of_json(data: bytes, findings: list[Finding]) -> Content:
     missing = [name for name in LISTS if name not in keys]
     findings += [Finding(name, "missing") for name in missing]
     lists = {key: value for key, value in keys.items() if key in LISTS or (missing and _is_list(value))}
-    findings += [Finding(key, f"taken to be {' or '.join(missing)}, as its entries say") for key in lists if key not in LISTS]
-    pieces = [piece for name, value in lists.items() for piece in _listed(name, value, not missing, findings)]
+    findings += [Finding(key, f"taken to be {' or '.join(missing)}") for key in lists if key not in LISTS]
+    stray = missing[0] if len(missing) == 1 else None
+    pieces = [
+        piece
+        for name, value in lists.items()
+        for piece in _listed(name, name if name in LISTS else stray, value, not missing, findings)
+    ]
     unknown = {key: value for key, value in keys.items() if key not in lists}
     return _content(pieces, _own(own, set(), findings), unknown, findings)
 
@@ -126,13 +132,12 @@ def _object(data: bytes | Raw, where: str, findings: list[Finding]) -> dict[str,
         return {}
 
 
-def _listed(name: str, data: Raw, certain: bool, findings: list[Finding]) -> Iterator[_Piece]:
+def _listed(name: str, kind: str | None, data: Raw, certain: bool, findings: list[Finding]) -> Iterator[_Piece]:
     try:
         entries = [] if bytes(data) == b"null" else decode(data, list[Raw], name)
     except WrongShape as error:
         findings.append(Finding(name, error.problem, f"{name}, whatever it was{_with_ids(bytes(data))}"))
         return
-    kind = name if name in LISTS else None
     yield from (_Piece(f"{name}[{index}]", kind, bytes(entry), certain) for index, entry in enumerate(entries))
 
 
