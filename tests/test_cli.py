@@ -273,13 +273,14 @@ def test_wrong_use_is_told(home: Path, arguments: list[str], says: str) -> None:
 def test_the_start_is_told(home: Path, run: Run) -> None:
     """The start message says where the socket and the state file are, and how many instances there are, by state."""
     daemon = run(*FAST)
-    assert f"socket {daemon.socket}, state file {daemon.state}, provider File: 0 instances" in eventually(lambda: daemon.log)
+    start = f"socket {daemon.socket}, state file {daemon.state}, provider File: 0 instances"
+    eventually(lambda: start in daemon.log, "the start is told")
     aside, _ = daemon.provision(), daemon.provision()
     with daemon.remote() as plugin:
         plugin.set_aside(aside, "x")
     daemon.stop()
     daemon.start()
-    assert "2 instances (1 ready, 1 non-functional)" in eventually(lambda: daemon.log.partition("stopped")[2])
+    eventually(lambda: "2 instances (1 ready, 1 non-functional)" in daemon.log.partition("stopped")[2], "the next start is told")
 
 
 def test_the_state_is_in_infrakits_home_by_default(home: Path, run: Run) -> None:

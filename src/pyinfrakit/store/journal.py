@@ -189,9 +189,9 @@ def _entry_at(data: bytes, start: int) -> Entry | None:
     if line is None:
         return None
     end = line.end() + int(line[1], 16)
-    payload = data[line.end() : end]
     if data[end : end + 1] != b"\n":
         return None
+    payload = data[line.end() : end]
     if zlib.crc32(payload, zlib.crc32(data[start : start + _SUMMED])) != int(line[4], 16):
         return None
     return Entry(int(line[2], 16), line[3].decode(), payload, start, end + 1)

@@ -261,7 +261,7 @@ def _gap(text: str, start: int, end: int) -> Finding | None:
     """Say what stands between two values, if that is more than brackets and headings."""
     if _NOTHING.fullmatch(_HEADING.sub("", text[start:end])):
         return None
-    lost = "what stood there" + _with_ids(_bytes(text[start:end]))
+    lost = f"what stood at bytes {start} to {end}" + _with_ids(_bytes(text[start:end]))
     return Finding(f"bytes {start} to {end}", "make no sense", lost)
 
 
