@@ -379,6 +379,29 @@ def test_a_disk_that_fails_for_a_while_is_got_over(
             check(image, path, image.possible(failed=True), run.dice, nested=0)
 
 
+def test_what_failed_never_comes_back_once_more_was_acknowledged(tmp_path: Path) -> None:
+    """An entry that could not be taken away, in a journal whose removal a crash undoes, is known to be over."""
+    path = tmp_path / "state.json"
+
+    async def story(run: Run) -> None:
+        run.open()
+        await run.commit(Put(record("a")))
+        run.disk.fail = lambda step: Fault() if step.kind in ("is_at", "truncate") else None
+        await run.commit(Put(record("failed")))
+        run.disk.fail = lambda step: None
+        await run.commit(Put(record("b")))
+        run.draws = 40
+        run.take(None)
+        await run.commit(Put(record("c")))
+        run.draws = 0
+        await run.close()
+
+    run = played(story, path, FaultyDisk(), lambda run: None)
+    assert [True, False, True, True] == [commit.outcome for commit in run.history.commits]
+    for image in run.images:
+        check(image, path, image.possible(), run.dice, nested=0)
+
+
 class Passing(Disk):
     """A disk that changes as a run's did, between any two looks that a reader takes at it."""
 

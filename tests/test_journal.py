@@ -328,6 +328,7 @@ def test_an_untouched_file_beside_a_journal_is_opened(tmp_path: Path) -> None:
     """A state file with its journal, as a kill left them, is opened with all of both, and becomes the one file."""
     state = tmp_path / "rack1.json"
     state.write_bytes(file_with(2))
+    state.chmod(0o600)
     recovery.journal_path(state, 0).write_bytes(written(STORY) + b"=torn")
     with FileStore(state, "test") as store:
         assert WHOLE == held(store.records)
