@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Self
 
@@ -33,12 +34,11 @@ class Server:
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
-        self.start()
-        try:
+        with ExitStack() as unless_ready:
+            self.start()
+            unless_ready.callback(self._end)
             self.wait()
-        except BaseException:
-            self._end()
-            raise
+            unless_ready.pop_all()
         return self
 
     def __exit__(self, *exception: object) -> None:

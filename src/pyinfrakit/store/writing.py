@@ -14,7 +14,6 @@ from pyinfrakit.store.recovery import journal_path, unfinished_journal
 QUICK = 0.001
 """Seconds. A disk that takes no longer is a local one, and quicker than a thread can be asked and answer."""
 
-
 ROOM = 256 * 1024
 """Bytes that are reserved in a journal at a time."""
 
