@@ -42,6 +42,12 @@ class Bench:
         at = self._sockets / name
         return Server(at, ("benchmarks.constant", str(at)), self.folder / f"{name}.log")
 
+    def synced(self) -> Server:
+        """Give a server of constant replies that syncs before each, not yet started."""
+        name = self._name("synced")
+        at = self._sockets / name
+        return Server(at, ("benchmarks.synced", str(at), str(self.folder / name)), self.folder / f"{name}.log")
+
     def demo(self) -> Server:
         """Give a server that goes about it in the C demo's way, not yet started. Paths are names of `state` files."""
         name = self._name("demo")

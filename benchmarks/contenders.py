@@ -99,6 +99,16 @@ class Constant:
         return self._lane.perform(self._requests[work]).rate
 
 
+class Synced:
+    """Constant replies, each after a durable append: what no provision over one connection can be quicker than."""
+
+    def __init__(self, lane: Lane, requests: Mapping[Work, Sequence[bytes]], lengths: Mapping[Work, int]) -> None:
+        self._constant = Constant(lane, requests, lengths)
+
+    def __call__(self, work: Work) -> float | None:
+        return self._constant(work) if work is Work.PROVISION else None
+
+
 class Disk:
     """Appends to the disk, which bound provisions."""
 

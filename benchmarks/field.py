@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from benchmarks import lengths
 from benchmarks.bench import Bench
-from benchmarks.contenders import Constant, Disk, Keeper, changing, describing
+from benchmarks.contenders import Constant, Disk, Keeper, Synced, changing, describing
 from benchmarks.generator import Generator
 from benchmarks.lane import Lane
 from benchmarks.race import Contender, Name
@@ -24,12 +24,13 @@ class Field:
         self._running = ExitStack()
         self._generator = Generator()
         self._constant = bench.constant()
+        self._synced = bench.synced()
         self._daemons: Mapping[int, Daemon] = {size: bench.daemon(size) for size in {*bench.scale.sizes, bench.scale.few}}
         self._demo = bench.demo()
         self._demo_states = {size: bench.state(size) for size in bench.scale.sizes}
 
     def __enter__(self) -> Self:
-        servers: Sequence[Server] = (self._constant, self._demo, *self._daemons.values())
+        servers: Sequence[Server] = (self._constant, self._synced, self._demo, *self._daemons.values())
         with ExitStack() as starting:
             starting.enter_context(self._generator)
             for server in servers:
@@ -54,10 +55,14 @@ class Field:
 
     def changers(self, connections: int) -> Mapping[Name, Contender]:
         """Give those who change things: one constant does for all, as all replies are the same."""
-        lane = self._lane(self._constant, connections)
-        constant = Constant(lane, changing(self._batch(connections)), lengths.of_changes(self._generator, self._daemons[0]))
-        disk = Disk(self._bench.folder, self._scale.seconds)
-        return {**self._keepers(connections), Name("constant"): constant, Name("disk"): disk}
+        requests = changing(self._batch(connections))
+        replies = lengths.of_changes(self._generator, self._daemons[0])
+        return {
+            **self._keepers(connections),
+            Name("constant"): Constant(self._lane(self._constant, connections), requests, replies),
+            Name("synced"): Synced(self._lane(self._synced, connections), requests, replies),
+            Name("disk"): Disk(self._bench.folder, self._scale.seconds),
+        }
 
     def _keepers(self, connections: int) -> Mapping[Name, Contender]:
         """Give the daemons and, for one connection, the C demo's way: that has one call after the other in any case."""

@@ -20,6 +20,9 @@ from benchmarks.order import Done, Order
 
 _PROVISIONED = re.compile(rb'\{"jsonrpc": ?"2.0", ?"result": ?\{"Type": ?"", ?"ID": ?"([^"]+)"')
 
+ACCEPTED = 0.05
+"""Seconds in which a server accepts all connections: they are open for the client before."""
+
 
 class Round:
     """Requests as fast as the replies come, on connections that are open before it begins."""
@@ -37,6 +40,7 @@ class Round:
     async def run(self) -> Done:
         """Do it; raise `RuntimeError` where a reply is an error, or none comes."""
         connections = await asyncio.gather(*(self._connect() for _ in range(self._order.connections)))
+        await asyncio.sleep(ACCEPTED)
         busy, began = _cpu(), time.perf_counter()
         self._end = began + self._order.seconds
         self._begin(connections)

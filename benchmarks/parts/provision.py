@@ -9,7 +9,7 @@ from benchmarks.report import Report, Row, Target, at_least
 from benchmarks.scale import CONNECTIONS, Scale
 
 WORKS = (Work.PROVISION, Work.LABEL, Work.DESTROY)
-CONSTANT, DISK = Name("constant"), Name("disk")
+CONSTANT, DISK, SYNCED = Name("constant"), Name("disk"), Name("synced")
 
 _BOUNDS: Mapping[int, tuple[float, str, Mapping[Name, float]]] = {
     1: (0.4, "the disk or constant reply", {DISK: 1, CONSTANT: 1}),
@@ -35,7 +35,7 @@ def measure(bench: Bench) -> Report:
 def _rows(rates: Rates, connections: int, scale: Scale) -> Iterator[Row]:
     for work in WORKS:
         for size in sorted({*scale.sizes, scale.few}):
-            others = {"constant": CONSTANT, "disk": DISK, "demo": Name("demo", size)}
+            others = {"constant": CONSTANT, "disk": DISK, "synced": SYNCED, "demo": Name("demo", size)}
             yield rates.row(work, Name("daemon", size), others, connections)
 
 

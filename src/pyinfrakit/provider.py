@@ -17,7 +17,7 @@ from pyinfrakit.errors import CannotStart, InvalidSpec
 from pyinfrakit.instance import Record, Spec
 
 
-class Machine(Struct, frozen=True):
+class Machine(Struct, frozen=True, gc=False):
     """A machine as the provider sees it.
 
     *id* is the instance's, *handle* what the provider itself calls it. *functional* is False where it exists but does not work,
