@@ -8,10 +8,11 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from pyinfrakit import daemon, discovery, logs
+from pyinfrakit.errors import TryAgain
 from pyinfrakit.instance import Record, Spec, State
 from pyinfrakit.listener import Listener
 from pyinfrakit.plugin import Plugin
@@ -51,11 +52,12 @@ class DyingSimulator(Simulator):
         die_at("provision: after the call")
         return machine
 
-    async def destroy(self, record: Record, reason: str) -> None:
+    async def destroy(self, instances: Sequence[Record], reason: str) -> dict[str, TryAgain]:
         die_at("destroy: before the call")
         asyncio.get_running_loop().call_later(0.2, die_at, "destroy: in the call")
-        await super().destroy(record, reason)
+        stuck = await super().destroy(instances, reason)
         die_at("destroy: after the call")
+        return stuck
 
 
 class DyingPlugin(Plugin):
@@ -75,7 +77,7 @@ def main() -> None:
     state = discovery.default_state(name)
     discovery.make_folder(state.parent)
     with Listener(discovery.plugins(), name) as listener, DyingStore(state, name) as store:
-        daemon.run(DyingPlugin(store, DyingSimulator(name, Path(state.parent), {}), interval=0.1), listener)
+        daemon.run(DyingPlugin(store, DyingSimulator(name, Path(state.parent)), interval=0.1), listener)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """What a provider gets wrong is told as its bug, and harms nothing but that one call."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ import pytest
 from msgspec import Raw
 
 from pyinfrakit import ids
-from pyinfrakit.errors import GiveUp, StoreFailed, TryLater
+from pyinfrakit.errors import GiveUp, StoreFailed, TryAgain
 from pyinfrakit.instance import Record, Spec, State
 from pyinfrakit.plugin import Plugin
 from pyinfrakit.provider import Machine
@@ -22,7 +22,7 @@ class Careless(File):
     """Does what a test tells it to, and behaves when it has been told nothing."""
 
     def __init__(self, folder: Path) -> None:
-        super().__init__("careless", folder, {})
+        super().__init__("careless", folder)
         self.on_provision: Callable[[str], Any] | None = None
         self.on_observe: Callable[[], Any] | None = None
         self.observed = 0
@@ -34,9 +34,9 @@ class Careless(File):
             return result
         return await super().provision(id, spec)
 
-    async def destroy(self, record: Record, reason: str) -> None:
-        self.destroyed.append(record.id)
-        await super().destroy(record, reason)
+    async def destroy(self, instances: Sequence[Record], reason: str) -> None:
+        self.destroyed.extend(record.id for record in instances)
+        await super().destroy(instances, reason)
 
     async def observe(self) -> Iterable[Machine]:
         self.observed += 1
@@ -90,8 +90,8 @@ def failing(error: BaseException) -> Callable[[str], Any]:
 
 
 WRONG = {
-    "nothing": (lambda id: None, "provision returned None, expected the Machine"),
-    "another machine": (lambda id: Machine("other"), "provision returned Machine"),
+    "a number": (lambda id: 5, "returned 5, expected the Machine"),
+    "another machine": (lambda id: Machine("other"), "returned Machine"),
     "a number as handle": (machine_with(handle=1234), "expected a string or None as a machine's handle, got 1234"),
     "bytes as handle": (machine_with(handle="\udcff"), "UnicodeEncodeError"),
     "a number as reason": (machine_with(reason=1), "expected strings as a machine's id and reason"),
@@ -183,7 +183,7 @@ def test_an_acknowledged_provision_is_not_given_up_for_a_passing_error(tmp_path:
             if len(asked) == 1:
                 await asyncio.sleep(0.3)
             if len(asked) < 3:
-                raise TryLater("API 503")
+                raise TryAgain("API 503")
             return Machine(id)
 
         provider.on_provision = slow_then_failing
@@ -200,7 +200,7 @@ def test_a_resumed_provision_is_not_given_up_for_a_passing_error(tmp_path: Path)
     (tmp_path / "state.json").write_bytes(b"".join(document.dump(document.Content([left]))))
 
     async def test(plugin: Plugin, provider: Careless) -> None:
-        provider.on_provision = failing(TryLater("API 503"))
+        provider.on_provision = failing(TryAgain("API 503"))
         await until(lambda: plugin.records[left.id].state is State.PROVISIONING and provider.observed > 3)
         provider.on_provision = None
         await until(lambda: plugin.records[left.id].state is State.READY)

@@ -5,12 +5,14 @@ import gc
 import logging
 import resource
 import signal
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from importlib.metadata import entry_points
 from typing import Any
 
+import msgspec
 import uvloop
 
+from pyinfrakit import secret
 from pyinfrakit.errors import CannotStart
 from pyinfrakit.instance import State
 from pyinfrakit.listener import Listener
@@ -47,7 +49,7 @@ async def _serve(plugin: Plugin, listener: Listener) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    documents = {"/info/api.json": info.api(plugin.provider.example), "/info/functions.json": info.FUNCTIONS}
+    documents = {"/info/api.json": info.api(plugin.provider.example or {}), "/info/functions.json": info.FUNCTIONS}
     server = Server(Methods(plugin).answer, documents)
     try:
         await _unless(stop, plugin.start())
@@ -98,6 +100,14 @@ def provider_class(name: str) -> type[Provider]:
     if not (isinstance(loaded, type) and issubclass(loaded, Provider)):
         raise CannotStart(f"provider {name!r}: expected a subclass of pyinfrakit.provider.Provider, got {loaded!r}")
     return loaded
+
+
+def options(provider: type[Provider], given: Mapping[str, str]) -> Any:
+    """Read a provider's options; raise `CannotStart`."""
+    try:
+        return msgspec.convert(given, provider.Options, strict=False, dec_hook=secret.made)
+    except msgspec.ValidationError as error:
+        raise CannotStart(f"options of provider {provider.__name__}: {error}") from None
 
 
 def _found(plugin: Plugin) -> str:

@@ -6,7 +6,7 @@ msgspec validates; this module turns its messages into the project's form,
 
 import re
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import accumulate
 from typing import Any, TypeVar
 
@@ -85,10 +85,13 @@ def _deeper_than(data: bytes, depth: int) -> bool:
     return max(accumulate(steps), default=0) > depth
 
 
-def decode(data: bytes | Raw, shape: type[T], root: str = "") -> T:
-    """Decode *data* as *shape*; *root* names it in errors. Raise `NotJSON` or `WrongShape`."""
+def decode(data: bytes | Raw, shape: type[T], root: str = "", hook: Callable[[type, Any], Any] | None = None) -> T:
+    """Decode *data* as *shape*; *root* names it in errors, *hook* makes what msgspec does not know.
+
+    Raise `NotJSON` or `WrongShape`.
+    """
     try:
-        return msgspec.json.decode(data, type=shape)
+        return msgspec.json.decode(data, type=shape, dec_hook=hook)
     except msgspec.ValidationError as error:
         _well_formed(data)
         raise _explained(error, Raw(bytes(data)), shape, root) from None

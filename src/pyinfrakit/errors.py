@@ -5,7 +5,7 @@ PyInfrakitError
 │   ├── InvalidSpec          … its spec
 │   ├── UnknownInstance      … its ID
 │   └── Refused              … or first change what it conflicts with
-├── TryLater               make the same call again, later
+├── TryAgain               make the same call again, later
 │   └── StoreFailed          … once the disk works
 ├── GiveUp                 the provider can't do it: ask for something else
 ├── Unreachable            the plugin did not answer: is it running?
@@ -50,11 +50,15 @@ class Refused(WrongCall):
         self.id = id
 
 
-class TryLater(PyInfrakitError):
-    """Nothing is wrong with the call, but it can't be done now."""
+class TryAgain(PyInfrakitError):
+    """Nothing is wrong with the call, but it can't be done now; *after* so many seconds it may, None where that is not known."""
+
+    def __init__(self, problem: str, after: float | None = None) -> None:
+        super().__init__(problem)
+        self.after = after
 
 
-class StoreFailed(TryLater):
+class StoreFailed(TryAgain):
     """A change could not be made durable, and was taken back."""
 
     def __init__(self, path: Path, problem: str) -> None:

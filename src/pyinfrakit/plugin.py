@@ -9,15 +9,17 @@ from msgspec import Raw
 from msgspec.structs import replace
 
 from pyinfrakit import ids
-from pyinfrakit.errors import PyInfrakitError, Refused, TryLater
+from pyinfrakit.calls import Calls
+from pyinfrakit.errors import PyInfrakitError, Refused, TryAgain
 from pyinfrakit.instance import Event, Record, Spec, State
 from pyinfrakit.logs import NOTICE
 from pyinfrakit.provider import Provider
 from pyinfrakit.reconcile import Limits, why_unwanted
 from pyinfrakit.records import Put, Records
+from pyinfrakit.slots import Bounds
 from pyinfrakit.store import Store
 from pyinfrakit.watch import Watch
-from pyinfrakit.work import LOOK_AGAIN, Work, ask
+from pyinfrakit.work import LOOK_AGAIN, Work
 
 log = logging.getLogger(__name__)
 
@@ -46,13 +48,15 @@ class Plugin:
         interval: float = 10.0,
         observe_timeout: float = 60.0,
         limits: Limits = Limits(),
+        bounds: Bounds = Bounds(),
     ) -> None:
         self._store = store
         self._provider = provider
         self._wait = wait
         self._paced = paced
-        self._work = Work(store, provider)
-        self.watch = Watch(store, provider, self._work, interval, observe_timeout, limits)
+        self.calls = Calls(provider, bounds, self._begun)
+        self._work = Work(store, self.calls)
+        self.watch = Watch(store, self.calls, self._work, interval, observe_timeout, limits)
         self._watching: asyncio.Task[None] | None = None
         self._stopping = False
 
@@ -71,7 +75,7 @@ class Plugin:
 
     async def start(self) -> None:
         """Start the provider, and begin to observe."""
-        await ask(self._provider.start(self._store.mark, list(self.records)), "start")
+        await self.calls.start(self._store.mark, list(self.records))
         self._watching = asyncio.create_task(self.watch.run(), name="watch")
         self._watching.add_done_callback(self._must_not_end)
 
@@ -88,15 +92,19 @@ class Plugin:
             await asyncio.wait({self._watching}, timeout=PROVIDER_STOP)
         try:
             await self._work.stop(timeout)
-            await asyncio.wait_for(ask(self._provider.stop(), "stop"), PROVIDER_STOP)
-        except (PyInfrakitError, TimeoutError) as error:
-            log.error("the provider did not stop: %s", str(error) or f"no end after {PROVIDER_STOP:g} s")
+            await self.calls.stop(PROVIDER_STOP)
+        except PyInfrakitError as error:
+            log.error("the provider did not stop: %s", error)
         finally:
+            self.calls.abandon()
             await self._store.flush()
 
-    def validate(self, properties: Raw | None) -> None:
+    def _begun(self, id: str) -> None:
+        self.records.touched.add(id)
+
+    async def validate(self, properties: Raw | None) -> None:
         """Raise `InvalidSpec` for properties that the provider would not take."""
-        self._provider.validate(properties)
+        await self.calls.validate(properties)
 
     async def provision(self, spec: Spec) -> str:
         """Give the ID of a new instance, or of the one that has the spec's logical ID and is the same otherwise.
@@ -104,7 +112,7 @@ class Plugin:
         Waits for the provider, but not longer than the plugin's *wait*: then it goes on in the background. Raises
         `InvalidSpec`, `Refused`, `StoreFailed`, or `GiveUp` where the provider failed; then there is no instance.
         """
-        self.validate(spec.properties)
+        await self.validate(spec.properties)
         holder = self._holder(spec)
         if holder is None:
             id = ids.mint(self.records.last_id, time.time())
@@ -128,7 +136,7 @@ class Plugin:
         return None
 
     async def destroy(self, id: str, reason: str) -> None:
-        """Have an instance destroyed; returns once that is sure to happen. Raises `UnknownInstance`, `TryLater`."""
+        """Have an instance destroyed; returns once that is sure to happen. Raises `UnknownInstance`, `TryAgain`."""
         if self._paced and reason == ROLLING_UPDATE and self.records[id].state is not State.DESTROYING:
             await self._pace(self.records[id])
         record = self.records[id].after(Event.DESTROY, time.time(), reason)
@@ -138,14 +146,14 @@ class Plugin:
         await written
 
     async def _pace(self, record: Record) -> None:
-        """Wait until no other member of the group is being provisioned; raise `TryLater` where that takes too long.
+        """Wait until no other member of the group is being provisioned; raise `TryAgain` where that takes too long.
 
         Looks again and again: this is rare, and there are many ways in which a provision ends.
         """
         end = time.monotonic() + self._wait
         while others := self._provisioning_beside(record):
             if time.monotonic() >= end or self._stopping:
-                raise TryLater(f"{record.id}: not destroyed, as {others[0]}, of the same group, is still being provisioned")
+                raise TryAgain(f"{record.id}: not destroyed, as {others[0]}, of the same group, is still being provisioned")
             await asyncio.sleep(LOOK_AGAIN)
 
     def _provisioning_beside(self, record: Record) -> list[str]:
@@ -166,7 +174,7 @@ class Plugin:
             for other in self.records.of_logical_id(spec.logical_id, spec.group):
                 if other.state.described:
                     raise Refused(id, f"not labelled, as {other.id} has logical ID {spec.logical_id} in group {spec.group}")
-        written = self._store.commit(Put(replace(record, spec=spec, relabel=self._work.keeps_labels)))
+        written = self._store.commit(Put(replace(record, spec=spec, relabel=self.calls.keeps_labels)))
         self._work.start(id)
         await written
 

@@ -4,19 +4,21 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections.abc import Mapping
 
 import msgspec
 from msgspec import Raw, Struct
 
+from pyinfrakit.calls import Calls
 from pyinfrakit.decoding import WrongShape, decode, encodable
-from pyinfrakit.errors import CannotStart, PyInfrakitError, StoreFailed, TryLater
+from pyinfrakit.errors import CannotStart, PyInfrakitError, StoreFailed, TryAgain
 from pyinfrakit.instance import Event, Record
 from pyinfrakit.logs import NOTICE
-from pyinfrakit.provider import Machine, Provider
+from pyinfrakit.provider import Machine
 from pyinfrakit.reconcile import History, Limits, Observation, Plan, Transition, plan
 from pyinfrakit.records import Change, Drop, Note, Put
 from pyinfrakit.store import Store
-from pyinfrakit.work import Work, ask
+from pyinfrakit.work import Work
 
 log = logging.getLogger(__name__)
 
@@ -50,10 +52,10 @@ class Watch:
     An observation may take *timeout* seconds. Raises `CannotStart` where what an earlier run noted makes no sense.
     """
 
-    def __init__(self, store: Store, provider: Provider, work: Work, interval: float, timeout: float, limits: Limits) -> None:
+    def __init__(self, store: Store, calls: Calls, work: Work, interval: float, timeout: float, limits: Limits) -> None:
         self._store = store
         self._records = store.records
-        self._provider = provider
+        self._calls = calls
         self._work = work
         self._interval = interval
         self._timeout = timeout
@@ -64,8 +66,8 @@ class Watch:
         self._now = asyncio.Event()
         self.trouble = ""
         """Why the provider can't be observed now; empty where it can."""
-        self.orphans: frozenset[str] = frozenset()
-        """IDs of machines with this plugin's mark that no record is of."""
+        self.orphans: Mapping[str, Machine] = {}
+        """Machines with this plugin's mark that no record is of, by ID."""
         self.held: dict[str, Transition] = {}
         """Losses that are held back, by ID, until they are confirmed or were seen well again."""
         self.observed: float | None = None
@@ -91,12 +93,12 @@ class Watch:
 
     async def _observe(self) -> dict[str, Machine] | None:
         """Give the machines by ID, or None where that is not known: then nothing changes."""
-        self._records.touched = set(self._work.calling)
-        call = asyncio.create_task(self._ask())
+        self._records.touched = set(self._calls.in_flight)
+        call = asyncio.create_task(self._calls.observe())
         try:
             done, _ = await asyncio.wait({call}, timeout=self._timeout)
             if not done:
-                raise TryLater(f"no answer for {self._timeout:g} s")
+                raise TryAgain(f"no answer for {self._timeout:g} s")
             machines = call.result()
         except PyInfrakitError as error:
             self._say_trouble(encodable(str(error)))
@@ -111,17 +113,6 @@ class Watch:
         log.debug("observed %d machines", len(machines))
         return machines
 
-    async def _ask(self) -> dict[str, Machine]:
-        return await ask(self._by_id(), "observe")
-
-    async def _by_id(self) -> dict[str, Machine]:
-        machines = list(await self._provider.observe())
-        for kind in set(map(type, machines)):
-            if not issubclass(kind, Machine):
-                wrong = next(machine for machine in machines if type(machine) is kind)
-                raise TypeError(f"observe gave {wrong!r}, expected a Machine")
-        return {machine.id: machine for machine in machines}
-
     def _say_trouble(self, trouble: str) -> None:
         if trouble and trouble != self.trouble:
             log.error("the provider can't be observed, so nothing is concluded: %s", trouble)
@@ -133,7 +124,7 @@ class Watch:
         seen = Observation(machines, time.time(), frozenset(self._records.touched), self._started)
         released = frozenset(self._released)
         decided = plan(self._records, seen, self._history, self._limits, released)
-        self._records.show_all({m.id: m.properties for m in machines.values() if m.properties is not None})
+        self._records.show_all({m.id: m.live for m in machines.values() if m.live is not None})
         try:
             await self._store.commit(*self._changes(decided), *self._remembered(decided.history))
         except StoreFailed as error:
@@ -146,7 +137,7 @@ class Watch:
             if transition.event is Event.AGED:
                 self._work.start(transition.id)
         self._say_held(decided)
-        self._say_orphans(decided)
+        self._say_orphans({id: machines[id] for id in decided.orphans})
 
     def _remembered(self, history: History) -> list[Change]:
         """Note what the mass-loss rule goes by, where that changed: a restart must not let go of what is held."""
@@ -176,7 +167,11 @@ class Watch:
             log.log(NOTICE, "no losses are held any more")
         self.held = held
 
-    def _say_orphans(self, decided: Plan) -> None:
-        for id in set(decided.orphans) - self.orphans:
-            log.warning("%s: a machine with this plugin's mark, but no record of it here; it is left alone", id)
-        self.orphans = frozenset(decided.orphans)
+    def _say_orphans(self, orphans: Mapping[str, Machine]) -> None:
+        for id in orphans.keys() - self.orphans.keys():
+            log.warning(
+                "%s: a machine with this plugin's mark, but no record of it here; it is left alone:"
+                " `infrakit-instance orphans` shows it",
+                id,
+            )
+        self.orphans = orphans

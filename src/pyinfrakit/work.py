@@ -10,47 +10,27 @@ import contextlib
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, TypeVar
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from msgspec.structs import replace
 
+from pyinfrakit.calls import Calls
 from pyinfrakit.decoding import encodable
-from pyinfrakit.errors import GiveUp, PyInfrakitError, TryLater
-from pyinfrakit.instance import Event, Record, State
+from pyinfrakit.errors import GiveUp, PyInfrakitError, TryAgain
+from pyinfrakit.instance import Event, Record, Spec, State
 from pyinfrakit.logs import Together
-from pyinfrakit.provider import Machine, Provider
+from pyinfrakit.provider import Machine
 from pyinfrakit.records import Drop, Put
 from pyinfrakit.store import Store
 
 log = logging.getLogger(__name__)
-
-T = TypeVar("T")
-
-CALLS_AT_ONCE = 50
-"""How many calls of a kind may run at once: a restart must not make thousands."""
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 60.0
 """Seconds between a failed call and the next one for the ID."""
 
 LOOK_AGAIN = 0.05
 """Seconds between looks, in the rare waits for what may come about in many ways."""
-
-
-async def ask(call: Awaitable[T], what: str) -> T:
-    """Await a call to a provider: the one place where its exceptions are caught. Raises only `PyInfrakitError`."""
-    try:
-        return await call
-    except PyInfrakitError:
-        raise
-    except asyncio.CancelledError as error:
-        task = asyncio.current_task()
-        if task is None or task.cancelling():
-            raise
-        raise TryLater(f"the provider has a bug: {what} was cancelled from within") from error
-    except Exception as error:
-        log.exception("the provider has a bug: %s raised", what)
-        raise TryLater(f"the provider has a bug: {type(error).__name__}: {error}") from error
 
 
 class _Job:
@@ -93,22 +73,15 @@ _Step = Callable[[Record, _Job], Coroutine[Any, Any, None]]
 class Work:
     """All jobs of a plugin."""
 
-    def __init__(self, store: Store, provider: Provider) -> None:
+    def __init__(self, store: Store, calls: Calls) -> None:
         self._store = store
         self._records = store.records
-        self._provider = provider
-        self.keeps_labels = type(provider).label is not Provider.label
-        """Does the provider want to be told of tags that change?"""
+        self._calls = calls
         self._jobs: dict[str, _Job] = {}
         self._log = Together(log)
-        self._provisions = asyncio.Semaphore(CALLS_AT_ONCE)
-        self._destroys = asyncio.Semaphore(CALLS_AT_ONCE)
-        self._labellings = asyncio.Semaphore(CALLS_AT_ONCE)
         self._left = {record.id for record in self._records if _is_unfinished(record)}
         """What an earlier run of the daemon left to do, until `resume`."""
         self._stopping = False
-        self.calling: set[str] = set()
-        """IDs with a call in flight."""
 
     def start(self, id: str) -> None:
         """Make sure that somebody is at work on an instance, and looks at its record again."""
@@ -155,7 +128,7 @@ class Work:
     async def stop(self, timeout: float) -> None:
         """Let calls that are in flight end within *timeout* seconds, then cancel them. The next start takes them up."""
         self.stop_waiting()
-        calling = {self._jobs[id].task for id in self.calling}
+        calling = {self._jobs[id].task for id in self._calls.in_flight if id in self._jobs}
         tasks = {job.task for job in self._jobs.values()}
         for task in tasks - calling:
             task.cancel()
@@ -163,6 +136,7 @@ class Work:
             _, late = await asyncio.wait(calling, timeout=timeout)
             for task in late:
                 task.cancel()
+        self._calls.abandon()
         if tasks:
             await asyncio.wait(tasks, timeout=1)
 
@@ -196,39 +170,30 @@ class Work:
     async def _pause(self, id: str, job: _Job, failures: int, error: PyInfrakitError) -> None:
         """Wait longer after each failure, but not when there is news."""
         seconds = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(failures - 1, 20)) * random.uniform(0.5, 1)
+        if isinstance(error, TryAgain) and error.after is not None:
+            seconds = error.after
         log.warning("work on %s: %s; again in %.1f s", id, error, seconds)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(job.news.wait(), seconds)
 
-    async def _call(self, id: str, call: Awaitable[T], what: str) -> T:
-        log.debug("%s: the provider is asked to %s", id, what)
-        self.calling.add(id)
-        self._records.touched.add(id)
-        try:
-            return await ask(call, f"{what} of {id}")
-        finally:
-            self.calling.discard(id)
-
     async def _provision(self, record: Record, job: _Job) -> None:
         await self._store.commit()
-        while self._is_wanted(record.id) and self._must_wait(record):
+        while self._wanted(record.id) is not None and self._must_wait(record):
             await asyncio.sleep(LOOK_AGAIN)
-        async with self._provisions:
-            if not self._is_wanted(record.id):
-                return
-            try:
-                machine = await self._call(record.id, self._made(self._records[record.id]), "provision")
-            except PyInfrakitError as error:
-                if job.is_settled and isinstance(error, TryLater):
-                    raise  # its caller counts on it, and its machine may be there and work
-                await self._fail(record.id, job, encodable(f"provision failed: {error}"))
-                return
-        await self._succeed(record.id, job, machine)
+        try:
+            machine = await self._calls.provision(record.id, lambda: self._wanted(record.id))
+        except PyInfrakitError as error:
+            if job.is_settled and isinstance(error, TryAgain):
+                raise  # its caller counts on it, and its machine may be there and work
+            await self._fail(record.id, job, encodable(f"provision failed: {error}"))
+        else:
+            if machine is not None:
+                await self._succeed(job, machine)
 
-    def _is_wanted(self, id: str) -> bool:
-        """Is a provision still to be asked for? It may have been destroyed or set aside while it waited for its turn."""
+    def _wanted(self, id: str) -> Spec | None:
+        """Give what is still to be asked for: it may have been destroyed or set aside while it waited for its turn."""
         record = self._records.get(id)
-        return record is not None and record.state is State.PROVISIONING and not self._stopping
+        return None if record is None or record.state is not State.PROVISIONING or self._stopping else record.spec
 
     def _must_wait(self, record: Record) -> bool:
         """Is another holder of the record's logical ID still being destroyed? Two machines must not be it at once."""
@@ -238,12 +203,6 @@ class Work:
         holders = self._records.of_logical_id(spec.logical_id, spec.group)
         return any(other.state is State.DESTROYING and other.id != record.id for other in holders)
 
-    async def _made(self, record: Record) -> Machine:
-        machine = await self._provider.provision(record.id, record.spec)
-        if not isinstance(machine, Machine) or machine.id != record.id:
-            raise TypeError(f"provision returned {machine!r}, expected the Machine {record.id}")
-        return machine
-
     async def _fail(self, id: str, job: _Job, reason: str) -> None:
         """Have what the failed provision may have left destroyed; only when that is sure to happen, tell."""
         log.error("%s: %s", id, reason)
@@ -252,13 +211,14 @@ class Work:
         await self._store.commit(Put(record))
         job.settle(GiveUp(f"{id}: {reason}"))
 
-    async def _succeed(self, id: str, job: _Job, machine: Machine) -> None:
+    async def _succeed(self, job: _Job, machine: Machine) -> None:
         """Tell at once: were the record not written, a restart would provision the same ID again, which changes nothing."""
+        id = machine.id
         record = self._records[id].after(Event.PROVISIONED, time.time())
         assert record is not None
         written = self._store.commit(Put(replace(record, handle=machine.handle, made=True)), urgent=False)
-        if machine.properties is not None:
-            self._records.show(id, machine.properties)
+        if machine.live is not None:
+            self._records.show(id, machine.live)
         job.settle(None)
         self._log.info(id, "provisioned")
         await written
@@ -266,19 +226,13 @@ class Work:
     async def _destroy(self, record: Record, job: _Job) -> None:
         job.settle(None)
         await self._store.commit()
-        async with self._destroys:
-            if self._stopping:
-                return
-            await self._call(record.id, self._provider.destroy(record, record.reason), "destroy")
+        await self._calls.destroy(record, record.reason)
         await self._store.commit(Drop(record.id), urgent=False)
         self._log.info(record.id, f"destroyed ({record.reason})")
 
     async def _label(self, record: Record, job: _Job) -> None:
         await self._store.commit()
-        async with self._labellings:
-            if self._stopping:
-                return
-            await self._call(record.id, self._provider.label(record, record.spec.tags), "label")
+        await self._calls.label(record)
         current = self._records.get(record.id)
         if current is not None and current.spec.tags == record.spec.tags:
             await self._store.commit(Put(replace(current, relabel=False)), urgent=False)

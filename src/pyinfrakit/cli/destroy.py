@@ -7,7 +7,7 @@ import click
 
 from pyinfrakit.cli.arguments import directory_option, plugin_argument, remote
 from pyinfrakit.client import RemoteError
-from pyinfrakit.errors import PyInfrakitError, TryLater
+from pyinfrakit.errors import PyInfrakitError, TryAgain
 from pyinfrakit.spi.remote import Remote
 
 LOOK_AGAIN = 0.2
@@ -33,7 +33,7 @@ def destroy(name: str, ids: tuple[str, ...], directory: Path, wait: bool, timeou
             if wait and id not in problems:
                 try:
                     _wait(plugin, id, end)
-                except TryLater as error:
+                except TryAgain as error:
                     problems[id] = error
             if id not in problems:
                 click.echo(f"destroyed {id}")
@@ -44,7 +44,7 @@ def destroy(name: str, ids: tuple[str, ...], directory: Path, wait: bool, timeou
 def _wait(plugin: Remote, id: str, end: float) -> None:
     while reason := _why_there(plugin, id):
         if time.monotonic() >= end:
-            raise TryLater(f"{id}: still being destroyed ({reason}); the plugin goes on trying")
+            raise TryAgain(f"{id}: still being destroyed ({reason}); the plugin goes on trying")
         time.sleep(LOOK_AGAIN)
 
 

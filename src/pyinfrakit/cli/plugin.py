@@ -133,7 +133,7 @@ def plugin(
         if state is None:
             discovery.make_folder(path.parent)
         gc.disable()  # `daemon.run` enables it again; it would double the time that it takes to load many instances
-        made = provider_class(name, path.absolute().parent, dict(option))
+        made = provider_class(name, path.absolute().parent, daemon.options(provider_class, dict(option)))
         with FileStore(path, f"plugin {name}", mark) as store:
             running = Plugin(
                 store,

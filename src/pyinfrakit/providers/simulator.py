@@ -13,7 +13,7 @@ import fcntl
 import os
 import random
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -23,7 +23,7 @@ from msgspec import Meta, Struct
 
 from pyinfrakit.decoding import NotJSON, WrongShape, decode
 from pyinfrakit.durable import Disk
-from pyinfrakit.errors import CannotStart, GiveUp, TryLater
+from pyinfrakit.errors import CannotStart, GiveUp, TryAgain
 from pyinfrakit.instance import Record, Spec
 from pyinfrakit.provider import Machine, Provider
 
@@ -31,7 +31,7 @@ Seconds = Annotated[float, Meta(ge=0)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 
 
-class Properties(Struct, forbid_unknown_fields=True):
+class Behaviour(Struct, forbid_unknown_fields=True):
     """How a machine behaves; times count from when it works first. What is not given is as the world says, or never."""
 
     delay: Seconds | None = None
@@ -47,14 +47,25 @@ class Properties(Struct, forbid_unknown_fields=True):
     """When it vanishes."""
 
 
-class SimulatedMachine(Struct, omit_defaults=True):
-    """A machine in the world. *works_at* is when it is up, in seconds since 1970."""
+class Settings(Struct, forbid_unknown_fields=True):
+    """Where the world is."""
 
-    mark: str
-    works_at: float
+    world: Annotated[str | None, Meta(description="path of the world's file; default: NAME.world beside the state file")] = None
+
+
+class SimulatedMachine(Struct, omit_defaults=True):
+    """A machine in the world. *works_at* is when it is up, in seconds since 1970.
+
+    *stuck*: it can't be destroyed. *handle*: what it was called before it was adopted; else it is called by its ID.
+    """
+
+    mark: str = ""
+    works_at: float = 0
     destroy_delay: float = 0
     functional: bool = True
     reason: str = ""
+    stuck: bool = False
+    handle: str | None = None
     logical_id: str | None = None
     tags: dict[str, str] = {}
     breaks_at: float | None = None
@@ -108,7 +119,7 @@ class World:
         except FileNotFoundError:
             return Scene()
         except (NotJSON, WrongShape) as error:
-            raise TryLater(f"the simulator's world {self.path}: {error}") from None
+            raise TryAgain(f"the simulator's world {self.path}: {error}") from None
         now = time.time()
         scene.machines = {id: m for id, m in scene.machines.items() if m.dies_at is None or now < m.dies_at}
         return scene
@@ -123,39 +134,39 @@ class World:
             finally:
                 os.close(fd)
         except OSError as error:
-            raise TryLater(f"the simulator's world {self.path}: {error.strerror}") from None
+            raise TryAgain(f"the simulator's world {self.path}: {error.strerror}") from None
 
 
 class Simulator(Provider):
     """Simulated machines, which can be slow, fail to start, break, heal and vanish."""
 
-    properties = Properties
+    Properties = Behaviour
+    Options = Settings
     example = {"delay": 2, "failure_rate": 0.1}
-    options = {"world": "path of the world's file (default: NAME.world beside the state file)"}
+    batch = 20
+    options: Settings
 
-    def __init__(self, name: str, folder: Path, options: Mapping[str, str]) -> None:
+    def __init__(self, name: str, folder: Path, options: Settings | None = None) -> None:
         super().__init__(name, folder, options)
-        self.world = World(Path(options.get("world") or folder / f"{name}.world"))
-        self._mark = ""
+        self.world = World(Path(self.options.world or folder / f"{name}.world"))
 
-    async def start(self, mark: str, known: Iterable[Record]) -> None:
-        self._mark = mark
+    async def start(self) -> None:
         try:
             self.world.look()
-        except TryLater as error:
+        except TryAgain as error:
             raise CannotStart(str(error)) from None
 
     async def provision(self, id: str, spec: Spec) -> Machine:
-        properties: Properties = self.parse(spec.properties)
+        properties: Behaviour = self.parse(spec.properties)
         machine, fails = await asyncio.to_thread(self._make, id, spec, properties)
         wait = max(0.0, machine.works_at - time.time())
         if fails:
             await asyncio.sleep(wait / 2)
             raise GiveUp("the simulator's failure rate struck")
         await asyncio.sleep(wait)
-        return Machine(id, handle=f"sim-{id}")
+        return Machine(id, machine.handle or f"sim-{id}")
 
-    def _make(self, id: str, spec: Spec, properties: Properties) -> tuple[SimulatedMachine, bool]:
+    def _make(self, id: str, spec: Spec, properties: Behaviour) -> tuple[SimulatedMachine, bool]:
         with self.world.change() as scene:
             if id in scene.machines:
                 return scene.machines[id], False
@@ -166,7 +177,7 @@ class Simulator(Provider):
             start = time.time() + delay
             breaks = None if properties.breaks_after is None else start + properties.breaks_after
             scene.machines[id] = SimulatedMachine(
-                mark=self._mark,
+                mark=self.mark,
                 works_at=start,
                 destroy_delay=properties.destroy_delay,
                 logical_id=spec.logical_id,
@@ -177,28 +188,48 @@ class Simulator(Provider):
             )
             return scene.machines[id], random.random() < rate
 
-    async def destroy(self, record: Record, reason: str) -> None:
+    async def destroy(self, instances: Sequence[Record], reason: str) -> dict[str, TryAgain]:
         scene = await asyncio.to_thread(self.world.look)
-        if record.id in scene.machines:
-            await asyncio.sleep(scene.machines[record.id].destroy_delay)
-            await asyncio.to_thread(self._remove, record.id)
+        there = [instance.id for instance in instances if instance.id in scene.machines]
+        stuck = {id: TryAgain("it is stuck, as the world says") for id in there if scene.machines[id].stuck}
+        gone = [id for id in there if id not in stuck]
+        if gone:
+            await asyncio.sleep(max(scene.machines[id].destroy_delay for id in gone))
+            await asyncio.to_thread(self._remove, gone)
+        return stuck
 
-    def _remove(self, id: str) -> None:
+    def _remove(self, ids: Iterable[str]) -> None:
         with self.world.change() as scene:
-            scene.machines.pop(id, None)
+            for id in ids:
+                scene.machines.pop(id, None)
 
     async def observe(self) -> Iterable[Machine]:
         scene = await asyncio.to_thread(self.world.look)
         if scene.unreachable:
-            raise TryLater("the simulator's world is unreachable")
-        return [self._seen(id, machine) for id, machine in scene.machines.items() if machine.mark == self._mark]
+            raise TryAgain("the simulator's world is unreachable")
+        return [self._seen(id, machine) for id, machine in scene.machines.items() if machine.mark == self.mark]
 
     def _seen(self, id: str, machine: SimulatedMachine) -> Machine:
         functional, reason = machine.condition(time.time())
-        return Machine(id, f"sim-{id}", functional, reason)
+        return Machine(id, machine.handle or f"sim-{id}", functional, reason, tags=machine.tags, logical_id=machine.logical_id)
 
-    async def label(self, record: Record, tags: Mapping[str, str]) -> None:
-        await asyncio.to_thread(self._label, record.id, tags)
+    async def adopt(self, id: str, handle: str, spec: Spec) -> Machine:
+        await asyncio.to_thread(self._adopt, id, handle, spec)
+        return Machine(id, handle)
+
+    def _adopt(self, id: str, handle: str, spec: Spec) -> None:
+        with self.world.change() as scene:
+            machine = scene.machines.get(handle)
+            if machine is None:
+                raise GiveUp(f"no machine {handle!r} in the simulator's world")
+            if machine.mark:
+                raise GiveUp(f"machine {handle!r} belongs to a plugin already, by mark {machine.mark}")
+            del scene.machines[handle]
+            machine.mark, machine.handle, machine.tags, machine.logical_id = self.mark, handle, dict(spec.tags), spec.logical_id
+            scene.machines[id] = machine
+
+    async def label(self, instance: Record, tags: Mapping[str, str]) -> None:
+        await asyncio.to_thread(self._label, instance.id, tags)
 
     def _label(self, id: str, tags: Mapping[str, str]) -> None:
         with self.world.change() as scene:

@@ -90,7 +90,7 @@ class Methods:
 
     async def _validate(self, params: Raw) -> Any:
         asked = self._read(params, wire.ValidateParams)
-        self._plugin.validate(wire.given(asked.Properties))
+        await self._plugin.validate(wire.given(asked.Properties))
         return wire.Ok(asked.Type or "")
 
     async def _provision(self, params: Raw) -> Any:
