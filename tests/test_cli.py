@@ -41,6 +41,8 @@ FLAGS = {
     "missing-after": "1",
     "non-functional-age": "1",
     "paced-updates": "false",
+    "call-timeout": "1",
+    "calls-at-once": "5",
 }
 """The plugin's own flags, with a value for each."""
 
@@ -57,6 +59,8 @@ BAD = {
     "healed-after": "x",
     "missing-after": "-1",
     "non-functional-age": "0",
+    "call-timeout": "0",
+    "calls-at-once": "0",
 }
 """Values that no flag takes."""
 
@@ -70,6 +74,8 @@ VERBS = {
     "set-aside": ["--dir", "--reason"],
     "restore": ["--dir", "--force"],
     "confirm": ["--dir"],
+    "orphans": ["--dir", "--destroy", "-r, --raw"],
+    "adopt": ["--dir", "--orphans", "--group", "--tags", "--logical-id"],
     "info": ["--dir", "-r, --raw"],
     "export": ["-o, --output"],
     "fsck": ["--repair", "--without-journal"],
@@ -230,7 +236,8 @@ def test_the_log_has_what_its_level_says(home: Path, run: Run) -> None:
     assert 0 == quiet.stop()
     assert "" == quiet.log
     chatty = run("--log", "4", *FAST)
-    assert f"{chatty.provision()}: provisioned" in eventually(lambda: chatty.log)
+    id = chatty.provision()
+    eventually(lambda: f"{id}: provisioned" in chatty.log)
     with ThreadPoolExecutor(8) as clients:
         provisioned = set(clients.map(lambda _: chatty.provision(), range(16)))
     eventually(lambda: provisioned <= set(re.findall(r"\b0[0-9a-v]{11}-[0-9a-v]{6}\b", chatty.log)))

@@ -103,7 +103,8 @@ class Event(StrEnum):
 
 DROPPED = None
 
-# Every transition there is. An instance starts as `provisioning`, and ends when its record is dropped.
+# Every transition there is. An instance starts as `provisioning`, or `ready` where it is adopted, and ends when its record
+# is dropped.
 # A provision that fails goes by way of `destroying`: what it left behind, if anything, is cleaned up.
 # Its call may end after the instance went elsewhere (by hand, by the deadline, by a destroy): it stays there.
 LIFECYCLE: Mapping[tuple[State, Event], State | None] = {

@@ -9,6 +9,7 @@ from msgspec import Raw
 from msgspec.structs import replace
 
 from pyinfrakit import ids
+from pyinfrakit.adoption import Adoption, refuse_second_holder
 from pyinfrakit.calls import Calls
 from pyinfrakit.errors import PyInfrakitError, Refused, TryAgain
 from pyinfrakit.instance import Event, Record, Spec, State
@@ -57,6 +58,7 @@ class Plugin:
         self.calls = Calls(provider, bounds, self._begun)
         self._work = Work(store, self.calls)
         self.watch = Watch(store, self.calls, self._work, interval, observe_timeout, limits)
+        self.adoption = Adoption(store, self.calls, self._work, self.watch)
         self._watching: asyncio.Task[None] | None = None
         self._stopping = False
 
@@ -170,10 +172,8 @@ class Plugin:
         """
         record = self.records[id]
         spec = replace(record.spec, tags={**record.spec.tags, **tags})
-        if spec.logical_id is not None and spec.group != record.spec.group:
-            for other in self.records.of_logical_id(spec.logical_id, spec.group):
-                if other.state.described:
-                    raise Refused(id, f"not labelled, as {other.id} has logical ID {spec.logical_id} in group {spec.group}")
+        if spec.group != record.spec.group:
+            refuse_second_holder(self._store, id, spec)
         written = self._store.commit(Put(replace(record, spec=spec, relabel=self.calls.keeps_labels)))
         self._work.start(id)
         await written

@@ -23,12 +23,10 @@ class Threads:
         wait.add_done_callback(self._waits.discard)
         name = getattr(function, "__qualname__", "call")
         threading.Thread(target=_run, args=(wait, function, arguments), name=name, daemon=True).start()
-        while True:
-            try:
-                return (await asyncio.shield(wait))()
-            except asyncio.CancelledError:
-                if wait.cancelled():
-                    raise
+        while not wait.done():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.shield(wait)
+        return wait.result()()
 
     def abandon(self) -> None:
         """Wait for none any more: they end with the process."""

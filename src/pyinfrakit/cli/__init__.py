@@ -10,6 +10,7 @@ import click
 from click.core import ParameterSource
 
 from pyinfrakit import __version__
+from pyinfrakit.cli.adopt import adopt
 from pyinfrakit.cli.confirm import confirm
 from pyinfrakit.cli.describe import describe
 from pyinfrakit.cli.destroy import destroy
@@ -17,6 +18,7 @@ from pyinfrakit.cli.export import export
 from pyinfrakit.cli.fsck import fsck
 from pyinfrakit.cli.info import info
 from pyinfrakit.cli.label import label
+from pyinfrakit.cli.orphans import orphans
 from pyinfrakit.cli.plugin import plugin
 from pyinfrakit.cli.provision import provision
 from pyinfrakit.cli.restore import restore
@@ -34,7 +36,22 @@ def version() -> None:
     click.echo(f"{NAME} {__version__}")
 
 
-for verb in (version, describe, provision, validate, destroy, label, set_aside, restore, confirm, info, export, fsck):
+for verb in (
+    version,
+    describe,
+    provision,
+    validate,
+    destroy,
+    label,
+    set_aside,
+    restore,
+    confirm,
+    orphans,
+    adopt,
+    info,
+    export,
+    fsck,
+):
     plugin.add_command(verb)
 
 

@@ -8,6 +8,7 @@ import click
 import msgspec
 
 from pyinfrakit.cli.arguments import directory_option, plugin_argument, remote, tags_option
+from pyinfrakit.cli.table import table
 from pyinfrakit.errors import UnknownInstance
 from pyinfrakit.spi import wire
 
@@ -52,7 +53,7 @@ def describe(
     elif is_yaml:
         click.echo(msgspec.yaml.encode(msgspec.json.decode(msgspec.json.encode(found))), nl=False)
     else:
-        click.echo(_table([_heads(everything, properties), *(_row(each, properties) for each in found)]))
+        click.echo(table([_heads(everything, properties), *(_row(each, properties) for each in found)]))
 
 
 def _heads(everything: bool, properties: bool) -> list[str]:
@@ -71,16 +72,3 @@ def _row(each: wire.Described, properties: bool) -> list[str]:
     if properties:
         cells.append(bytes(each.Properties or b"{}").decode())
     return cells
-
-
-def _printable(cell: str) -> str:
-    """Escape line ends and control sequences: what came from elsewhere must not forge a row."""
-    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in cell)
-
-
-def _table(rows: list[list[str]]) -> str:
-    """Align columns; nothing is cut, as it may be read by a program."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    rows = [[_printable(cell) for cell in row] for row in rows]
-    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
-    return "\n".join(lines)

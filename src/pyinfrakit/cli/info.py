@@ -41,5 +41,7 @@ def _show(status: wire.Status) -> None:
     click.echo(f"observed    {when}" + (f"; now: {status.Trouble}" if status.Trouble else ""))
     if status.Held:
         click.echo(f"held        {len(status.Held)} seem lost at once: see describe --all, then confirm, or mend the cause")
+    for call in status.Late:
+        click.echo(f"late        {call}: the provider does not answer")
     for id in status.Orphans:
         click.echo(f"orphan      {id}")

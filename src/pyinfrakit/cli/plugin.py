@@ -76,6 +76,18 @@ _SECONDS = _Seconds(min=0.01)
     default=1800.0,
     help="Seconds after which a machine that exists but never worked is set aside.",
 )
+@click.option(
+    "--call-timeout",
+    type=_SECONDS,
+    default=1800.0,
+    help="Seconds that a call to the provider may take before it is given up, if it can be, and told.",
+)
+@click.option(
+    "--calls-at-once",
+    type=click.IntRange(1, 1000),
+    default=50,
+    help="How many provisions, and how many destroys, the provider is asked for at once.",
+)
 @click.option("--broken-after", type=click.IntRange(1), default=2, help="Observations in a row until broken is believed.")
 @click.option("--healed-after", type=click.IntRange(1), default=3, help="Observations in a row until healed is believed.")
 @click.option("--missing-after", type=click.IntRange(1), default=3, help="Observations in a row until gone is believed.")
@@ -103,6 +115,8 @@ def plugin(
     observe_timeout: float,
     provision_wait: float,
     provision_deadline: float,
+    call_timeout: float,
+    calls_at_once: int,
     broken_after: int,
     healed_after: int,
     missing_after: int,
@@ -117,6 +131,7 @@ def plugin(
     from pyinfrakit.listener import Listener
     from pyinfrakit.plugin import Plugin
     from pyinfrakit.reconcile import Limits
+    from pyinfrakit.slots import Bounds
     from pyinfrakit.store.file import FileStore
 
     logs.set_up(log)
@@ -143,5 +158,6 @@ def plugin(
                 interval=sync_interval,
                 observe_timeout=observe_timeout,
                 limits=limits,
+                bounds=Bounds(calls_at_once, call_timeout),
             )
             daemon.run(running, listener)

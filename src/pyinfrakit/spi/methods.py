@@ -10,7 +10,7 @@ from msgspec import Raw
 from pyinfrakit import rpc
 from pyinfrakit.decoding import WrongShape
 from pyinfrakit.errors import PyInfrakitError
-from pyinfrakit.instance import Record, State
+from pyinfrakit.instance import Record, Spec, State
 from pyinfrakit.plugin import Plugin
 from pyinfrakit.spi import wire
 from pyinfrakit.spi.descriptions import NOTHING, Descriptions
@@ -45,6 +45,10 @@ class Methods:
             "Operator.Restore": self._restore,
             "Operator.Confirm": self._confirm,
             "Operator.Status": self._status,
+            "Operator.Orphans": self._orphans,
+            "Operator.Adopt": self._adopt,
+            "Operator.AdoptOrphans": self._adopt_orphans,
+            "Operator.DestroyOrphans": self._destroy_orphans,
         }
 
     async def answer(self, call: rpc.Call | rpc.Rejected) -> rpc.Pieces | None:
@@ -160,8 +164,31 @@ class Methods:
             Observed=watch.observed,
             Trouble=watch.trouble,
             Held=sorted(watch.held),
-            Orphans=sorted(watch.orphans),
+            Orphans=sorted(self._plugin.adoption.orphans()),
+            Late=sorted(self._plugin.calls.late),
         )
+
+    async def _orphans(self, params: Raw) -> Any:
+        self._read(params, wire.Typed)
+        orphans = self._plugin.adoption.orphans().values()
+        return wire.Orphans([wire.Orphan(m.id, m.handle, m.logical_id, m.functional, m.reason, dict(m.tags)) for m in orphans])
+
+    async def _adopt(self, params: Raw) -> Any:
+        asked = self._read(params, wire.AdoptParams)
+        spec = Spec(tags=asked.Tags or {}, logical_id=asked.LogicalID or None)
+        handle = wire.required(asked.Handle, "Handle", "what the provider calls a machine")
+        return wire.Adopted([await self._plugin.adoption.adopt(handle, spec)])
+
+    async def _adopt_orphans(self, params: Raw) -> Any:
+        asked = self._read(params, wire.OrphansParams)
+        return wire.Adopted(await self._plugin.adoption.adopt_orphans(asked.Instances or (), asked.Tags or {}))
+
+    async def _destroy_orphans(self, params: Raw) -> Any:
+        asked = self._read(params, wire.OrphansParams)
+        if not asked.Instances:
+            raise WrongShape("Instances", "expected the IDs of orphans, got none")
+        await self._plugin.adoption.destroy_orphans(asked.Instances)
+        return wire.Ok(asked.Type or "")
 
     def _read(self, params: Raw, shape: type[T]) -> T:
         asked = wire.read(params, shape)

@@ -57,6 +57,23 @@ class Remote:
         """Let held losses happen; give the IDs."""
         return self._call("Operator.Confirm", {}, wire.Released).Instances
 
+    def orphans(self) -> Sequence[wire.Orphan]:
+        """Give the machines with the plugin's mark that no record is of."""
+        return self._call("Operator.Orphans", {}, wire.Orphans).Orphans
+
+    def adopt(self, handle: str, tags: Mapping[str, str], logical_id: str | None = None) -> str:
+        """Have a machine taken in that existed before; give its ID."""
+        params = {"Handle": handle, "Tags": tags, "LogicalID": logical_id}
+        return self._call("Operator.Adopt", params, wire.Adopted).Instances[0]
+
+    def adopt_orphans(self, tags: Mapping[str, str], ids: Sequence[str] = ()) -> Sequence[str]:
+        """Have orphans taken in, all of them or those with *ids*; give their IDs."""
+        return self._call("Operator.AdoptOrphans", {"Instances": ids, "Tags": tags}, wire.Adopted).Instances
+
+    def destroy_orphans(self, ids: Sequence[str]) -> None:
+        """Have orphans destroyed."""
+        self._call("Operator.DestroyOrphans", {"Instances": ids}, wire.Ok)
+
     def status(self) -> wire.Status:
         """Give how the plugin is."""
         return self._call("Operator.Status", {}, wire.Status)

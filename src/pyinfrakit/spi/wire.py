@@ -146,7 +146,10 @@ class Released(Struct, frozen=True):
 
 
 class Status(Struct, frozen=True):
-    """How a plugin is. *Observed* is when its provider last was, in seconds since 1970."""
+    """How a plugin is.
+
+    *Observed* is when its provider last was, in seconds since 1970; *Late* are calls to it that take longer than they may.
+    """
 
     Provider: str
     States: dict[str, int]
@@ -154,6 +157,39 @@ class Status(Struct, frozen=True):
     Trouble: str
     Held: list[str]
     Orphans: list[str]
+    Late: list[str]
+
+
+class AdoptParams(Typed, frozen=True):
+    Handle: str | None = None
+    LogicalID: str | None = None
+    Tags: dict[str, str] | None = None
+
+
+class OrphansParams(Typed, frozen=True):
+    """Which orphans: *Instances*, or all; and tags to be added."""
+
+    Instances: list[str] | None = None
+    Tags: dict[str, str] | None = None
+
+
+class Orphan(Struct, frozen=True):
+    """A machine with the plugin's mark that no record is of, as it was last observed."""
+
+    ID: str
+    Handle: str | None
+    LogicalID: str | None
+    Functional: bool
+    Reason: str
+    Tags: dict[str, str]
+
+
+class Orphans(Struct, frozen=True):
+    Orphans: list[Orphan]
+
+
+class Adopted(Struct, frozen=True):
+    Instances: list[str]
 
 
 class Vendor(Struct, frozen=True):
@@ -218,8 +254,8 @@ def _folded_value(value: Raw, type_: Any) -> Raw:
     return value
 
 
-def required(value: str | None, name: str) -> str:
-    """Give a parameter that must not be empty; raise `WrongShape`."""
+def required(value: str | None, name: str, what: str = "an instance's ID") -> str:
+    """Give a parameter that must not be empty, and is *what*; raise `WrongShape`."""
     if not value:
-        raise WrongShape(name, "expected an instance's ID, got nothing")
+        raise WrongShape(name, f"expected {what}, got nothing")
     return value
