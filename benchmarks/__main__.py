@@ -10,7 +10,7 @@ import msgspec
 
 from benchmarks import table
 from benchmarks.bench import Bench, bench
-from benchmarks.parts import describe, flat, latency, memory, provision, start, written
+from benchmarks.parts import describe, flat, latency, memory, provision, slow, start, written
 from benchmarks.report import Report
 from benchmarks.scale import FULL, QUICK
 
@@ -22,6 +22,7 @@ PARTS: Mapping[str, Callable[[Bench], Report]] = {
     "memory": memory.measure,
     "flat": flat.measure,
     "latency": latency.measure,
+    "slow": slow.measure,
 }
 
 

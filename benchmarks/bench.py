@@ -32,9 +32,9 @@ class Bench:
             self._fleets[size] = fleet.write(self.folder / f"fleet-{size}.json", size)
         return self._fleets[size]
 
-    def daemon(self, size: int) -> Daemon:
+    def daemon(self, size: int, provider: str = "file", *flags: str) -> Daemon:
         """Give a daemon, not yet started, with as many instances."""
-        return Daemon(self._sockets / self._name("daemon"), self.state(size), self.fleet(size))
+        return Daemon(self._sockets / self._name("daemon"), self.state(size), self.fleet(size), provider, flags)
 
     def constant(self) -> Server:
         """Give a server of constant replies, not yet started."""

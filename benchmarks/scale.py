@@ -28,6 +28,8 @@ class Scale(Struct, frozen=True, kw_only=True):
     """Seconds of a round in which latencies are probed."""
     probes: int
     """Rounds of these."""
+    slow: int
+    """Instances that a slow provider is asked for at once."""
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -49,6 +51,7 @@ FULL = Scale(
     requests=1_000_000,
     probing=3,
     probes=5,
+    slow=1_000,
 )
 
 QUICK = Scale(
@@ -66,4 +69,5 @@ QUICK = Scale(
     requests=4_000,
     probing=0.3,
     probes=1,
+    slow=100,
 )

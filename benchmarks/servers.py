@@ -97,10 +97,10 @@ class Server:
 
 
 class Daemon(Server):
-    """The daemon, with default settings, with a fleet's copy as its state file."""
+    """The daemon, with default settings but for *flags*, with a fleet's copy as its state file."""
 
-    def __init__(self, home: Path, state: Path, fleet: Fleet) -> None:
-        arguments = ("pyinfrakit", "--name", "plugin", "--provider", "file", "--state", str(state))
+    def __init__(self, home: Path, state: Path, fleet: Fleet, provider: str, flags: Sequence[str]) -> None:
+        arguments = ("pyinfrakit", "--name", "plugin", "--provider", provider, "--state", str(state), *flags)
         log = state.with_suffix(".log")
         super().__init__(home / "plugins" / "plugin", arguments, log, INFRAKIT_HOME=str(home))
         self.fleet = fleet

@@ -46,14 +46,14 @@ def measured(report: dict[str, Any]) -> list[tuple[Any, ...]]:
 def test_a_short_look_measures_everything() -> None:
     """All parts have all their rows, with finite numbers, and positive ones but for differences."""
     reports = run("--quick", "--json")
-    assert ["describe", "provision", "written", "start", "memory", "flat", "latency"] == list(reports)
+    assert ["describe", "provision", "written", "start", "memory", "flat", "latency", "slow"] == list(reports)
     for part, works in (
         ("describe", ("describe all", "describe a group of 10")),
         ("provision", ("provision", "label", "destroy")),
     ):
         assert sorted(product(works, SIZES, CONNECTIONS)) == sorted(measured(reports[part]))
         assert all({"constant"} <= row["beside"].keys() for row in reports[part]["rows"])
-    assert {"describe": 11, "provision": 20, "written": 0, "start": 1, "memory": 1, "flat": 1, "latency": 1} == {
+    assert {"describe": 11, "provision": 20, "written": 0, "start": 1, "memory": 1, "flat": 1, "latency": 1, "slow": 2} == {
         part: len(report["targets"]) for part, report in reports.items()
     }
     for what, number in (each for report in reports.values() for each in numbers(report)):
