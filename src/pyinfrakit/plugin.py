@@ -118,7 +118,7 @@ class Plugin:
         holder = self._holder(spec)
         if holder is None:
             id = ids.mint(self.records.last_id, time.time())
-            record = Record(id=id, state=State.PROVISIONING, spec=spec, since=time.time(), made=False)
+            record = Record(id=id, type=self._store.type, state=State.PROVISIONING, spec=spec, since=time.time(), made=False)
             written = self._store.commit(Put(record))
             self._work.start(id)
         else:

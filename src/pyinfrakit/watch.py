@@ -23,8 +23,9 @@ from pyinfrakit.work import Work
 log = logging.getLogger(__name__)
 
 
-NOTE = "Watch"
-"""The key of what is kept from one run to the next."""
+def _key(store: Store) -> str:
+    """Give the key of what is kept from one run to the next: sub-types have one each, in the file that they share."""
+    return f"Watch/{store.type}" if store.type else "Watch"
 
 
 class _Memory(Struct, frozen=True, rename="pascal"):
@@ -40,7 +41,7 @@ _NOTHING = Raw(msgspec.json.encode(_Memory()))
 def _recalled(store: Store) -> History:
     """Give what an earlier run noted; raise `CannotStart` where that makes no sense."""
     try:
-        memory = decode(store.records.notes.get(NOTE, _NOTHING), _Memory, NOTE)
+        memory = decode(store.records.notes.get(_key(store), _NOTHING), _Memory, _key(store))
     except WrongShape as error:
         raise CannotStart(f"{store.location}: Provider.{error}") from None
     return History({}, memory.losses, memory.held)
@@ -55,6 +56,8 @@ class Watch:
     def __init__(self, store: Store, calls: Calls, work: Work, interval: float, timeout: float, limits: Limits) -> None:
         self._store = store
         self._records = store.records
+        self._key = _key(store)
+        self._whose = f" of {store.type}" if store.type else ""
         self._calls = calls
         self._work = work
         self._interval = interval
@@ -115,9 +118,9 @@ class Watch:
 
     def _say_trouble(self, trouble: str) -> None:
         if trouble and trouble != self.trouble:
-            log.error("the provider can't be observed, so nothing is concluded: %s", trouble)
+            log.error("the provider%s can't be observed, so nothing is concluded: %s", self._whose, trouble)
         elif self.trouble and not trouble:
-            log.log(NOTICE, "the provider can be observed again")
+            log.log(NOTICE, "the provider%s can be observed again", self._whose)
         self.trouble = trouble
 
     async def _reconcile(self, machines: dict[str, Machine]) -> None:
@@ -142,7 +145,7 @@ class Watch:
     def _remembered(self, history: History) -> list[Change]:
         """Note what the mass-loss rule goes by, where that changed: a restart must not let go of what is held."""
         note = Raw(msgspec.json.encode(_Memory(dict(history.losses), dict(history.held))))
-        return [] if note == self._records.notes.get(NOTE, _NOTHING) else [Note(NOTE, note)]
+        return [] if note == self._records.notes.get(self._key, _NOTHING) else [Note(self._key, note)]
 
     def _changes(self, decided: Plan) -> list[Change]:
         return [self._change(self._records[transition.id], transition) for transition in decided.transitions]

@@ -14,11 +14,13 @@ class Store(ABC):
     `StoreFailed`, and the change, and all that were made after it, are taken back.
     """
 
+    type: str = ""
+    """The sub-type that all of the records are of; empty for a plugin without sub-types."""
     location: str
     """Where it is, for people."""
     records: Records
     mark: str
-    """The plugin's random identity, by which its machines are told from other plugins'."""
+    """The plugin's random identity, by which its machines are told from other plugins', and from its other sub-types'."""
 
     @abstractmethod
     def commit(self, *changes: Change, urgent: bool = True) -> asyncio.Future[None]:

@@ -34,6 +34,7 @@ class _Attachment(Struct, frozen=True):
 
 class _Entry(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     ID: str
+    Type: str = ""
     LogicalID: str | None | UnsetType = UNSET
     Tags: dict[str, str] | None | UnsetType = UNSET
     State: str | UnsetType = UNSET
@@ -202,6 +203,7 @@ def _record(entry: _Entry, unknown: Mapping[str, Raw], name: str, index: int | N
         id=entry.ID,
         state=state,
         spec=spec,
+        type=entry.Type,
         since=entry.Since,
         handle=entry.Handle,
         reason=entry.Reason,
@@ -296,6 +298,7 @@ def entry(record: Record) -> bytes:
     data = _encode(
         _Entry(
             ID=record.id,
+            Type=record.type,
             LogicalID=spec.logical_id,
             Tags=dict(spec.tags),
             State=record.state,

@@ -9,14 +9,16 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from pyinfrakit.durable import Disk
 from pyinfrakit.errors import CannotStart, StoreFailed
+from pyinfrakit.instance import Record
 from pyinfrakit.logs import NOTICE
 from pyinfrakit.records import Change, Records, Undo, UndoNote
 from pyinfrakit.store import Store, journal, recovery
@@ -42,7 +44,7 @@ class _Batch:
 
     def __init__(self) -> None:
         self.entries: list[bytes] = []
-        self.undos: list[Undo | UndoNote] = []
+        self.undos: list[tuple[Records, list[Undo | UndoNote]]] = []
         self.hurried = 0
         """How many are in a hurry for it."""
         self._waits: list[asyncio.Future[None]] = []
@@ -64,19 +66,24 @@ class _Batch:
 
 
 class FileStore(Store):
-    """A state file, locked for as long as this store is open."""
+    """A state file, locked for as long as this store is open; the `Store` of the first sub-type that it keeps.
 
-    def __init__(self, path: Path, holder: str, mark: str | None = None, disk: Disk = Disk()) -> None:
+    `part` gives those of the others. They have their changes in the same batches, one after the other as they came.
+    """
+
+    def __init__(
+        self, path: Path, holder: str, mark: str | None = None, types: Sequence[str] = ("",), disk: Disk = Disk()
+    ) -> None:
         """Read the file, or start one; *holder* is who has it, for others who want it; *mark* replaces the file's.
 
-        Raises `Damaged` where the file makes no sense, `InUse`, or `CannotStart` for an unusable path. Then the
-        file is left as it was.
+        *types* are the plugin's sub-types. Raises `Damaged` where the file makes no sense, `InUse`, or `CannotStart` for
+        an unusable path or a record of no such sub-type. Then the file is left as it was.
         """
         self.path = usable(path)
         self.location = f"state file {path}"
         self._lock = recovery.lock(self.path, self.location, holder)
         try:
-            content, self._writer = opened(disk, self.path, mark)
+            content, self._writer = opened(disk, self.path, mark, types)
         except CannotStart:
             self._lock.release()
             raise
@@ -84,8 +91,11 @@ class FileStore(Store):
             self._lock.release()
             raise CannotStart(f"{self.location} can't be written: {_reason(error)}") from None
         assert content.mark is not None
-        self.mark = content.mark
-        self.records = Records(content.records, content.last_id, content.notes)
+        self._mark = content.mark
+        self._parts = _parted(content, types)
+        self.type = types[0]
+        self.mark = _marked(self._mark, self.type)
+        self.records = self._parts[self.type]
         self._unknown = content.unknown
         self._waiting: _Batch | None = None
         self._writing: _Batch | None = None
@@ -119,7 +129,14 @@ class FileStore(Store):
         self._writer.close()
         self._lock.release()
 
+    def part(self, type: str) -> Store:
+        """Give the store of one sub-type's records, for as long as this one is open."""
+        return self if type == self.type else _Part(self, _marked(self._mark, type), type, self._parts[type])
+
     def commit(self, *changes: Change, urgent: bool = True) -> asyncio.Future[None]:
+        return self._commit(self.records, changes, urgent)
+
+    def _commit(self, records: Records, changes: Sequence[Change], urgent: bool) -> asyncio.Future[None]:
         if not changes:
             return self._under_way()
         try:
@@ -128,7 +145,7 @@ class FileStore(Store):
             return self._refused(StoreFailed(self.path, str(error)))
         batch = self._gathering(urgent)
         batch.entries.extend(entries)
-        batch.undos.extend([self.records.apply(change) for change in changes])
+        batch.undos.append((records, [records.apply(change) for change in changes]))
         return batch.wait()
 
     def _under_way(self) -> asyncio.Future[None]:
@@ -213,8 +230,9 @@ class FileStore(Store):
         self._written(batch, None, failed)
 
     def _content(self) -> Content:
-        records = self.records
-        return Content(list(records), records.last_id, dict(records.notes), self.mark, self._unknown)
+        parts = self._parts.values()
+        records, last_id = list(chain.from_iterable(parts)), min(part.last_id for part in parts)
+        return Content(records, last_id, dict(self.records.notes), self._mark, self._unknown)
 
     async def _in_background(self, work: Callable[..., None], *arguments: Any) -> None:
         await asyncio.get_running_loop().run_in_executor(self._checkpointing, work, *arguments)
@@ -268,7 +286,9 @@ class FileStore(Store):
         failed = [batch] if self._waiting is None else [batch, self._waiting]
         self._waiting = None
         self._set_timer(RETRY)
-        self.records.undo(undo for each in reversed(failed) for undo in reversed(each.undos))
+        for each in reversed(failed):
+            for records, undos in reversed(each.undos):
+                records.undo(reversed(undos))
         for each in failed:
             each.settle(error)
 
@@ -292,6 +312,40 @@ class FileStore(Store):
             batch = self._writing or self._gathering(urgent=True)
             with contextlib.suppress(StoreFailed):
                 await batch.wait()
+
+
+class _Part(Store):
+    """One sub-type's records in a state file that keeps others' too."""
+
+    def __init__(self, file: FileStore, mark: str, type: str, records: Records) -> None:
+        self._file = file
+        self.location = file.location
+        self.mark = mark
+        self.type = type
+        self.records = records
+
+    def commit(self, *changes: Change, urgent: bool = True) -> asyncio.Future[None]:
+        return self._file._commit(self.records, changes, urgent)
+
+    async def flush(self) -> None:
+        await self._file.flush()
+
+
+def _parted(content: Content, types: Sequence[str]) -> dict[str, Records]:
+    """Give the records of each sub-type. What is kept beside the records they share, and all mint on from the same last ID."""
+    records: dict[str, list[Record]] = {type: [] for type in types}
+    for record in content.records:
+        records[record.type].append(record)
+    parts = {type: Records(some, content.last_id) for type, some in records.items()}
+    notes = dict(content.notes)
+    for part in parts.values():
+        part.notes = notes
+    return parts
+
+
+def _marked(mark: str, type: str) -> str:
+    """Give a sub-type's own mark: with the same provider it must not take another's machines for its own."""
+    return f"{mark}-{type}" if type else mark
 
 
 def _reason(error: Failure) -> str:

@@ -4,12 +4,14 @@ import logging
 import os
 import secrets
 import stat
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from msgspec.structs import replace
 
 from pyinfrakit.durable import Disk, unfinished
 from pyinfrakit.errors import CannotStart
+from pyinfrakit.instance import Record
 from pyinfrakit.logs import NOTICE
 from pyinfrakit.store import document, recovery
 from pyinfrakit.store.document import Content, Stamp
@@ -37,14 +39,15 @@ def usable(path: Path) -> Path:
     return real
 
 
-def opened(disk: Disk, path: Path, mark: str | None) -> tuple[Content, Writer]:
+def opened(disk: Disk, path: Path, mark: str | None, types: Sequence[str]) -> tuple[Content, Writer]:
     """Give a state file's content, with a mark, and what writes to it from now on; *mark* replaces the file's.
 
-    Raises `CannotStart`, or OSError where it can't be written.
+    Raises `CannotStart`, also for a record that is of none of *types*, or OSError where it can't be written.
     """
     disk.sync_folder(path.parent)  # what an earlier process renamed just before it was killed may not be there for good
     pair = recovery.read(disk, path)
     found = recovery.assemble(pair)
+    _check_types(path, found.content.records, types)
     if pair.journals:
         torn = f"; {found.torn} bytes at the end were never acknowledged" if found.torn else ""
         log.log(NOTICE, "state file %s: %d entries of its journal are replayed%s", path, found.replayed, torn)
@@ -55,6 +58,17 @@ def opened(disk: Disk, path: Path, mark: str | None) -> tuple[Content, Writer]:
     for leftover in (unfinished(path), unfinished_journal(path)):
         disk.remove(leftover)
     return content, Writer(disk, path, secrets.token_hex(8), stamp.digest, found.sequence)
+
+
+def _check_types(path: Path, records: Iterable[Record], types: Sequence[str]) -> None:
+    """Raise `CannotStart` for a record that no plugin would look after."""
+    stray = next((record for record in records if record.type not in types), None)
+    if stray is None:
+        return
+    its = f"is of sub-type {stray.type!r}" if stray.type else "is of no sub-type"
+    known = f"the sub-types {', '.join(types)}" if any(types) else "no sub-types"
+    advice = "configure the plugin for it, or change the Type of its entry; the file was left untouched"
+    raise CannotStart(f"state file {path}: instance {stray.id} {its}, and this plugin has {known}; {advice}")
 
 
 def _rewrite(disk: Disk, pair: Pair, found: Found, content: Content) -> Stamp:
