@@ -77,7 +77,8 @@ def main() -> None:
     state = discovery.default_state(name)
     discovery.make_folder(state.parent)
     with Listener(discovery.plugins(), name) as listener, DyingStore(state, name) as store:
-        daemon.run(DyingPlugin(store, DyingSimulator(name, Path(state.parent)), interval=0.1), listener)
+        plugin = DyingPlugin(store, DyingSimulator(name, Path(state.parent)), interval=0.1)
+        daemon.run({"": plugin}, store, listener)
 
 
 if __name__ == "__main__":

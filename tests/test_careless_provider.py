@@ -64,6 +64,7 @@ def with_plugin(
                 await test(plugin, provider)
             finally:
                 await plugin.stop(1)
+                await store.flush()
 
     asyncio.run(run())
 

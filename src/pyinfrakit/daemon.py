@@ -5,7 +5,7 @@ import gc
 import logging
 import resource
 import signal
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Iterable, Mapping
 from importlib.metadata import entry_points
 from typing import Any
 
@@ -22,6 +22,7 @@ from pyinfrakit.provider import Provider
 from pyinfrakit.server import Server
 from pyinfrakit.spi import info
 from pyinfrakit.spi.methods import Methods
+from pyinfrakit.store import Store
 
 log = logging.getLogger(__name__)
 
@@ -29,45 +30,70 @@ STOP_TIMEOUT = 3.5
 """Seconds that requests, and then calls to the provider, have to finish at a stop."""
 
 
-def run(plugin: Plugin, listener: Listener) -> None:
-    """Run *plugin* on *listener*'s socket until SIGTERM or SIGINT, with garbage collection on from when it is started.
+def run(plugins: Mapping[str, Plugin], store: Store, listener: Listener) -> None:
+    """Run *plugins* on *listener*'s socket until SIGTERM or SIGINT, with garbage collection on from when they are started.
 
-    Raises `CannotStart` where the provider or the socket can't be used, and `StoreFailed` where the last change could not be
-    written. Threads of the provider's may be left that still run.
+    They are by sub-type, empty for the only one of a daemon without sub-types, and all keep their records in *store*.
+    Raises `CannotStart` where a provider or the socket can't be used, and `StoreFailed` where the last change could not be
+    written. Threads of a provider's may be left that still run.
     """
     _allow_connections()
     loop = uvloop.new_event_loop()
     asyncio.set_event_loop(loop)
     try:
-        loop.run_until_complete(_serve(plugin, listener))
+        loop.run_until_complete(_serve(plugins, store, listener))
     finally:
         loop.close()
         asyncio.set_event_loop(None)
 
 
-async def _serve(plugin: Plugin, listener: Listener) -> None:
+async def _serve(plugins: Mapping[str, Plugin], store: Store, listener: Listener) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    documents = {"/info/api.json": info.api(plugin.provider.example or {}), "/info/functions.json": info.FUNCTIONS}
-    server = Server(Methods(plugin).answer, documents)
+    server = Server(Methods(plugins).answer, _documents(plugins))
     try:
-        await _unless(stop, plugin.start())
+        await _unless(stop, _start(plugins.values()))
         gc.freeze()  # what was loaded stays: no need to look through it for garbage
         gc.enable()
         if not stop.is_set():
             await server.start(listener.listen())
-            provider = type(plugin.provider).__name__
-            log.log(NOTICE, "socket %s, %s, provider %s: %s", listener.path, plugin.location, provider, _found(plugin))
+            for type, plugin in plugins.items():
+                log.log(NOTICE, "socket %s, %s, %s", listener.path, store.location, _found(type, plugin))
         await stop.wait()
         log.log(NOTICE, "stopping")
     finally:
         listener.remove()
-        plugin.stop_waiting()
+        for plugin in plugins.values():
+            plugin.stop_waiting()
         await server.stop(STOP_TIMEOUT)
-        await plugin.stop(STOP_TIMEOUT)
+        await _stop(plugins.values(), store)
         await _end_tasks()
     log.log(NOTICE, "stopped")
+
+
+def _documents(plugins: Mapping[str, Plugin]) -> Mapping[str, bytes]:
+    """Give what InfraKit's tools show. They know one set of examples a plugin: that of the first sub-type."""
+    type, plugin = next(iter(plugins.items()))
+    return {"/info/api.json": info.api(plugin.provider.example or {}, type), "/info/functions.json": info.FUNCTIONS}
+
+
+async def _start(plugins: Iterable[Plugin]) -> None:
+    """Start all at once; where one can't, the others are not waited for."""
+    starting = [asyncio.create_task(plugin.start()) for plugin in plugins]
+    try:
+        await asyncio.gather(*starting)
+    finally:
+        for each in starting:
+            each.cancel()
+
+
+async def _stop(plugins: Iterable[Plugin], store: Store) -> None:
+    """Stop all at once, as there is no more time for several than for one; then write what they leave."""
+    try:
+        await asyncio.gather(*(plugin.stop(STOP_TIMEOUT) for plugin in plugins))
+    finally:
+        await store.flush()
 
 
 async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
@@ -110,11 +136,13 @@ def options(provider: type[Provider], given: Mapping[str, str]) -> Any:
         raise CannotStart(f"options of provider {provider.__name__}: {error}") from None
 
 
-def _found(plugin: Plugin) -> str:
-    """Say how many instances a plugin has."""
+def _found(type: str, plugin: Plugin) -> str:
+    """Say what a plugin's provider is, and how many instances it has."""
     counts = {state: sum(record.state is state for record in plugin.records) for state in State}
     some = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
-    return f"{len(plugin.records)} instances" + (f" ({some})" if some else "")
+    provider = f"{type}: provider" if type else "provider"
+    found = f"{len(plugin.records)} instances" + (f" ({some})" if some else "")
+    return f"{provider} {plugin.provider.__class__.__name__}: {found}"
 
 
 def _allow_connections() -> None:

@@ -140,9 +140,9 @@ LIFECYCLE: Mapping[tuple[State, Event], State | None] = {
 class Record(Struct, frozen=True, kw_only=True, gc=False):
     """What the store keeps of an instance.
 
-    *type* is the sub-type of the plugin that it is of, empty for a plugin that has none. *since* is when its state began, in seconds since 1970. *handle* is what the provider calls it, once it has said so.
-    *made*: the provider has made its machine. *by_hand*: an operator set it aside. *relabel*: the provider has not been told
-    its tags yet.
+    *type* is the plugin's sub-type that it is of; empty where that has none. *since* is when its state began, in seconds since
+    1970. *handle* is what the provider calls it, once it has said so. *made*: the provider has made its machine. *by_hand*: an
+    operator set it aside. *relabel*: the provider has not been told its tags yet.
     *unknown* holds keys of its state file's entry that are not this project's.
     """
 

@@ -67,11 +67,6 @@ class Plugin:
         return self._store.records
 
     @property
-    def location(self) -> str:
-        """Where the records are kept."""
-        return self._store.location
-
-    @property
     def provider(self) -> Provider:
         return self._provider
 
@@ -87,7 +82,7 @@ class Plugin:
         self._work.stop_waiting()
 
     async def stop(self, timeout: float) -> None:
-        """Stop, with up to *timeout* seconds for calls to the provider that are in flight, and flush the store."""
+        """Stop, with up to *timeout* seconds for calls to the provider that are in flight. The store is to be flushed then."""
         self.stop_waiting()
         if self._watching is not None:
             self._watching.cancel()
@@ -99,7 +94,6 @@ class Plugin:
             log.error("the provider did not stop: %s", error)
         finally:
             self.calls.abandon()
-            await self._store.flush()
 
     def _begun(self, id: str) -> None:
         self.records.touched.add(id)

@@ -160,4 +160,4 @@ def plugin(
                 limits=limits,
                 bounds=Bounds(calls_at_once, call_timeout),
             )
-            daemon.run(running, listener)
+            daemon.run({"": running}, store, listener)

@@ -23,12 +23,24 @@ Handler = Callable[[Raw], Awaitable[Any]]
 """Gives what is to be encoded; or a list, pieces of JSON."""
 
 
-class Methods:
-    """A plugin's methods, by the names that they have on the wire."""
+class _Served:
+    """A plugin, and the descriptions of its instances."""
 
     def __init__(self, plugin: Plugin) -> None:
-        self._plugin = plugin
-        self._descriptions = Descriptions(plugin.records)
+        self.plugin = plugin
+        self.descriptions = Descriptions(plugin.records)
+
+
+class Methods:
+    """A daemon's methods, by the names that they have on the wire; each request's type says which plugin is meant."""
+
+    def __init__(self, plugins: Mapping[str, Plugin]) -> None:
+        """Serve *plugins*, by sub-type; the only one of a daemon without sub-types has the empty name."""
+        self._sub_types = [type for type in plugins if type]
+        self._objects = self._sub_types or [wire.ONLY_TYPE]
+        self._served: dict[str | None, _Served] = {type: _Served(plugin) for type, plugin in plugins.items()}
+        if "" in self._served:
+            self._served[None] = self._served[wire.ONLY_TYPE] = self._served[""]
         self._methods: Mapping[str, Handler] = {
             "Plugin.Implements": self._implements,
             "Handshake.Implements": self._implements,
@@ -83,115 +95,123 @@ class Methods:
         return {"APIs": [{"Name": "Instance", "Version": version} for version in wire.VERSIONS]}
 
     async def _types(self, params: Raw) -> Any:
-        return {"Types": {f"Instance/{version}": [wire.ONLY_TYPE] for version in wire.TYPES_VERSIONS}}
+        return {"Types": {f"Instance/{version}": self._objects for version in wire.TYPES_VERSIONS}}
 
     async def _hello(self, params: Raw) -> Any:
-        objects = [{"Name": wire.ONLY_TYPE, "ProxyFor": ""}]
+        objects = [{"Name": type, "ProxyFor": ""} for type in self._objects]
         return {"Objects": {f"Instance/{version}": objects for version in wire.HELLO_VERSIONS}}
 
     async def _meta(self, params: Raw) -> Any:
         return {}
 
     async def _validate(self, params: Raw) -> Any:
-        asked = self._read(params, wire.ValidateParams)
-        await self._plugin.validate(wire.given(asked.Properties))
+        asked, served = self._read(params, wire.ValidateParams)
+        await served.plugin.validate(wire.given(asked.Properties))
         return wire.Ok(asked.Type or "")
 
     async def _provision(self, params: Raw) -> Any:
-        asked = self._read(params, wire.ProvisionParams)
-        id = await self._plugin.provision((asked.Spec or wire.SpecParams()).spec())
+        asked, served = self._read(params, wire.ProvisionParams)
+        id = await served.plugin.provision((asked.Spec or wire.SpecParams()).spec())
         return wire.Provisioned(asked.Type or "", id)
 
     async def _label(self, params: Raw) -> Any:
-        asked = self._read(params, wire.LabelParams)
-        await self._plugin.label(wire.required(asked.Instance, "Instance"), asked.Labels or {})
+        asked, served = self._read(params, wire.LabelParams)
+        await served.plugin.label(wire.required(asked.Instance, "Instance"), asked.Labels or {})
         return wire.Ok(asked.Type or "")
 
     async def _destroy(self, params: Raw) -> Any:
-        asked = self._read(params, wire.DestroyParams)
+        asked, served = self._read(params, wire.DestroyParams)
         reason = (asked.Context.Reason if asked.Context else None) or "terminate"
-        await self._plugin.destroy(wire.required(asked.Instance, "Instance"), reason)
+        await served.plugin.destroy(wire.required(asked.Instance, "Instance"), reason)
         return wire.Ok(asked.Type or "")
 
     async def _describe(self, params: Raw) -> Any:
-        asked = self._read(params, wire.DescribeParams)
-        return self._descriptions.reply(asked.Type or "", asked.Tags or {}, bool(asked.Properties))
+        asked, served = self._read(params, wire.DescribeParams)
+        type = "" if asked.Type in self._sub_types else asked.Type or ""  # as InfraKit's clients were answered
+        return served.descriptions.reply(type, asked.Tags or {}, bool(asked.Properties))
 
     async def _records(self, params: Raw) -> Any:
-        asked = self._read(params, wire.KeptParams)
-        records = self._plugin.records.tagged(asked.Tags or {})
+        asked, served = self._read(params, wire.KeptParams)
+        records = served.plugin.records.tagged(asked.Tags or {})
         wanted = None if asked.Instances is None else set(asked.Instances)
-        return wire.KeptRecords([self._kept(r) for r in records if wanted is None or r.id in wanted])
-
-    def _kept(self, record: Record) -> wire.Kept:
-        held = self._plugin.watch.held.get(record.id)
-        return wire.Kept(
-            ID=record.id,
-            LogicalID=record.spec.logical_id,
-            Tags=dict(record.spec.tags),
-            Properties=self._plugin.records.properties(record) or NOTHING,
-            State=record.state,
-            Reason=record.reason,
-            Since=record.since,
-            ByHand=record.by_hand,
-            Handle=record.handle,
-            Held=held.reason if held else "",
-        )
+        return wire.KeptRecords([_kept(served.plugin, r) for r in records if wanted is None or r.id in wanted])
 
     async def _set_aside(self, params: Raw) -> Any:
-        asked = self._read(params, wire.SetAsideParams)
-        await self._plugin.set_aside(wire.required(asked.Instance, "Instance"), asked.Reason or "")
+        asked, served = self._read(params, wire.SetAsideParams)
+        await served.plugin.set_aside(wire.required(asked.Instance, "Instance"), asked.Reason or "")
         return wire.Ok(asked.Type or "")
 
     async def _restore(self, params: Raw) -> Any:
-        asked = self._read(params, wire.RestoreParams)
-        await self._plugin.restore(wire.required(asked.Instance, "Instance"), bool(asked.Force))
+        asked, served = self._read(params, wire.RestoreParams)
+        await served.plugin.restore(wire.required(asked.Instance, "Instance"), bool(asked.Force))
         return wire.Ok(asked.Type or "")
 
     async def _confirm(self, params: Raw) -> Any:
-        self._read(params, wire.Typed)
-        return wire.Released(self._plugin.watch.release())
+        _, served = self._read(params, wire.Typed)
+        return wire.Released(served.plugin.watch.release())
 
     async def _status(self, params: Raw) -> Any:
-        self._read(params, wire.Typed)
-        watch = self._plugin.watch
+        _, served = self._read(params, wire.Typed)
+        watch = served.plugin.watch
         states = {state.value: 0 for state in State}
-        for record in self._plugin.records:
+        for record in served.plugin.records:
             states[record.state] += 1
         return wire.Status(
-            Provider=type(self._plugin.provider).__name__,
+            Provider=type(served.plugin.provider).__name__,
             States=states,
             Observed=watch.observed,
             Trouble=watch.trouble,
             Held=sorted(watch.held),
-            Orphans=sorted(self._plugin.adoption.orphans()),
-            Late=sorted(self._plugin.calls.late),
+            Orphans=sorted(served.plugin.adoption.orphans()),
+            Late=sorted(served.plugin.calls.late),
         )
 
     async def _orphans(self, params: Raw) -> Any:
-        self._read(params, wire.Typed)
-        orphans = self._plugin.adoption.orphans().values()
+        _, served = self._read(params, wire.Typed)
+        orphans = served.plugin.adoption.orphans().values()
         return wire.Orphans([wire.Orphan(m.id, m.handle, m.logical_id, m.functional, m.reason, dict(m.tags)) for m in orphans])
 
     async def _adopt(self, params: Raw) -> Any:
-        asked = self._read(params, wire.AdoptParams)
+        asked, served = self._read(params, wire.AdoptParams)
         spec = Spec(tags=asked.Tags or {}, logical_id=asked.LogicalID or None)
         handle = wire.required(asked.Handle, "Handle", "what the provider calls a machine")
-        return wire.Adopted([await self._plugin.adoption.adopt(handle, spec)])
+        return wire.Adopted([await served.plugin.adoption.adopt(handle, spec)])
 
     async def _adopt_orphans(self, params: Raw) -> Any:
-        asked = self._read(params, wire.OrphansParams)
-        return wire.Adopted(await self._plugin.adoption.adopt_orphans(asked.Instances or (), asked.Tags or {}))
+        asked, served = self._read(params, wire.OrphansParams)
+        return wire.Adopted(await served.plugin.adoption.adopt_orphans(asked.Instances or (), asked.Tags or {}))
 
     async def _destroy_orphans(self, params: Raw) -> Any:
-        asked = self._read(params, wire.OrphansParams)
+        asked, served = self._read(params, wire.OrphansParams)
         if not asked.Instances:
             raise WrongShape("Instances", "expected the IDs of orphans, got none")
-        await self._plugin.adoption.destroy_orphans(asked.Instances)
+        await served.plugin.adoption.destroy_orphans(asked.Instances)
         return wire.Ok(asked.Type or "")
 
-    def _read(self, params: Raw, shape: type[T]) -> T:
+    def _read(self, params: Raw, shape: type[T]) -> tuple[T, _Served]:
         asked = wire.read(params, shape)
-        if asked.Type not in (None, "", wire.ONLY_TYPE):
-            raise rpc.Fault(rpc.APPLICATION_ERROR, wire.UNKNOWN_TYPE.format(asked.Type))
-        return asked
+        served = self._served.get(asked.Type)
+        if served is None:
+            raise rpc.Fault(rpc.APPLICATION_ERROR, self._no_plugin(asked.Type))
+        return asked, served
+
+    def _no_plugin(self, type: str | None) -> str:
+        if type in (None, "", wire.ONLY_TYPE):
+            return wire.UNKNOWN_TYPE.format(f" say {' or '.join(f'NAME/{each}' for each in self._sub_types)}")
+        return wire.UNKNOWN_TYPE.format(type)
+
+
+def _kept(plugin: Plugin, record: Record) -> wire.Kept:
+    held = plugin.watch.held.get(record.id)
+    return wire.Kept(
+        ID=record.id,
+        LogicalID=record.spec.logical_id,
+        Tags=dict(record.spec.tags),
+        Properties=plugin.records.properties(record) or NOTHING,
+        State=record.state,
+        Reason=record.reason,
+        Since=record.since,
+        ByHand=record.by_hand,
+        Handle=record.handle,
+        Held=held.reason if held else "",
+    )
