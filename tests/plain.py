@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 from msgspec import Raw, Struct
@@ -11,8 +12,8 @@ from pyinfrakit.records import Change, Drop, Note, Put, Records
 from pyinfrakit.store.document import Content
 from pyinfrakit.store.file import FileStore
 
-Seen = tuple[list[Record], dict[str, Record], dict[str, Raw]]
-"""What counts: the records in service in order, the others, whose order is not kept, and the notes."""
+Seen = tuple[dict[str, list[Record]], dict[str, Record], dict[str, Raw]]
+"""What counts: each sub-type's records in service in order, the others, whose order is not kept, and the notes."""
 
 
 class Plain(Struct, frozen=True):
@@ -44,7 +45,10 @@ class Plain(Struct, frozen=True):
 
 def seen(records: Iterable[Record], notes: Mapping[str, Raw]) -> Seen:
     every = list(records)
-    in_service = [record for record in every if record.state.described]
+    in_service: dict[str, list[Record]] = {}
+    for record in every:
+        if record.state.described:
+            in_service.setdefault(record.type, []).append(record)
     return in_service, {record.id: record for record in every if not record.state.described}, dict(notes)
 
 
@@ -52,6 +56,14 @@ def held(content: Records | Content) -> Seen:
     """Give what a store has in memory, or a file."""
     records = content if isinstance(content, Records) else content.records
     return seen(records, content.notes)
+
+
+def held_by_parts(store: FileStore, types: Iterable[str]) -> Seen:
+    """Give what the stores of all sub-types have in memory, each its own records and all the same notes."""
+    parts = {type: store.part(type).records for type in types}
+    assert all(type == record.type for type, records in parts.items() for record in records)
+    assert all(store.records.notes == records.notes for records in parts.values())
+    return seen(chain.from_iterable(parts.values()), store.records.notes)
 
 
 class Commit(Struct, eq=False):
@@ -71,9 +83,9 @@ class History:
         self.resolved = 0
         """Of so many commits it is known what became of them."""
 
-    def commit(self, store: FileStore, *changes: Change, urgent: bool = True) -> asyncio.Future[None]:
-        """Commit, and note what becomes of it."""
-        written = store.commit(*changes, urgent=urgent)
+    def commit(self, store: FileStore, *changes: Change, urgent: bool = True, type: str = "") -> asyncio.Future[None]:
+        """Commit to a sub-type's records, and note what becomes of it."""
+        written = store.part(type).commit(*changes, urgent=urgent)
         commit = Commit(changes, store._waiting)
         self.commits.append(commit)
         written.add_done_callback(lambda done: self._resolve(commit, done))

@@ -7,6 +7,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -252,7 +253,7 @@ def opened(disk: FaultyDisk, path: Path) -> Seen:
 def brief(content: Seen) -> str:
     """Say what counts of a content, for whoever wants to know why a test failed."""
     in_service, aside, notes = content
-    told = [f"{each.id}={each.spec.tags.get('label', '')}" for each in (*in_service, *aside.values())]
+    told = [f"{each.id}={each.spec.tags.get('label', '')}" for each in chain(*in_service.values(), aside.values())]
     return f"{' '.join(told)} {[bytes(note) for note in notes.values()]}"
 
 

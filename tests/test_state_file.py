@@ -184,7 +184,21 @@ JSON = st.recursive(
 RAW = JSON.map(lambda value: Raw(json.dumps(value).encode()))
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=10)
 NAMES = TEXT.filter(bool)
-OURS = {"ID", "LogicalID", "Tags", "State", "Since", "Reason", "ByHand", "Relabel", "Handle", "Init", "Attachments", "Properties"}
+OURS = {
+    "ID",
+    "Type",
+    "LogicalID",
+    "Tags",
+    "State",
+    "Since",
+    "Reason",
+    "ByHand",
+    "Relabel",
+    "Handle",
+    "Init",
+    "Attachments",
+    "Properties",
+}
 
 
 def unknown(*known: str) -> st.SearchStrategy[dict[str, Raw]]:
@@ -204,6 +218,7 @@ RECORDS = st.builds(
     id=NAMES | st.floats(0, 3e10).map(lambda now: ids.mint(ids.NEVER, now)),
     state=st.sampled_from(State),
     spec=SPECS,
+    type=st.just("") | TEXT,
     since=st.floats(0, 1e11),
     handle=st.none() | TEXT,
     reason=TEXT,

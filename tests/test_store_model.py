@@ -5,15 +5,18 @@ import contextlib
 import random
 import tempfile
 import threading
+from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from msgspec import Raw
+from msgspec.structs import replace
 
 from faulty_disk import Fault, FaultyDisk, Step
-from plain import History, Plain, held
+from plain import History, Plain, Seen, held_by_parts
 from pyinfrakit import ids
 from pyinfrakit.errors import CannotStart, StoreFailed
 from pyinfrakit.instance import Record, Spec, State
@@ -21,6 +24,7 @@ from pyinfrakit.records import Change, Drop, Note, Put
 from pyinfrakit.store.file import FileStore
 
 MINTED = [ids.mint(ids.NEVER, now) for now in (1e9, 2e9)]
+ALSO_MINTED = dict(zip(MINTED, [ids.mint(ids.NEVER, now) for now in (1.5e9, 2.5e9)], strict=True))
 IDS = st.sampled_from(["a", "b", "c", "d", *MINTED])
 VALUES = st.sampled_from([Raw(b"1"), Raw(b'{"k":"=\\n"}'), Raw(b'"%b"' % (b"x" * 600))])
 PUTS = st.builds(
@@ -36,8 +40,24 @@ PUTS = st.builds(
 CHANGES = st.lists(PUTS | PUTS | st.builds(Drop, IDS) | st.builds(Note, st.sampled_from("nm"), VALUES), min_size=1, max_size=3)
 
 
+def of(type: str, change: Change) -> Change:
+    """Make it a change of a sub-type's record, with an ID that the others have not."""
+    match change:
+        case Put(record, front):
+            return Put(replace(record, id=id_of(type, record.id), type=type), front)
+        case Drop(id):
+            return Drop(id_of(type, id))
+    return change
+
+
+def id_of(type: str, id: str) -> str:
+    return ALSO_MINTED.get(id, id.upper()) if type == "storage" else id
+
+
 class Stored(RuleBasedStateMachine):
     """A store on a disk that fails and crashes, and what it should hold."""
+
+    types: Sequence[str] = ("",)
 
     def __init__(self) -> None:
         super().__init__()
@@ -55,7 +75,7 @@ class Stored(RuleBasedStateMachine):
         self.loop = asyncio.new_event_loop()
         self.disk.fail = lambda step: None
         self.disk.wait = self.wait
-        self.store = FileStore(self.path, "test", disk=self.disk)
+        self.store = FileStore(self.path, "test", types=self.types, disk=self.disk)
 
     def wait(self, step: Step) -> None:
         """Have the event loop tell of all that was made durable, before a thread takes its next step."""
@@ -74,7 +94,7 @@ class Stored(RuleBasedStateMachine):
     async def agreement(self) -> None:
         """Let the loop tell of what has just failed."""
         for _ in range(10):
-            if self.history.memory.seen == held(self.store.records):
+            if self.history.memory.seen == self.held(self.store):
                 break
             await self.turns()
 
@@ -99,24 +119,33 @@ class Stored(RuleBasedStateMachine):
 
     def note_used(self) -> None:
         commits = (commit for commit in self.history.commits if commit.outcome)
-        self.used |= {each.record.id for commit in commits for each in commit.changes if isinstance(each, Put)} & {*MINTED}
+        self.used |= {each.record.id for commit in commits for each in commit.changes if isinstance(each, Put)} & {
+            *MINTED,
+            *ALSO_MINTED.values(),
+        }
 
     def go_on(self) -> None:
         """What the store holds now is what it has to keep."""
-        assert all(self.store.records.last_id <= id for id in self.used)
-        self.history = History(Plain(tuple(self.store.records), dict(self.store.records.notes)))
+        parts = [self.store.part(type).records for type in self.types]
+        assert all(records.last_id <= id for id in self.used for records in parts)
+        self.history = History(Plain(tuple(chain.from_iterable(parts)), dict(self.store.records.notes)))
 
-    @rule(changes=CHANGES, urgent=st.booleans())
-    def commit(self, changes: list[Change], urgent: bool) -> None:
+    def held(self, store: FileStore) -> Seen:
+        return held_by_parts(store, self.types)
+
+    @rule(changes=CHANGES, urgent=st.booleans(), number=st.integers(0, 1))
+    def commit(self, changes: list[Change], urgent: bool, number: int) -> None:
+        type = self.types[number % len(self.types)]
+
         async def begin() -> None:
-            self.history.commit(self.store, *map(self.sensible, changes), urgent=urgent)
+            self.history.commit(self.store, *(self.sensible(of(type, each)) for each in changes), urgent=urgent, type=type)
 
         self.loop.run_until_complete(begin())
 
     def sensible(self, change: Change) -> Change:
         """What comes back into service comes to the front, as the order of what is not in service is not kept."""
         if isinstance(change, Put) and change.record.state.described:
-            return Put(change.record, change.front or change.record.id in self.store.records)
+            return Put(change.record, change.front or change.record.id in self.store.part(change.record.type).records)
         return change
 
     @rule(turns=st.integers(1, 60))
@@ -155,7 +184,7 @@ class Stored(RuleBasedStateMachine):
         before = self.history.memory.seen
         self.close()
         self.open()
-        assert before == held(self.store.records)
+        assert before == self.held(self.store)
         assert {self.path} == set(self.disk.files)
         self.go_on()
 
@@ -171,16 +200,16 @@ class Stored(RuleBasedStateMachine):
         self.close()
         self.disk = after
         self.disk.fail = lambda step: Fault() if step.number == fault else None
-        with contextlib.suppress(CannotStart), FileStore(self.path, "test", disk=self.disk) as store:
-            assert held(store.records) in possible
+        with contextlib.suppress(CannotStart), FileStore(self.path, "test", types=self.types, disk=self.disk) as store:
+            assert self.held(store) in possible
         self.open()
-        assert held(self.store.records) in possible
+        assert self.held(self.store) in possible
         self.go_on()
 
     @invariant()
     def memory_has_what_did_not_fail(self) -> None:
         self.loop.run_until_complete(self.agreement())
-        assert self.history.memory.seen == held(self.store.records)
+        assert self.history.memory.seen == self.held(self.store)
 
     def teardown(self) -> None:
         self.disk.is_off = True
@@ -188,5 +217,13 @@ class Stored(RuleBasedStateMachine):
         self.folder.cleanup()
 
 
+class StoredByType(Stored):
+    """Two sub-types in one file."""
+
+    types = ("compute", "storage")
+
+
 TestStored = Stored.TestCase
 TestStored.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+TestStoredByType = StoredByType.TestCase
+TestStoredByType.settings = TestStored.settings

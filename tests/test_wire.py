@@ -3,7 +3,9 @@
 import json
 import re
 import socket
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +13,14 @@ import msgspec
 import pytest
 from msgspec import Raw
 
+from conftest import FAST
 from harness import Daemon, read_reply
 from pyinfrakit.providers.simulator import Simulator
 
 # --- Recordings
 
-RECORDINGS = sorted(path for path in (Path(__file__).parent / "wire").glob("*.jsonl") if not path.stem.endswith("-typed"))
+RECORDINGS = sorted((Path(__file__).parent / "wire").glob("*.jsonl"))
+TYPED = (sys.executable, str(Path(__file__).with_name("typed.py")), "file")
 RECORDED_ID = re.compile(r"py-(\d+)")
 
 IMPLEMENTED = {
@@ -24,6 +28,7 @@ IMPLEMENTED = {
     "infrakit-0.3.1": "0.3.0",
     "infrakit-0.5": "0.5.0",
     "infrakit-0.5-group": "0.5.0",
+    "infrakit-0.5-typed": "0.5.0",
 }
 """The version that the client of a recording looks for in what `Implements` lists."""
 
@@ -94,12 +99,18 @@ def member(json_object: bytes, name: str) -> bytes:
     return bytes(msgspec.json.decode(json_object, type=dict[str, Raw])[name])
 
 
+@contextmanager
+def connected(daemon: Daemon) -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(20)
+        connection.connect(str(daemon.socket))
+        yield connection
+
+
 @pytest.fixture
 def connection(daemon: Daemon) -> Iterator[socket.socket]:
-    with socket.socket(socket.AF_UNIX) as connected:
-        connected.settimeout(20)
-        connected.connect(str(daemon.socket))
-        yield connected
+    with connected(daemon) as connection:
+        yield connection
 
 
 @pytest.fixture(scope="module")
@@ -120,15 +131,27 @@ def test_there_are_recordings_of_every_generation() -> None:
         "infrakit-0.3.1": {"Handshake.Implements"},
         "infrakit-0.5": {"Handshake.Implements", "Handshake.Types"},
         "infrakit-0.5-group": {"Handshake.Implements", "Handshake.Types"},
+        "infrakit-0.5-typed": {"Handshake.Implements", "Handshake.Types"},
         "infrakit-2018-11": {"Handshake.Hello"},
         "infrakit-2018-11-group": {"Handshake.Hello"},
+        "infrakit-2018-11-typed": {"Handshake.Hello"},
     }
 
 
 @pytest.mark.parametrize("path", RECORDINGS, ids=lambda path: path.stem)
-def test_a_recorded_client_is_content(connection: socket.socket, path: Path) -> None:
+def test_a_recorded_client_is_content(run: Callable[..., Daemon], path: Path) -> None:
     """Every request that a real client sent gets a reply that it takes, with its ID and the result that it once took."""
-    replay = Replay(connection, path)
+    daemon = run(program=(*TYPED, "compute")) if _types(path.stem) == ["compute"] else run(*FAST)
+    with connected(daemon) as connection:
+        _replay(Replay(connection, path))
+
+
+def _types(recording: str) -> list[str]:
+    """Give the sub-types of the plugin that a recorded client spoke to."""
+    return ["compute"] if recording.endswith("-typed") else ["."]
+
+
+def _replay(replay: Replay) -> None:
     for line in replay.lines:
         reply = replay.play(line)
         if not line["body"]:
@@ -159,10 +182,10 @@ def _check_handshake(method: str, result: Any, recording: str) -> None:
             assert {("Name", "Version")} == {tuple(each) for each in result["APIs"]}
         case "Handshake.Types":
             assert {"Types"} == result.keys()
-            assert ["."] == result["Types"]["Instance/0.5.0"]
+            assert _types(recording) == result["Types"]["Instance/0.5.0"]
         case "Handshake.Hello":
             assert {"Objects"} == result.keys()
-            assert [{"Name": ".", "ProxyFor": ""}] == result["Objects"]["Instance/0.6.1"]
+            assert [{"Name": type, "ProxyFor": ""} for type in _types(recording)] == result["Objects"]["Instance/0.6.1"]
         case _:
             pytest.fail(f"{method} is no handshake")
 
