@@ -214,6 +214,7 @@ def test_a_held_loss_is_of_one_sub_type(run: Run) -> None:
     with daemon.world.change() as scene:
         scene.machines = {kept: scene.machines[kept]}
     eventually(lambda: sorted(status(daemon, "compute").Held) == lost, "the losses are held")
+    assert {"Watch/compute"} == {key for key in daemon.saved()["Provider"] if key.startswith("Watch")}
     daemon.kill()
     daemon.start()
     observed_again(daemon)
@@ -301,7 +302,7 @@ def test_a_failed_write_takes_back_the_changes_of_all(tmp_path: Path) -> None:
             failed = await asyncio.gather(
                 compute.commit(Put(record("c", "compute", changed="1")), Note("n", Raw(b"1"))),
                 storage.commit(Drop("s"), Note("n", Raw(b"2"))),
-                compute.commit(Put(record("new", "compute"))),
+                compute.commit(Put(record("c", "compute", changed="2")), Put(record("new", "compute"))),
                 return_exceptions=True,
             )
             disk.fail = lambda step: None
