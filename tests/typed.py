@@ -17,7 +17,7 @@ def main() -> None:
     state = discovery.default_state(name)
     discovery.make_folder(state.parent)
     with Listener(discovery.plugins(), name) as listener, FileStore(state, name, types=types) as store:
-        plugins = {type: Plugin(store.part(type), provider(name, state.parent, {}), interval=0.1) for type in types}
+        plugins = {type: Plugin(store.part(type), provider(name, state.parent), interval=0.1) for type in types}
         daemon.run(plugins, store, listener)
 
 
