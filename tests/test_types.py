@@ -91,9 +91,10 @@ def test_handshakes_name_the_sub_types(run: Run) -> None:
         assert [{"Name": "compute", "ProxyFor": ""}, {"Name": "storage", "ProxyFor": ""}] == objects
 
 
+OPERATOR = ("Records", "SetAside", "Restore", "Confirm", "Status", "Orphans", "Adopt", "AdoptOrphans", "DestroyOrphans")
 CALLS = [
     *(f"Instance.{name}" for name in ("Validate", "Provision", "Label", "Destroy", "DescribeInstances")),
-    *(f"Operator.{name}" for name in ("Records", "SetAside", "Restore", "Confirm", "Status")),
+    *(f"Operator.{name}" for name in OPERATOR),
 ]
 
 
@@ -174,6 +175,25 @@ def test_machines_of_one_sub_type_are_not_orphans_of_the_other(run: Run) -> None
     assert {id: f"{mark}-{type}" for type, id in ids.items()} == {
         id: machine.mark for id, machine in daemon.world.look().machines.items()
     }
+
+
+def test_adopted_machines_are_of_the_sub_type_that_adopted_them(run: Run) -> None:
+    """A record of an orphan, whether adopted or to be destroyed, is of the sub-type whose mark the machine has."""
+    daemon = typed(run)
+    id, destroyed = provision(daemon, "storage"), provision(daemon, "storage")
+    daemon.stop()
+    saved = json.loads(daemon.state.read_bytes())
+    daemon.state.write_text(json.dumps({**saved, "Instances": []}))
+    daemon.start()
+    observed_again(daemon)
+    with pytest.raises(RemoteError):
+        daemon.call("Operator.AdoptOrphans", Type="compute", Instances=[id])
+    daemon.call("Operator.DestroyOrphans", Type="storage", Instances=[destroyed])
+    daemon.call("Operator.AdoptOrphans", Type="storage", Instances=[id])
+    eventually(lambda: by_type(daemon) == {"storage": {id}}, "one is adopted, the other destroyed")
+    daemon.kill()
+    daemon.start()
+    assert ([], [id]) == tuple(described(daemon, type) for type in TYPES)
 
 
 def test_a_restart_keeps_sub_types_apart(run: Run) -> None:

@@ -52,7 +52,7 @@ class Adoption:
             self._under_way.discard(handle)
         refuse_second_holder(self._store, id, spec)
         log.log(NOTICE, "%s: adopted machine %s", id, handle)
-        await self._store.commit(Put(_record(machine, spec)))
+        await self._store.commit(Put(_record(self._store.type, machine, spec)))
         return id
 
     def _refuse_known(self, handle: str) -> None:
@@ -81,13 +81,15 @@ class Adoption:
                 named.add((spec.logical_id, spec.group))
         for machine in machines:
             log.log(NOTICE, "%s: adopted, as it has this plugin's mark", machine.id)
-        await self._store.commit(*(Put(_record(machine, spec)) for machine, spec in zip(machines, specs, strict=True)))
+        await self._store.commit(
+            *(Put(_record(self._store.type, machine, spec)) for machine, spec in zip(machines, specs, strict=True))
+        )
         return [machine.id for machine in machines]
 
     async def destroy_orphans(self, wanted: Collection[str]) -> None:
         """Have orphans destroyed; returns once that is sure to happen. Raises `UnknownInstance`, `StoreFailed`."""
         machines = self._wanted(wanted)
-        written = self._store.commit(*(Put(_to_destroy(machine)) for machine in machines))
+        written = self._store.commit(*(Put(_to_destroy(self._store.type, machine)) for machine in machines))
         for machine in machines:
             log.log(NOTICE, "%s: an orphan is destroyed by hand", machine.id)
             self._work.start(machine.id)
@@ -111,12 +113,12 @@ def refuse_second_holder(store: Store, id: str, spec: Spec) -> None:
             raise Refused(id, f"{other.id} has logical ID {spec.logical_id} {where} already")
 
 
-def _to_destroy(machine: Machine) -> Record:
-    record = _record(machine, Spec(tags=machine.tags, logical_id=machine.logical_id))
+def _to_destroy(type: str, machine: Machine) -> Record:
+    record = _record(type, machine, Spec(tags=machine.tags, logical_id=machine.logical_id))
     destroying = record.after(Event.DESTROY, time.time(), "an orphan, destroyed by hand")
     assert destroying is not None
     return destroying
 
 
-def _record(machine: Machine, spec: Spec) -> Record:
-    return Record(id=machine.id, state=State.READY, spec=spec, since=time.time(), handle=machine.handle)
+def _record(type: str, machine: Machine, spec: Spec) -> Record:
+    return Record(id=machine.id, type=type, state=State.READY, spec=spec, since=time.time(), handle=machine.handle)
