@@ -26,21 +26,7 @@ _HEADING = re.compile(rf'"({"|".join(_KEYS)})"\s*:')
 _ID = re.compile(rb'"(?:ID|Drop)"\s*:\s*"([^"\\]*+(?:\\.[^"\\]*+)*+)"')
 _NOTHING = re.compile(r"[\s,\[\]{}]*")
 _OURS = {"ID", "State", "Tags", "LogicalID"}
-_ENTRY = {
-    "ID",
-    "Type",
-    "LogicalID",
-    "Tags",
-    "State",
-    "Since",
-    "Reason",
-    "Made",
-    "ByHand",
-    "Relabel",
-    "Handle",
-    "Init",
-    "Attachments",
-}
+_ENTRY = {*_OURS, "Type", "Since", "Reason", "Made", "ByHand", "Relabel", "Handle", "Init", "Attachments"}
 _ATTACHMENT = {"ID", "Type"}
 _NO_MARK = "the mark: start the plugin with --mark, or it takes its own machines for another's"
 
