@@ -170,7 +170,7 @@ def test_a_failure_is_told_once_it_is_recorded(tmp_path: Path) -> None:
         (tmp_path / "gone").rename(tmp_path / "disk")
         await until(lambda: plugin.records[id].state is State.READY)
 
-    with_plugin(tmp_path / "disk", test, wait=0.3)
+    with_plugin(tmp_path / "disk", test, wait=0.1)
 
 
 def test_an_acknowledged_provision_is_not_given_up_for_a_passing_error(tmp_path: Path) -> None:

@@ -393,7 +393,7 @@ def test_a_label_makes_no_second_holder(simulated: Daemon) -> None:
     """An instance can't be labelled into a group in which another has its logical ID."""
     one = simulated.provision(logical="node-1", infrakit_group="one")
     two = simulated.provision(logical="node-1", infrakit_group="two")
-    with pytest.raises(RemoteError, match=f"{two}: not labelled, as {one} has logical ID node-1 in group one"):
+    with pytest.raises(RemoteError, match=f"{two}: {one} has logical ID node-1 in group one already"):
         simulated.call("Instance.Label", Instance=two, Labels={"infrakit.group": "one"})
     assert [one] == simulated.described(infrakit_group="one")
 

@@ -34,7 +34,7 @@ class Adoption:
 
     def orphans(self) -> Mapping[str, Machine]:
         """Give, by ID, the machines with this plugin's mark that the last observation saw, and no record is of."""
-        return {id: machine for id, machine in self._watch.orphans.items() if id not in self._store.records}
+        return self._watch.orphans
 
     async def adopt(self, handle: str, spec: Spec) -> str:
         """Have a machine that existed before marked, and make a record of it; give its ID.
@@ -81,10 +81,12 @@ class Adoption:
                 named.add((spec.logical_id, spec.group))
         for machine in machines:
             log.log(NOTICE, "%s: adopted, as it has this plugin's mark", machine.id)
-        await self._store.commit(
-            *(Put(_record(self._store.type, machine, spec)) for machine, spec in zip(machines, specs, strict=True))
-        )
-        return [machine.id for machine in machines]
+        records = [_record(self._store.type, machine, spec) for machine, spec in zip(machines, specs, strict=True)]
+        written = self._store.commit(*map(Put, records))
+        ids = [record.id for record in records]
+        self._watch.forget_orphans(ids)
+        await written
+        return ids
 
     async def destroy_orphans(self, wanted: Collection[str]) -> None:
         """Have orphans destroyed; returns once that is sure to happen. Raises `UnknownInstance`, `StoreFailed`."""
@@ -93,6 +95,7 @@ class Adoption:
         for machine in machines:
             log.log(NOTICE, "%s: an orphan is destroyed by hand", machine.id)
             self._work.start(machine.id)
+        self._watch.forget_orphans([machine.id for machine in machines])
         await written
 
     def _wanted(self, wanted: Collection[str]) -> list[Machine]:

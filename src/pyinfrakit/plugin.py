@@ -76,6 +76,10 @@ class Plugin:
         self._watching = asyncio.create_task(self.watch.run(), name="watch")
         self._watching.add_done_callback(self._must_not_end)
 
+    def trouble(self, id: str) -> str:
+        """Say why the provider is to be asked again for an instance; empty where nothing went wrong."""
+        return self._work.trouble(id)
+
     def stop_waiting(self) -> None:
         """Have calls that wait for the provider answer now; what they asked for is recorded, and goes on."""
         self._stopping = True

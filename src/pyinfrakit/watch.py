@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import msgspec
 from msgspec import Raw, Struct
@@ -81,6 +81,10 @@ class Watch:
         self._released |= self.held.keys()
         self._now.set()
         return sorted(self.held)
+
+    def forget_orphans(self, ids: Collection[str]) -> None:
+        """Take those for orphans no more that have records now; what goes on being one is seen again."""
+        self.orphans = {id: machine for id, machine in self.orphans.items() if id not in ids}
 
     async def run(self) -> None:
         """Observe until cancelled. What an earlier run of the daemon left to do begins after the first good observation."""

@@ -39,10 +39,27 @@ class _Job:
     task: asyncio.Task[None]
 
     def __init__(self) -> None:
-        self.news = asyncio.Event()
         self.is_settled = False
         self._error: PyInfrakitError | None = None
         self._waiting: list[asyncio.Future[None]] = []
+        self.has_news = False
+        self.trouble = ""
+        """Why the last call for it failed, while there is a pause after it."""
+        self._pause: asyncio.Future[None] | None = None
+
+    def wake(self) -> None:
+        """End a pause, or make none, as there is news."""
+        self.has_news = True
+        if self._pause is not None and not self._pause.done():
+            self._pause.set_result(None)
+
+    async def pause(self, seconds: float) -> None:
+        """Do nothing for a while, or until there is news."""
+        if self.has_news:
+            return
+        self._pause = asyncio.get_running_loop().create_future()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._pause, seconds)
 
     def settle(self, error: PyInfrakitError | None) -> None:
         """Tell; first come, first told."""
@@ -96,7 +113,7 @@ class Work:
             if record.state is not State.PROVISIONING:
                 job.settle(None)
             job.task = asyncio.create_task(self._run(id, job))
-        job.news.set()
+        job.wake()
 
     def resume(self) -> None:
         """Take up whatever nobody is at work on, first what is to be destroyed.
@@ -118,6 +135,11 @@ class Work:
             job.settle(None)
         if (error := await job.outcome(timeout)) is not None:
             raise error
+
+    def trouble(self, id: str) -> str:
+        """Say why the last call for an instance failed, where it is made again; empty where none failed."""
+        job = self._jobs.get(id)
+        return "" if job is None else job.trouble
 
     def stop_waiting(self) -> None:
         """End all waits for provisions, and begin no new calls."""
@@ -144,7 +166,7 @@ class Work:
         failures = 0
         try:
             while (step := self._next_step(id)) is not None:
-                job.news.clear()
+                job.has_news = False
                 try:
                     await step(self._records[id], job)
                     failures = 0
@@ -173,8 +195,9 @@ class Work:
         if isinstance(error, TryAgain) and error.after is not None:
             seconds = error.after
         log.warning("work on %s: %s; again in %.1f s", id, error, seconds)
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(job.news.wait(), seconds)
+        job.trouble = encodable(str(error))
+        await job.pause(seconds)
+        job.trouble = ""
 
     async def _provision(self, record: Record, job: _Job) -> None:
         await self._store.commit()

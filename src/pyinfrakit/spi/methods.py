@@ -209,7 +209,7 @@ def _kept(plugin: Plugin, record: Record) -> wire.Kept:
         Tags=dict(record.spec.tags),
         Properties=plugin.records.properties(record) or NOTHING,
         State=record.state,
-        Reason=record.reason,
+        Reason="; ".join(filter(None, [record.reason, plugin.trouble(record.id)])),
         Since=record.since,
         ByHand=record.by_hand,
         Handle=record.handle,
