@@ -253,10 +253,10 @@ def test_live_properties_are_described_and_kept_up_to_date(tmp_path: Path) -> No
         provider.on_provision = machine_with(properties=Raw(b'{"power":"starting"}'))
         id = await plugin.provision(Spec(properties=Raw(b'{"cpu":2}')))
         record = plugin.records[id]
-        assert Raw(b'{"power":"starting"}') == plugin.records.properties(record)
+        assert Raw(b'{"power":"starting"}') == plugin.shown(record)
         provider.on_observe = lambda: [Machine(id, properties=Raw(b'{"power":"on"}'))]
-        await until(lambda: plugin.records.properties(record) == Raw(b'{"power":"on"}'))
+        await until(lambda: plugin.shown(record) == Raw(b'{"power":"on"}'))
         provider.on_observe = lambda: [Machine(id)]
-        await until(lambda: plugin.records.properties(record) == Raw(b'{"cpu":2}'))
+        await until(lambda: plugin.shown(record) == Raw(b'{"cpu":2}'))
 
     with_plugin(tmp_path, test)

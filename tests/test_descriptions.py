@@ -2,6 +2,7 @@
 
 import json
 import tracemalloc
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -15,6 +16,7 @@ from msgspec.structs import replace
 from pyinfrakit import ids
 from pyinfrakit.instance import GROUP_TAG, Record, Spec, State
 from pyinfrakit.records import Change, Drop, Put, Records, Undo, UndoNote
+from pyinfrakit.shapes import NOTHING
 from pyinfrakit.spi import wire
 from pyinfrakit.spi.descriptions import LARGEST, MANY, Descriptions
 
@@ -35,6 +37,10 @@ NEW = st.builds(
 SEEN = st.dictionaries(st.sampled_from(NAMES), st.sampled_from(PROPERTIES[1:]))
 
 
+def shown(records: Records) -> Callable[[Record], Raw]:
+    return lambda record: records.live(record.id) or record.spec.properties or NOTHING
+
+
 def described(descriptions: Descriptions, tags: dict[str, str], with_properties: bool) -> list[Any]:
     reply = json.loads(b"".join(descriptions.reply(".", tags, with_properties)))
     assert "." == reply["Type"]
@@ -49,7 +55,7 @@ def encoded_anew(records: Records, tags: dict[str, str], with_properties: bool) 
             "ID": r.id,
             "LogicalID": r.spec.logical_id,
             "Tags": dict(r.spec.tags),
-            **({"Properties": json.loads(bytes(records.properties(r) or b"{}"))} if with_properties else {}),
+            **({"Properties": json.loads(bytes(shown(records)(r)))} if with_properties else {}),
         }
         for r in found
     ]
@@ -61,7 +67,7 @@ class Kept(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.records = Records()
-        self.descriptions = Descriptions(self.records)
+        self.descriptions = Descriptions(self.records, shown(self.records))
         self.undos: list[Undo | UndoNote] = []
 
     def change(self, change: Change) -> None:
@@ -142,7 +148,7 @@ def as_on_the_wire(record: Record) -> bytes:
 def test_large_replies_are_the_same_each_time(tags: dict[str, str], properties: bytes) -> None:
     """However often many are asked for, and whatever else meanwhile: byte for byte what the wire's shape gives."""
     records = Records(instance(number, properties) for number in range(3 * MANY))
-    descriptions = Descriptions(records)
+    descriptions = Descriptions(records, shown(records))
     for number in range(5):
         found = [as_on_the_wire(r) for r in records if tags.items() <= r.spec.tags.items()]
         for _ in range(3):
@@ -156,7 +162,7 @@ def test_large_replies_are_the_same_each_time(tags: dict[str, str], properties: 
 def test_nothing_is_kept_of_what_is_gone() -> None:
     """Instances that came, were described and went take no memory, and nor do tags that were asked for."""
     records = Records(instance(number) for number in range(10))
-    descriptions = Descriptions(records)
+    descriptions = Descriptions(records, shown(records))
 
     def come_and_go(last_id: str) -> str:
         for number in range(500):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 import pytest
+from click.testing import CliRunner
 
 from pyinfrakit.cli.plugin import plugin
 from pyinfrakit.spi import methods
@@ -24,6 +25,13 @@ def test_every_command_is_documented_as_its_help_says(name: str) -> None:
     page = (ROOT / "docs" / "commands.md").read_text()
     documented = page.partition(f"## `{context.command_path}`\n\n```\n")[2].partition("\n```")[0]
     assert COMMANDS[name].get_help(context).split() == documented.split()
+
+
+def test_the_simulator_is_documented_as_it_is() -> None:
+    """docs/providers.md has what `provider simulator` prints, as it is printed."""
+    page = (ROOT / "docs" / "providers.md").read_text()
+    documented = page.partition("$ infrakit-instance provider simulator\n")[2].partition("\n```")[0]
+    assert CliRunner().invoke(plugin, ["provider", "simulator"]).output == f"{documented}\n"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -274,9 +274,9 @@ def test_what_a_provider_said_goes_with_the_record() -> None:
     records.show_all({"a": Raw(b"1"), "b": Raw(b"2")})
     records.apply(Drop("a"))
     records.apply(Put(record("b", reason="x")))
-    assert Raw(b"2") == records.properties(records["b"])
+    assert Raw(b"2") == records.live("b")
     records.apply(Put(record("a")))
-    assert records.properties(records["a"]) is None
+    assert records.live("a") is None
 
 
 NAMES = [f"i{number}" for number in range(8)]

@@ -5,14 +5,14 @@ All have the same provider, and so the same machines: what is whose they tell by
 
 import sys
 
-from pyinfrakit import daemon, discovery, logs
+from pyinfrakit import daemon, discovery, loading, logs
 from pyinfrakit.listener import Listener
 from pyinfrakit.plugin import Plugin
 from pyinfrakit.store.file import FileStore
 
 
 def main() -> None:
-    provider, types, name = daemon.provider_class(sys.argv[1]), sys.argv[2].split(","), sys.argv[4]
+    provider, types, name = loading.provider_class(sys.argv[1]), sys.argv[2].split(","), sys.argv[4]
     logs.set_up(5)
     state = discovery.default_state(name)
     discovery.make_folder(state.parent)

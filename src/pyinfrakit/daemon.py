@@ -6,19 +6,15 @@ import logging
 import resource
 import signal
 from collections.abc import Coroutine, Iterable, Mapping
-from importlib.metadata import entry_points
 from typing import Any
 
-import msgspec
 import uvloop
 
-from pyinfrakit import secret
-from pyinfrakit.errors import CannotStart
+from pyinfrakit.examples import of_properties
 from pyinfrakit.instance import State
 from pyinfrakit.listener import Listener
 from pyinfrakit.logs import NOTICE
 from pyinfrakit.plugin import Plugin
-from pyinfrakit.provider import Provider
 from pyinfrakit.server import Server
 from pyinfrakit.spi import info
 from pyinfrakit.spi.methods import Methods
@@ -75,7 +71,8 @@ async def _serve(plugins: Mapping[str, Plugin], store: Store, listener: Listener
 def _documents(plugins: Mapping[str, Plugin]) -> Mapping[str, bytes]:
     """Give what InfraKit's tools show. They know one set of examples a plugin: that of the first sub-type."""
     type, plugin = next(iter(plugins.items()))
-    return {"/info/api.json": info.api(plugin.provider.example or {}, type), "/info/functions.json": info.FUNCTIONS}
+    example = of_properties(plugin.provider.Properties, plugin.provider.example)
+    return {"/info/api.json": info.api(example, type), "/info/functions.json": info.FUNCTIONS}
 
 
 async def _start(plugins: Iterable[Plugin]) -> None:
@@ -112,28 +109,6 @@ async def _end_tasks() -> None:
         task.cancel()
     if left:
         await asyncio.wait(left, timeout=1)
-
-
-def provider_class(name: str) -> type[Provider]:
-    """Give the installed provider of this name; raise `CannotStart`."""
-    found = {point.name: point for point in entry_points(group="pyinfrakit.providers")}
-    if name not in found:
-        raise CannotStart(f"provider {name!r} is not installed; installed: {', '.join(sorted(found))}")
-    try:
-        loaded = found[name].load()
-    except (ImportError, AttributeError, SyntaxError, TypeError, ValueError) as error:
-        raise CannotStart(f"provider {name!r} can't be loaded: {error}") from None
-    if not (isinstance(loaded, type) and issubclass(loaded, Provider)):
-        raise CannotStart(f"provider {name!r}: expected a subclass of pyinfrakit.provider.Provider, got {loaded!r}")
-    return loaded
-
-
-def options(provider: type[Provider], given: Mapping[str, str]) -> Any:
-    """Read a provider's options; raise `CannotStart`."""
-    try:
-        return msgspec.convert(given, provider.Options, strict=False, dec_hook=secret.made)
-    except msgspec.ValidationError as error:
-        raise CannotStart(f"options of provider {provider.__name__}: {error}") from None
 
 
 def _found(type: str, plugin: Plugin) -> str:

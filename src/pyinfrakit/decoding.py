@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 import msgspec
 from msgspec import Raw
 
+from pyinfrakit import secret
+
 T = TypeVar("T")
 
 MAX_DEPTH = 128
@@ -85,13 +87,15 @@ def _deeper_than(data: bytes, depth: int) -> bool:
     return max(accumulate(steps), default=0) > depth
 
 
-def decode(data: bytes | Raw, shape: type[T], root: str = "", hook: Callable[[type, Any], Any] | None = None) -> T:
+def decode(
+    data: bytes | Raw, shape: type[T], root: str = "", hook: Callable[[type, Any], Any] | None = None, *, strict: bool = True
+) -> T:
     """Decode *data* as *shape*; *root* names it in errors, *hook* makes what msgspec does not know.
 
-    Raise `NotJSON` or `WrongShape`.
+    Unless *strict*, strings may stand for numbers and the like. Raise `NotJSON` or `WrongShape`, which shows no secret.
     """
     try:
-        return msgspec.json.decode(data, type=shape, dec_hook=hook)
+        return msgspec.json.decode(data, type=shape, dec_hook=hook, strict=strict)
     except msgspec.ValidationError as error:
         _well_formed(data)
         raise _explained(error, Raw(bytes(data)), shape, root) from None
@@ -125,7 +129,8 @@ def _explained(error: msgspec.ValidationError, data: Raw, shape: Any, root: str)
     text = str(error)
     if match := _MESSAGE.match(text):
         path, value = _find(data, match["at"] or "", match["got"])
-        return WrongShape(_joined(root, path), f"expected {_wanted(match['want'])}, got {_shown(value)}")
+        shown = _shown(value) if _may_be_shown(shape, match["at"]) else "something else, not shown as a secret may be in it"
+        return WrongShape(_joined(root, path), f"expected {_wanted(match['want'])}, got {shown}")
     match = _OTHER.match(text)
     assert match is not None
     path, value = _find(data, match["at"] or "", None)
@@ -133,8 +138,17 @@ def _explained(error: msgspec.ValidationError, data: Raw, shape: Any, root: str)
     if "unknown field" in problem and not path and isinstance(shape, type) and issubclass(shape, msgspec.Struct):
         problem += f"; known: {', '.join(field.encode_name for field in msgspec.structs.fields(shape))}"
     if problem == "Number out of range":
-        problem = f"got a number that 64 bits can't hold, {_shown(value)}"
+        shown = f", {_shown(value)}" if _may_be_shown(shape, match["at"]) else ""
+        problem = f"got a number that 64 bits can't hold{shown}"
     return WrongShape(_joined(root, path), problem.removesuffix("."))
+
+
+def _may_be_shown(shape: Any, at: str | None) -> bool:
+    return not secret.within(shape, _steps(at))
+
+
+def _steps(at: str | None) -> list[str]:
+    return [name or index for name, index in _PATH_STEP.findall(at or "")]
 
 
 def _wanted(want: str) -> str:
@@ -160,8 +174,7 @@ def _find(data: Raw, at: str, got: str | None) -> tuple[str, Raw]:
 
     It is the first value of the kind that msgspec *got*; where it does not say, a number, as those alone may be out of range.
     """
-    steps = [name or index for name, index in _PATH_STEP.findall(at)]
-    found = list(_walk(data, steps, ""))
+    found = list(_walk(data, _steps(at), ""))
     for path, value in found:
         if _kind(value) in ((got,) if got else ("int", "float")):
             return path, value

@@ -17,6 +17,7 @@ from pyinfrakit.logs import NOTICE
 from pyinfrakit.provider import Provider
 from pyinfrakit.reconcile import Limits, why_unwanted
 from pyinfrakit.records import Put, Records
+from pyinfrakit.shapes import NOTHING, redacted
 from pyinfrakit.slots import Bounds
 from pyinfrakit.store import Store
 from pyinfrakit.watch import Watch
@@ -69,6 +70,14 @@ class Plugin:
     @property
     def provider(self) -> Provider:
         return self._provider
+
+    def shown(self, record: Record) -> Raw:
+        """Give the properties that are shown of an instance: those that its provider says it has, or those asked for.
+
+        A provider's have no secrets in them any more; in what was asked for, its type says where they are.
+        """
+        live = self.records.live(record.id)
+        return redacted(record.spec.properties or NOTHING, self._provider.Properties) if live is None else live
 
     async def start(self) -> None:
         """Start the provider, and begin to observe."""

@@ -115,9 +115,9 @@ class Records:
         found = (self._records[id] for id in self._logical.get(logical_id, self._ranks.__getitem__))
         return [record for record in found if record.spec.group == group]
 
-    def properties(self, record: Record) -> Raw | None:
-        """Give what is known of an instance now: what its provider says, or else what was asked for."""
-        return self._live.get(record.id, record.spec.properties)
+    def live(self, id: str) -> Raw | None:
+        """Give the properties that an instance has now, if its provider says so."""
+        return self._live.get(id)
 
     def follow(self, follower: Follower) -> None:
         """Tell *follower* of every change from now on."""

@@ -20,6 +20,7 @@ from pyinfrakit.cli.info import info
 from pyinfrakit.cli.label import label
 from pyinfrakit.cli.orphans import orphans
 from pyinfrakit.cli.plugin import plugin
+from pyinfrakit.cli.provider import provider
 from pyinfrakit.cli.provision import provision
 from pyinfrakit.cli.restore import restore
 from pyinfrakit.cli.set_aside import set_aside
@@ -49,6 +50,7 @@ for verb in (
     orphans,
     adopt,
     info,
+    provider,
     export,
     fsck,
 ):

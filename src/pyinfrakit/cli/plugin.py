@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from pyinfrakit import discovery
 from pyinfrakit.cli.arguments import directory_option
@@ -31,6 +32,14 @@ class _Seconds(click.FloatRange):
         if not math.isfinite(seconds):
             self.fail(f"expected a number of seconds, got {value}", param, ctx)
         return seconds
+
+
+def _check_conflicts(context: click.Context) -> None:
+    """Refuse a provider, or options of one, beside a file that has them."""
+    given = ("config", "provider", "option")
+    there = [name for name in given if context.get_parameter_source(name) not in (None, ParameterSource.DEFAULT)]
+    if "config" in there and len(there) > 1:
+        raise click.UsageError(f"--config has the provider and its options: leave out --{there[1]}, or put it there", context)
 
 
 _SECONDS = _Seconds(min=0.01)
@@ -59,8 +68,20 @@ _SECONDS = _Seconds(min=0.01)
     help="The state file.  [default: state/NAME.json in InfraKit's home]",
 )
 @directory_option
-@click.option("--provider", default="file", help="What makes the machines: file, simulator, or another that is installed.")
-@click.option("--option", type=_Pair(), multiple=True, help="An option of the provider; may be repeated.")
+@click.option(
+    "--provider",
+    default="file",
+    help="What makes the machines: file, simulator, another that is installed, module:Class, or path/to/file.py:Class.",
+)
+@click.option(
+    "--option",
+    type=_Pair(),
+    multiple=True,
+    help="An option of the provider; may be repeated. A secret is env:NAME or file:PATH.",
+)
+@click.option(
+    "--config", type=click.Path(path_type=Path), help="A TOML file with a provider and options, instead of the two flags."
+)
 @click.option("--mark", help="The plugin's identity on its machines, to recover it.  [default: the state file's, or random]")
 @click.option("--sync-interval", type=_SECONDS, default=10.0, help="Seconds between observations of the provider.")
 @click.option("--observe-timeout", type=_SECONDS, default=60.0, help="Seconds that an observation may take.")
@@ -110,6 +131,7 @@ def plugin(
     directory: Path,
     provider: str,
     option: tuple[tuple[str, str], ...],
+    config: Path | None,
     mark: str | None,
     sync_interval: float,
     observe_timeout: float,
@@ -128,6 +150,7 @@ def plugin(
         return
     # Imported here as they take a while, and the client commands have no need of them.
     from pyinfrakit import daemon, logs
+    from pyinfrakit.config import from_file, from_flags, made
     from pyinfrakit.listener import Listener
     from pyinfrakit.plugin import Plugin
     from pyinfrakit.reconcile import Limits
@@ -143,21 +166,25 @@ def plugin(
         non_functional_age=non_functional_age,
     )
     path = state or discovery.default_state(name)
-    provider_class = daemon.provider_class(provider)
+    _check_conflicts(context)
+    chosen = from_flags(provider, option) if config is None else from_file(config)
     with Listener(directory, name) as listener:
         if state is None:
             discovery.make_folder(path.parent)
         gc.disable()  # `daemon.run` enables it again; it would double the time that it takes to load many instances
-        made = provider_class(name, path.absolute().parent, daemon.options(provider_class, dict(option)))
-        with FileStore(path, f"plugin {name}", mark) as store:
-            running = Plugin(
-                store,
-                made,
-                wait=provision_wait,
-                paced=paced_updates,
-                interval=sync_interval,
-                observe_timeout=observe_timeout,
-                limits=limits,
-                bounds=Bounds(calls_at_once, call_timeout),
-            )
-            daemon.run({"": running}, store, listener)
+        providers = made(chosen, name, path.absolute().parent)
+        with FileStore(path, f"plugin {name}", mark, types=tuple(providers)) as store:
+            plugins = {
+                type: Plugin(
+                    store.part(type),
+                    each,
+                    wait=provision_wait,
+                    paced=paced_updates,
+                    interval=sync_interval,
+                    observe_timeout=observe_timeout,
+                    limits=limits,
+                    bounds=Bounds(calls_at_once, call_timeout),
+                )
+                for type, each in providers.items()
+            }
+            daemon.run(plugins, store, listener)

@@ -34,23 +34,25 @@ Share = Annotated[float, Meta(ge=0, le=1)]
 class Behaviour(Struct, forbid_unknown_fields=True):
     """How a machine behaves; times count from when it works first. What is not given is as the world says, or never."""
 
-    delay: Seconds | None = None
-    """How long its provision takes."""
-    destroy_delay: Seconds = 0
-    """How long its destruction takes."""
-    failure_rate: Share | None = None
-    """How likely its provision fails, after half of the delay, leaving something behind."""
-    breaks_after: Seconds | None = None
-    heals_after: Seconds | None = None
-    """When it works again, counted from when it broke."""
-    dies_after: Seconds | None = None
-    """When it vanishes."""
+    delay: Annotated[
+        Seconds | None, Meta(description="seconds that its provision takes; else as the world says", examples=[2])
+    ] = None
+    destroy_delay: Annotated[Seconds, Meta(description="seconds that its destruction takes")] = 0
+    failure_rate: Annotated[
+        Share | None, Meta(description="how likely its provision fails, half-way; else as the world says", examples=[0.1])
+    ] = None
+    breaks_after: Annotated[Seconds | None, Meta(description="seconds until it breaks; else never")] = None
+    heals_after: Annotated[Seconds | None, Meta(description="seconds, once broken, until it works again; else never")] = None
+    dies_after: Annotated[Seconds | None, Meta(description="seconds until it vanishes; else never")] = None
 
 
 class Settings(Struct, forbid_unknown_fields=True):
     """Where the world is."""
 
-    world: Annotated[str | None, Meta(description="path of the world's file; default: NAME.world beside the state file")] = None
+    world: Annotated[
+        str | None,
+        Meta(description="path of the world's file; else NAME.world beside the state file", examples=["/srv/rack1.world"]),
+    ] = None
 
 
 class SimulatedMachine(Struct, omit_defaults=True):
@@ -142,7 +144,6 @@ class Simulator(Provider):
 
     Properties = Behaviour
     Options = Settings
-    example = {"delay": 2, "failure_rate": 0.1}
     batch = 20
     options: Settings
 

@@ -1,7 +1,6 @@
 """Encoded descriptions, kept until they change: describing costs no more than putting bytes together."""
 
-from collections.abc import Mapping
-from typing import Final
+from collections.abc import Callable, Mapping
 
 import msgspec
 from msgspec import UNSET, Raw
@@ -16,8 +15,8 @@ LARGEST = 1024
 MANY = 256
 """From so many descriptions on, a reply is kept whole, for as long as it is the last such one and nothing changes."""
 
-NOTHING: Final = Raw(b"{}")
-"""What is shown for properties where there are none."""
+Shown = Callable[[Record], Raw]
+"""Gives the properties that are shown of an instance."""
 
 _MISSING = b""
 
@@ -25,15 +24,16 @@ _MISSING = b""
 class Descriptions:
     """The descriptions of a plugin's instances. With and without properties are kept apart, each once it is asked for."""
 
-    def __init__(self, records: Records) -> None:
+    def __init__(self, records: Records, shown: Shown) -> None:
         self._records = records
+        self._shown = shown
         self._kept: dict[bool, _Kept] = {}
 
     def reply(self, type: str, tags: Mapping[str, str], with_properties: bool) -> list[bytes]:
         """Give, in pieces, the reply that describes the instances which have all of *tags*, in order."""
         kept = self._kept.get(with_properties)
         if kept is None:
-            kept = self._kept[with_properties] = _Kept(self._records, with_properties)
+            kept = self._kept[with_properties] = _Kept(self._records, self._shown if with_properties else None)
         head = b'{"Type":' + (msgspec.json.encode(type) if type else b'""') + b',"Descriptions":['
         return [head, *kept.having(tags), b"]}"]
 
@@ -41,9 +41,9 @@ class Descriptions:
 class _Kept:
     """One kind of descriptions, each with a comma in front; or `_MISSING`, until it is asked for."""
 
-    def __init__(self, records: Records, with_properties: bool) -> None:
+    def __init__(self, records: Records, shown: Shown | None) -> None:
         self._records = records
-        self._with_properties = with_properties
+        self._shown = shown
         self._encoded: dict[str, bytes] = {}
         self._missing = 0
         self._last: tuple[Mapping[str, str], list[bytes]] | None = None
@@ -83,7 +83,7 @@ class _Kept:
 
     def _encode(self, id: str) -> bytes:
         record = self._records[id]
-        properties = (self._records.properties(record) or NOTHING) if self._with_properties else UNSET
+        properties = UNSET if self._shown is None else self._shown(record)
         described = wire.Described(id, record.spec.logical_id, dict(record.spec.tags), properties)
         encoded = b"," + msgspec.json.encode(described)
         if len(encoded) <= LARGEST:

@@ -13,7 +13,7 @@ from pyinfrakit.errors import PyInfrakitError
 from pyinfrakit.instance import Record, Spec, State
 from pyinfrakit.plugin import Plugin
 from pyinfrakit.spi import wire
-from pyinfrakit.spi.descriptions import NOTHING, Descriptions
+from pyinfrakit.spi.descriptions import Descriptions
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ class _Served:
 
     def __init__(self, plugin: Plugin) -> None:
         self.plugin = plugin
-        self.descriptions = Descriptions(plugin.records)
+        self.descriptions = Descriptions(plugin.records, plugin.shown)
 
 
 class Methods:
@@ -207,7 +207,7 @@ def _kept(plugin: Plugin, record: Record) -> wire.Kept:
         ID=record.id,
         LogicalID=record.spec.logical_id,
         Tags=dict(record.spec.tags),
-        Properties=plugin.records.properties(record) or NOTHING,
+        Properties=plugin.shown(record),
         State=record.state,
         Reason="; ".join(filter(None, [record.reason, plugin.trouble(record.id)])),
         Since=record.since,

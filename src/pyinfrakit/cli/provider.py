@@ -1,0 +1,61 @@
+"""`provider`: what a provider takes."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import click
+import msgspec
+
+from pyinfrakit.cli.table import table
+
+if TYPE_CHECKING:
+    from pyinfrakit.provider import Provider
+    from pyinfrakit.shapes import Row
+
+
+@click.command()
+@click.argument("name", metavar="PROVIDER")
+@click.option("--schema", is_flag=True, help="The JSON Schema of its properties instead.")
+def provider(name: str, schema: bool) -> None:
+    """Show which properties and options a provider takes, with an example of each.
+
+    PROVIDER is as the plugin's --provider takes it: the name of one that is installed, module:Class, or
+    path/to/file.py:Class. No plugin needs to run.
+    """
+    from pyinfrakit import loading, shapes
+
+    found = loading.provider_class(name)
+    if schema:
+        click.echo(msgspec.json.format(msgspec.json.encode(shapes.schema(found.Properties))))
+        return
+    click.echo("\n\n".join([_title(found), *_properties(found), *_options(found)]))
+
+
+def _title(provider: "type[Provider]") -> str:
+    said = (provider.__doc__ or "").strip().partition("\n")[0]
+    return f"{provider.__name__}: {said}" if said else provider.__name__
+
+
+def _properties(provider: "type[Provider]") -> list[str]:
+    from pyinfrakit.examples import of_properties
+    from pyinfrakit.shapes import fields
+
+    rows = fields(provider.Properties)
+    example = msgspec.json.format(msgspec.json.encode(of_properties(provider.Properties, provider.example)), indent=0)
+    return [_table("PROPERTY", rows) if rows else "Any properties.", f"For example: {example.decode()}"]
+
+
+def _options(provider: "type[Provider]") -> list[str]:
+    from pyinfrakit.options import as_flags
+    from pyinfrakit.shapes import fields
+
+    rows = fields(provider.Options)
+    if not rows:
+        return ["No options."]
+    example = as_flags(provider)
+    return [_table("OPTION", rows), *([f"For example: {example}"] if example else [])]
+
+
+def _table(what: str, rows: "Sequence[Row]") -> str:
+    cells = [[row.name, row.type, "required" if row.default is None else row.default or "-", row.description] for row in rows]
+    return table([[what, "TYPE", "DEFAULT", ""], *cells])
