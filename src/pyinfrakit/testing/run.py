@@ -1,0 +1,138 @@
+"""A provider, or a plugin with one, from one start to its end; nothing waits for ever."""
+
+import asyncio
+import functools
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pyinfrakit.calls import Calls
+from pyinfrakit.instance import Record, Spec, State
+from pyinfrakit.plugin import Plugin
+from pyinfrakit.provider import Machine, Provider
+from pyinfrakit.slots import Bounds
+from pyinfrakit.store.file import FileStore
+from pyinfrakit.testing.wrapped import Wrapped
+
+MARK = "the-contract"
+
+_OPEN: ContextVar[list[Calls]] = ContextVar("_OPEN")
+"""Whose threads a test that takes too long is not to wait for."""
+
+
+class Run(Calls):
+    """Calls to a provider that was started."""
+
+    def __init__(self, provider: Provider, spec: Spec) -> None:
+        """*spec* is what machines are made of."""
+        super().__init__(provider, Bounds(), lambda id: None)
+        self.provider = provider
+        self.spec = spec
+        self.made: dict[str, Record] = {}
+        """The records of what was provisioned, by ID."""
+
+    async def make(self, id: str) -> Machine:
+        """Provision, and keep the record."""
+        machine = await self.provision(id, lambda: self.spec)
+        assert machine is not None
+        self.made[id] = Record(id=id, state=State.READY, spec=self.spec, handle=machine.handle)
+        return machine
+
+    async def end(self, *records: Record) -> dict[str, str]:
+        """Destroy, together as far as the provider takes that; give the errors by ID."""
+        outcomes = await asyncio.gather(*(self.destroy(record, "terminate") for record in records), return_exceptions=True)
+        return {record.id: str(error) for record, error in zip(records, outcomes, strict=True) if error is not None}
+
+    async def seen(self) -> list[Machine]:
+        """Observe, and give all that the provider gave: two of one ID are two."""
+        machines: list[Machine] = await self._ask("observe", list, self._provider.observe)
+        return sorted(machines, key=lambda machine: machine.id)
+
+    async def seen_ids(self) -> list[str]:
+        return [machine.id for machine in await self.seen()]
+
+
+def _bound(*calls: Calls) -> None:
+    _OPEN.get().extend(calls)
+
+
+@asynccontextmanager
+async def started(provider: Provider, spec: Spec, known: Sequence[Record], mark: str) -> AsyncIterator[Run]:
+    """Start a provider, and stop it in the end."""
+    run = Run(provider, spec)
+    _bound(run)
+    await run.start(mark, known)
+    yield run
+    await run.stop(10)
+
+
+@asynccontextmanager
+async def plugin_with(provider: Provider, folder: Path, wait: float = 60) -> AsyncIterator[Plugin]:
+    """Run a plugin on the state file in *folder*, and stop it in the end, in order."""
+    with FileStore(folder / "contract.json", "the contract", MARK) as store:
+        plugin = Plugin(store, provider, interval=0.05, wait=wait)
+        _bound(plugin.calls, *([provider.calls] if isinstance(provider, Wrapped) else []))
+        await plugin.start()
+        try:
+            yield plugin
+        finally:
+            await plugin.stop(10)
+
+
+async def crash(provider: Wrapped, folder: Path, life: Callable[[Plugin], Awaitable[None]]) -> None:
+    """Run *life* on a plugin, and then let it go in the midst of everything, as a crash does."""
+    with FileStore(folder / "contract.json", "the contract", MARK) as store:
+        plugin = Plugin(store, provider, interval=0.05, wait=0)
+        _bound(plugin.calls, provider.calls)
+        before = asyncio.all_tasks()
+        try:
+            await plugin.start()
+            await life(plugin)
+        finally:
+            left = asyncio.all_tasks() - before
+            for task in left:
+                task.cancel()
+            plugin.calls.abandon()
+            provider.calls.abandon()
+            if left:
+                await asyncio.wait(left, timeout=10)
+
+
+async def until(condition: Callable[[], bool], what: str) -> None:
+    """Wait until *condition* holds; its test's own time limit is where *what* is told not to have happened."""
+    try:
+        while not condition():
+            await asyncio.sleep(0.01)
+    except asyncio.CancelledError:
+        raise AssertionError(f"in vain it was waited until {what}") from None
+
+
+def bounded(test: Callable[[Any, Path], Coroutine[Any, Any, None]]) -> Callable[[Any, Path], None]:
+    """Make an async test one that pytest runs, and that fails after its class's `patience` rather than hang."""
+
+    @functools.wraps(test)
+    def run(self: Any, tmp_path: Path) -> None:
+        asyncio.run(_within(self.patience, test(self, tmp_path)))
+
+    return run
+
+
+async def _within(seconds: float, test: Coroutine[Any, Any, None]) -> None:
+    """Run *test*, but no longer than *seconds*: a plain method that hangs in its thread is not waited for."""
+    calls: list[Calls] = []
+    _OPEN.set(calls)
+    task = asyncio.create_task(test)
+    done, _ = await asyncio.wait({task}, timeout=seconds)
+    if done:
+        return task.result()
+    task.cancel()
+    for each in calls:
+        each.abandon()
+    await asyncio.wait({task}, timeout=1)
+    if task.done() and not task.cancelled() and isinstance(task.exception(), AssertionError):
+        return task.result()
+    pytest.fail(f"not done after {seconds:g} s: does a method hang? `patience` may be set higher where machines take so long")

@@ -1,0 +1,209 @@
+"""Providers with one fault each, held to the contract; test_contract.py runs this file, and looks at what fails."""
+
+import asyncio
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any, ClassVar
+
+from msgspec import Raw, Struct
+
+from pyinfrakit.provider import GiveUp, Machine, Provider, Record, Spec, TryAgain
+from pyinfrakit.testing import ProviderContract
+
+
+class Size(Struct, forbid_unknown_fields=True):
+    units: int = 1
+
+
+class Right(Provider):
+    """Folders, one a machine, in a folder for each mark. It keeps the contract."""
+
+    Properties = Size
+    example = {"units": 2}
+    batch = 3
+
+    def start(self) -> None:
+        self.shelf = self.folder / "shelf" / self.mark
+        self.shelf.mkdir(parents=True, exist_ok=True)
+
+    def provision(self, id: str, spec: Spec) -> Any:
+        (self.shelf / id).mkdir(exist_ok=True)
+        return f"on the shelf: {id}"
+
+    def destroy(self, instances: Sequence[Record], reason: str) -> Any:
+        errors = {}
+        for instance in instances:
+            if (self.shelf / instance.id / "stuck").exists():
+                errors[instance.id] = TryAgain("it is stuck")
+            elif (self.shelf / instance.id).exists():
+                shutil.rmtree(self.shelf / instance.id)
+        return errors
+
+    def observe(self) -> Any:
+        return [Machine(each.name, f"on the shelf: {each.name}") for each in self.shelf.iterdir()]
+
+    def label(self, instance: Record, tags: Mapping[str, str]) -> None:
+        if (self.shelf / instance.id).exists():
+            (self.shelf / instance.id / "tags").write_text(str(tags))
+
+
+class MakesASecond(Right):
+    """It does not look whether the ID has a machine."""
+
+    def provision(self, id: str, spec: Spec) -> str:
+        copies = sum(each.name.startswith(id) for each in self.shelf.iterdir())
+        (self.shelf / f"{id}.{copies}").mkdir()
+        return f"on the shelf: {id}"
+
+    def destroy(self, instances: Sequence[Record], reason: str) -> None:
+        for instance in instances:
+            for copy in self.shelf.glob(f"{instance.id}.*"):
+                shutil.rmtree(copy)
+
+    def observe(self) -> list[Machine]:
+        return [Machine(each.stem) for each in self.shelf.iterdir()]
+
+    def label(self, instance: Record, tags: Mapping[str, str]) -> None:
+        """There is nowhere to put them."""
+
+
+class OneForAll(Right):
+    """It gives every ID the same machine."""
+
+    def provision(self, id: str, spec: Spec) -> str:
+        super().provision(id, spec)
+        return "the big one"
+
+    def observe(self) -> list[Machine]:
+        return [Machine(each.name, "the big one") for each in self.shelf.iterdir()]
+
+
+class MissesTheGone(Right):
+    """It takes what is gone for an error."""
+
+    def destroy(self, instances: Sequence[Record], reason: str) -> Any:
+        for instance in instances:
+            if not (self.shelf / instance.id).exists():
+                raise GiveUp(f"there is no {instance.id}")
+        return super().destroy(instances, reason)
+
+
+class DestroysTheFirst(Right):
+    """It says that it takes several, and sees only one."""
+
+    def destroy(self, instances: Sequence[Record], reason: str) -> Any:
+        return super().destroy(instances[:1], reason)
+
+
+class IsSilentOnStuck(Right):
+    """It does not tell which of several is not gone."""
+
+    def destroy(self, instances: Sequence[Record], reason: str) -> None:
+        super().destroy(instances, reason)
+
+
+class ShowsAll(Right):
+    """It does not look at marks."""
+
+    def observe(self) -> list[Machine]:
+        return [Machine(each.name) for each in self.shelf.parent.glob("*/*")]
+
+
+class Forgets(Right):
+    """It keeps its machines in memory."""
+
+    def start(self) -> None:
+        self.machines: set[str] = set()
+
+    def provision(self, id: str, spec: Spec) -> None:
+        self.machines.add(id)
+
+    def destroy(self, instances: Sequence[Record], reason: str) -> None:
+        self.machines.difference_update(instance.id for instance in instances)
+
+    def observe(self) -> list[Machine]:
+        return [Machine(id) for id in self.machines]
+
+    def label(self, instance: Record, tags: Mapping[str, str]) -> None:
+        """There is nowhere to put them."""
+
+
+class LosesInARace(Right):
+    """It reads the list of its machines, and writes it, with no lock."""
+
+    def provision(self, id: str, spec: Spec) -> str:
+        before = [each.name for each in self.shelf.iterdir()]
+        time.sleep(0.05)
+        for each in self.shelf.iterdir():
+            if each.name not in before:
+                shutil.rmtree(each, ignore_errors=True)
+        return str(super().provision(id, spec))
+
+
+class LeavesHalf(Right):
+    """It can't go on where a provision was cut off."""
+
+    async def provision(self, id: str, spec: Spec) -> Machine:
+        half = self.shelf / f"{id}.half"
+        if half.exists():
+            raise GiveUp(f"{half.name} is in the way")
+        half.mkdir()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        (self.shelf / id).mkdir(exist_ok=True)
+        half.rmdir()
+        return Machine(id)
+
+
+class LabelsTheGone(Right):
+    """Its `label` makes what it labels."""
+
+    def label(self, instance: Record, tags: Mapping[str, str]) -> None:
+        (self.shelf / instance.id).mkdir(exist_ok=True)
+
+
+class HangsOnTheGone(Right):
+    """Its `label` waits for the machine."""
+
+    def label(self, instance: Record, tags: Mapping[str, str]) -> None:
+        while not (self.shelf / instance.id).exists():
+            time.sleep(0.1)
+
+
+class TakesAnything(Right):
+    """It does not look at properties."""
+
+    def validate(self, properties: Raw | None) -> None:
+        """All is right."""
+
+
+@contextmanager
+def _stuck(machine: Path) -> Iterator[None]:
+    (machine / "stuck").touch()
+    yield
+    (machine / "stuck").unlink(missing_ok=True)
+
+
+class Held(ProviderContract):
+    """The contract for one of them."""
+
+    kind: ClassVar[type[Provider]]
+    patience = 5
+
+    def provider(self, folder: Path) -> Provider:
+        return self.kind("contract", folder)
+
+    def stuck(self, provider: Provider, id: str) -> AbstractContextManager[None] | None:
+        shelf = getattr(provider, "shelf", None)
+        return _stuck(shelf / id) if shelf and (shelf / id).exists() else None
+
+
+WRONG = [
+    MakesASecond, OneForAll, MissesTheGone, DestroysTheFirst, IsSilentOnStuck, ShowsAll, Forgets, LosesInARace, LeavesHalf,
+    LabelsTheGone, HangsOnTheGone, TakesAnything,
+]  # fmt: skip
+for wrong in (Right, *WRONG):
+    globals()[f"Test{wrong.__name__}"] = type(f"Test{wrong.__name__}", (Held,), {"kind": wrong})
