@@ -82,6 +82,7 @@ VERBS = {
     "provider": ["--schema"],
     "export": ["-o, --output"],
     "fsck": ["--repair", "--without-journal"],
+    "new": [],
 }
 """Every command, with its flags as help shows them."""
 
@@ -268,6 +269,7 @@ def test_the_log_has_what_its_level_says(home: Path, run: Run) -> None:
         (["set-aside", "rack1", "x"], "--reason"),
         (["restore", "rack1"], "ID"),
         (["confirm"], "NAME"),
+        (["new"], "NAME"),
         (["info", "rack1", "more"], "more"),
     ],
 )

@@ -18,6 +18,7 @@ from pyinfrakit.cli.export import export
 from pyinfrakit.cli.fsck import fsck
 from pyinfrakit.cli.info import info
 from pyinfrakit.cli.label import label
+from pyinfrakit.cli.new import new
 from pyinfrakit.cli.orphans import orphans
 from pyinfrakit.cli.plugin import plugin
 from pyinfrakit.cli.provider import provider
@@ -53,6 +54,7 @@ for verb in (
     provider,
     export,
     fsck,
+    new,
 ):
     plugin.add_command(verb)
 
