@@ -13,7 +13,7 @@ import pytest
 
 from pyinfrakit.provider import Provider
 from pyinfrakit.providers.file import File
-from pyinfrakit.providers.simulator import Simulator
+from pyinfrakit.providers.simulator import SimulatedMachine, Simulator
 from pyinfrakit.testing import ProviderContract
 
 
@@ -37,6 +37,12 @@ class TestSimulator(ProviderContract):
         assert isinstance(provider, Simulator)
         return _stuck(provider, id)
 
+    def stranger(self, provider: Provider) -> str:
+        assert isinstance(provider, Simulator)
+        with provider.world.change() as scene:
+            scene.machines["bought-in-2019"] = SimulatedMachine()
+        return "bought-in-2019"
+
 
 @contextmanager
 def _stuck(provider: Simulator, id: str) -> Iterator[None]:
@@ -57,6 +63,7 @@ RESTART = "test_machines_outlive_a_restart"
 MANY = "test_many_provisions_at_once"
 CUT_OFF = "test_a_provision_that_is_cut_off_is_made_whole_by_the_next"
 TAGS = "test_tags_are_put_on_machines_that_are_there"
+ADOPTED = "test_a_machine_that_existed_before_is_adopted"
 PROPERTIES = "test_properties_are_checked"
 CRASH = "test_a_crash_in_the_middle_of_a_provision_makes_no_second_machine"
 PASSING = "test_errors_that_pass_lose_nothing"
@@ -74,6 +81,7 @@ FAILS = {
     "LeavesHalf": {CUT_OFF},
     "LabelsTheGone": {TAGS},
     "HangsOnTheGone": {TAGS},
+    "AdoptsAnything": {ADOPTED},
     "TakesAnything": {PROPERTIES},
 }
 """What the providers in wrong_providers.py fail, the test that names the fault first."""

@@ -43,7 +43,16 @@ class Right(Provider):
         return errors
 
     def observe(self) -> Any:
-        return [Machine(each.name, f"on the shelf: {each.name}") for each in self.shelf.iterdir()]
+        for each in self.shelf.iterdir():
+            handle = each / "handle"
+            yield Machine(each.name, handle.read_text() if handle.exists() else f"on the shelf: {each.name}")
+
+    def adopt(self, id: str, handle: str, spec: Spec) -> None:
+        stranger = self.folder / handle.removeprefix("on the floor: ")
+        if not stranger.exists():
+            raise GiveUp(f"there is nothing {handle}")
+        stranger.rename(self.shelf / id)
+        (self.shelf / id / "handle").write_text(handle)
 
     def label(self, instance: Record, tags: Mapping[str, str]) -> None:
         if (self.shelf / instance.id).exists():
@@ -173,6 +182,14 @@ class HangsOnTheGone(Right):
             time.sleep(0.1)
 
 
+class AdoptsAnything(Right):
+    """It does not look whether there is what it adopts."""
+
+    def adopt(self, id: str, handle: str, spec: Spec) -> None:
+        (self.shelf / id).mkdir()
+        (self.shelf / id / "handle").write_text(handle)
+
+
 class TakesAnything(Right):
     """It does not look at properties."""
 
@@ -200,10 +217,16 @@ class Held(ProviderContract):
         shelf = getattr(provider, "shelf", None)
         return _stuck(shelf / id) if shelf and (shelf / id).exists() else None
 
+    def stranger(self, provider: Provider) -> str | None:
+        if type(provider).observe is not Right.observe:
+            return None
+        (provider.folder / "it").mkdir()
+        return "on the floor: it"
+
 
 WRONG = [
     MakesASecond, OneForAll, MissesTheGone, DestroysTheFirst, IsSilentOnStuck, ShowsAll, Forgets, LosesInARace, LeavesHalf,
-    LabelsTheGone, HangsOnTheGone, TakesAnything,
+    LabelsTheGone, HangsOnTheGone, AdoptsAnything, TakesAnything,
 ]  # fmt: skip
 for wrong in (Right, *WRONG):
     globals()[f"Test{wrong.__name__}"] = type(f"Test{wrong.__name__}", (Held,), {"kind": wrong})

@@ -8,7 +8,7 @@ from yourmachines import YourMachines
 
 
 class TestYourMachines(ProviderContract):
-    """The contract of all providers: some sixteen tests. Add your own below."""
+    """The contract of all providers: it skips what a provider has not got. Add your own below."""
 
     def provider(self, folder: Path) -> YourMachines:
         return YourMachines("test", folder)

@@ -17,7 +17,7 @@ import pytest
 from msgspec import Raw, Struct
 
 from pyinfrakit import ids
-from pyinfrakit.errors import InvalidSpec, PyInfrakitError
+from pyinfrakit.errors import GiveUp, InvalidSpec, PyInfrakitError
 from pyinfrakit.instance import Record, State
 from pyinfrakit.provider import Machine, Provider
 from pyinfrakit.testing.lives import Lives, raw
@@ -37,6 +37,10 @@ class ProviderContract(Lives):
     def wrong_properties(self) -> Sequence[Mapping[str, Any]]:
         """Give properties that the provider must refuse, in addition to what its type `Properties` tells."""
         return ()
+
+    def stranger(self, provider: Provider) -> str | None:
+        """Make a machine that no plugin's mark is on, and give its handle; None where that can't be brought about."""
+        return None
 
     @bounded
     async def test_provisioning_an_id_again_gives_the_machine_it_has(self, tmp_path: Path) -> None:
@@ -177,6 +181,24 @@ class ProviderContract(Lives):
             assert [] == await run.seen_ids(), "label must not make a machine that is gone"
 
     @bounded
+    async def test_a_machine_that_existed_before_is_adopted(self, tmp_path: Path) -> None:
+        """It is observed under its new ID, called as it was, and can be destroyed; what is not there can't be adopted."""
+        async with self.started(tmp_path) as run:
+            handle = None if type(run.provider).adopt is Provider.adopt else self.stranger(run.provider)
+            if handle is None:
+                pytest.skip("the provider has no `adopt`, or `stranger` does not say how there may be a machine without a mark")
+            assert [] == await run.seen_ids(), f"observe must not give {handle}, which does not have this plugin's mark"
+            machine = await run.adopt(_id(), handle, run.spec)
+            (seen,) = await run.seen()
+            assert (machine.id, handle) == (seen.id, seen.handle), (
+                f"observe must give the adopted machine as {machine.id}, {handle}"
+            )
+            await self._ended(run, Record(id=machine.id, state=State.DESTROYING, spec=run.spec, handle=handle))
+            error = await _error(run.adopt(_id(), handle, run.spec))
+            assert isinstance(error, GiveUp), f"adopt must raise GiveUp for what is not there; got {error!r}"
+            assert [] == await run.seen_ids(), "adopt must not make a machine"
+
+    @bounded
     async def test_properties_are_checked(self, tmp_path: Path) -> None:
         """The example is right, and what is of another shape is refused with an `InvalidSpec` that names the field."""
         async with self.started(tmp_path) as run:
@@ -217,7 +239,7 @@ def _of_another_shape(provider: Provider) -> list[Raw]:
     return [Raw(b"[]"), Raw(b'"two"'), *([Raw(b'{"no such property":1}')] if strict else [])]
 
 
-async def _error(call: Awaitable[None]) -> PyInfrakitError | None:
+async def _error(call: Awaitable[object]) -> PyInfrakitError | None:
     """Give the error that a call raises, None where it succeeds."""
     try:
         await call

@@ -65,9 +65,12 @@ async def started(provider: Provider, spec: Spec, known: Sequence[Record], mark:
     """Start a provider, and stop it in the end."""
     run = Run(provider, spec)
     _bound(run)
-    await run.start(mark, known)
-    yield run
-    await run.stop(10)
+    try:
+        await run.start(mark, known)
+        yield run
+        await run.stop(10)
+    finally:
+        run.abandon()
 
 
 @asynccontextmanager

@@ -24,7 +24,10 @@ class Wrapped(Provider):
         await self.calls.start(self.mark, self.known)
 
     async def stop(self) -> None:
-        await self.calls.stop(10)
+        try:
+            await self.calls.stop(10)
+        finally:
+            self.calls.abandon()
 
     async def validate(self, properties: Raw | None) -> None:
         await self.calls.validate(properties)
