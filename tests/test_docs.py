@@ -7,8 +7,14 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from pyinfrakit import provider, testing
+from pyinfrakit.calls import VALIDATE
 from pyinfrakit.cli.plugin import plugin
+from pyinfrakit.daemon import STOP_TIMEOUT
+from pyinfrakit.slots import Bounds
 from pyinfrakit.spi import methods
+from pyinfrakit.testing import ProviderContract
+from pyinfrakit.testing.lives import Lives
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -54,3 +60,37 @@ def test_every_module_is_in_the_plan_of_the_building() -> None:
     page = (ROOT / "docs" / "design.md").read_text()
     names = [path.name for path in (ROOT / "src" / "pyinfrakit").iterdir() if not path.name.startswith(("_", "py.typed"))]
     assert [] == [name for name in names if name not in page]
+
+
+SDK = (ROOT / "docs" / "sdk.md").read_text()
+SHARED = {"Machine": provider.Machine, "Record": provider.Record, "Spec": provider.Spec}
+INNER = {"by_hand", "made", "relabel", "unknown"}
+"""What of a record is the plugin's own."""
+
+
+@pytest.mark.parametrize("name", [*provider.__all__, *(name for name in vars(provider.Provider) if name[0] != "_")])
+def test_the_sdk_is_documented(name: str) -> None:
+    """docs/sdk.md names everything that `pyinfrakit.provider` gives, and every attribute and method of a provider."""
+    assert re.search(rf"`{name}\b", SDK)
+
+
+@pytest.mark.parametrize("kind", SHARED)
+def test_what_a_provider_is_given_and_gives_is_documented(kind: str) -> None:
+    """docs/sdk.md has a table of each of the SDK's structures, with their fields."""
+    table = SDK.partition(f"\n## `{kind}`")[2].partition("\n## ")[0]
+    assert [] == [field for field in SHARED[kind].__struct_fields__ if f"`{field}`" not in table and field not in INNER]
+
+
+def test_what_may_be_given_to_the_contract_is_documented() -> None:
+    """docs/sdk.md names the attributes and methods of the contract that are no tests, and the SDK's other test classes."""
+    hooks = {name for each in (ProviderContract, Lives) for name in vars(each) if not name.startswith(("_", "test_"))}
+    assert [] == [name for name in {*hooks, *testing.__all__} - {"started", "Wrapped"} if f"`{name}" not in SDK]
+
+
+def test_the_limits_are_as_documented() -> None:
+    """docs/sdk.md has the real bounds of calls."""
+    bounds = Bounds()
+    for calls in ("`provision` and `adopt`", "`destroy`", "`label`"):
+        assert f"| {calls} | {bounds.at_once} | {bounds.timeout:g} |" in SDK
+    assert f"| `validate` | any number | {VALIDATE:g} |" in SDK
+    assert f"have {STOP_TIMEOUT:g} seconds to end" in SDK
