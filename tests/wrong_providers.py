@@ -140,16 +140,36 @@ class Forgets(Right):
         """There is nowhere to put them."""
 
 
-class LosesInARace(Right):
-    """It reads the list of its machines, and writes it, with no lock."""
+class HasTenHands(Right):
+    """It forgets what it is asked while it is busy with ten others."""
 
-    def provision(self, id: str, spec: Spec) -> str:
-        before = [each.name for each in self.shelf.iterdir()]
-        time.sleep(0.05)
-        for each in self.shelf.iterdir():
-            if each.name not in before:
-                shutil.rmtree(each, ignore_errors=True)
-        return str(super().provision(id, spec))
+    busy = 0
+
+    def provision(self, id: str, spec: Spec) -> Any:
+        if self.busy == 10:
+            return f"on the shelf: {id}"
+        self.busy += 1
+        time.sleep(0.2)
+        self.busy -= 1
+        return super().provision(id, spec)
+
+
+class Revives(Right):
+    """It takes what is destroyed to the basement, and forgets why when it starts."""
+
+    def start(self) -> None:
+        super().start()
+        self.basement = self.folder / "basement" / self.mark
+        self.basement.mkdir(parents=True, exist_ok=True)
+        for each in self.basement.iterdir():
+            each.rename(self.shelf / each.name)
+
+    def destroy(self, instances: Sequence[Record], reason: str) -> Any:
+        there = [instance.id for instance in instances if (self.shelf / instance.id).exists()]
+        stuck = {id for id in there if (self.shelf / id / "stuck").exists()}
+        for id in set(there) - stuck:
+            (self.shelf / id).rename(self.basement / id)
+        return {id: TryAgain("it is stuck") for id in stuck}
 
 
 class LeavesHalf(Right):
@@ -225,8 +245,8 @@ class Held(ProviderContract):
 
 
 WRONG = [
-    MakesASecond, OneForAll, MissesTheGone, DestroysTheFirst, IsSilentOnStuck, ShowsAll, Forgets, LosesInARace, LeavesHalf,
-    LabelsTheGone, HangsOnTheGone, AdoptsAnything, TakesAnything,
+    MakesASecond, OneForAll, MissesTheGone, DestroysTheFirst, IsSilentOnStuck, ShowsAll, Forgets, HasTenHands, Revives,
+    LeavesHalf, LabelsTheGone, HangsOnTheGone, AdoptsAnything, TakesAnything,
 ]  # fmt: skip
 for wrong in (Right, *WRONG):
     globals()[f"Test{wrong.__name__}"] = type(f"Test{wrong.__name__}", (Held,), {"kind": wrong})

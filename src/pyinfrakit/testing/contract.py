@@ -23,12 +23,12 @@ from pyinfrakit.provider import Machine, Provider
 from pyinfrakit.testing.lives import Lives, raw
 from pyinfrakit.testing.run import Run, bounded
 
-MANY = 20
-"""So many provisions at once: InfraKit asks for a group's members in parallel."""
-
 
 class ProviderContract(Lives):
     """The tests that any provider is held to. Each has a folder of its own, where there are no machines yet."""
+
+    many = 20
+    """So many provisions at once: InfraKit asks for a group's members in parallel."""
 
     def stuck(self, provider: Provider, id: str) -> AbstractContextManager[None] | None:
         """Give what keeps the machine *id* from being destroyed while it is entered; None where that can't be brought about."""
@@ -136,13 +136,15 @@ class ProviderContract(Lives):
     @bounded
     async def test_many_provisions_at_once(self, tmp_path: Path) -> None:
         """Each gets its machine, and the same one when all are asked for again."""
-        wanted = sorted(_id() for _ in range(MANY))
+        wanted = sorted(_id() for _ in range(self.many))
         async with self.started(tmp_path) as run:
             for _ in range(2):
                 await asyncio.gather(*(run.make(id) for id in wanted))
-                assert wanted == await run.seen_ids(), f"{MANY} were provisioned at once: observe must give each of them once"
+                assert wanted == await run.seen_ids(), (
+                    f"{self.many} were provisioned at once: observe must give each of them once"
+                )
             handles = {record.handle for record in run.made.values()} - {None}
-            assert len(handles) in (0, MANY), f"{MANY} IDs were given {len(handles)} different machines"
+            assert len(handles) in (0, self.many), f"{self.many} IDs were given {len(handles)} different machines"
             await self._ended(run, *run.made.values())
             assert [] == await run.seen_ids(), "all were destroyed at once, and must be gone"
 

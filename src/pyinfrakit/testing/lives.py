@@ -22,6 +22,9 @@ class Lives:
     patience: float = 60
     """Seconds that one test may take; to be set higher where machines do."""
 
+    interval: float = 0.05
+    """Seconds between observations; to be set higher where these cost something."""
+
     def provider(self, folder: Path) -> Provider:
         """Give a new object. All those of one *folder* have the same machines, as before and after a restart of the daemon."""
         raise NotImplementedError("say how your provider is made: write the method `provider`")
@@ -39,7 +42,7 @@ class Lives:
     async def test_the_plugin_answers_a_provision(self, tmp_path: Path) -> None:
         """It waits for the provider, and its instance is ready."""
         provider = self.provider(tmp_path)
-        async with plugin_with(provider, tmp_path) as plugin:
+        async with plugin_with(provider, tmp_path, self.interval) as plugin:
             id = await plugin.provision(self._spec(provider))
             assert {id: State.READY} == _states(plugin), "the plugin waited for the provider, so the instance must be ready"
             assert not plugin.watch.trouble, plugin.watch.trouble
@@ -49,7 +52,7 @@ class Lives:
         """Where the provider takes longer than InfraKit waits, the instance is provisioning, and then ready."""
         inner = self.provider(tmp_path)
         provider = Stalled(inner, "provision")
-        async with plugin_with(provider, tmp_path, wait=0) as plugin:
+        async with plugin_with(provider, tmp_path, self.interval, wait=0) as plugin:
             id = await plugin.provision(self._spec(inner))
             assert {id: State.PROVISIONING} == _states(plugin)
             provider.go_on.set()
@@ -64,8 +67,8 @@ class Lives:
             await plugin.provision(self._spec(inner))
             await provider.done.wait()
 
-        await crash(provider, tmp_path, life)
-        async with plugin_with(self.provider(tmp_path), tmp_path) as plugin:
+        await crash(provider, tmp_path, self.interval, life)
+        async with plugin_with(self.provider(tmp_path), tmp_path, self.interval) as plugin:
             (id,) = _states(plugin)
             await until(lambda: _states(plugin) == {id: State.READY}, f"{id} is ready after the restart")
         await self._there_are(tmp_path, plugin, [id])
@@ -81,8 +84,8 @@ class Lives:
             await plugin.destroy(id, "terminate")
             await provider.done.wait()
 
-        await crash(provider, tmp_path, life)
-        async with plugin_with(self.provider(tmp_path), tmp_path) as plugin:
+        await crash(provider, tmp_path, self.interval, life)
+        async with plugin_with(self.provider(tmp_path), tmp_path, self.interval) as plugin:
             await until(lambda: _states(plugin) == {}, "no instance is left after the restart")
         await self._there_are(tmp_path, plugin, [])
 
@@ -90,7 +93,7 @@ class Lives:
     async def test_errors_that_pass_lose_nothing(self, tmp_path: Path) -> None:
         """Where the first calls fail, they are made again: what was asked for is there in the end, and only that."""
         inner = self.provider(tmp_path)
-        async with plugin_with(Unsteady(inner, 3), tmp_path, wait=0) as plugin:
+        async with plugin_with(Unsteady(inner, 3), tmp_path, self.interval, wait=0) as plugin:
             wanted = await asyncio.gather(*(plugin.provision(self._spec(inner)) for _ in range(3)))
             await until(lambda: _states(plugin) == dict.fromkeys(wanted, State.READY), "all that was asked for is ready")
             await plugin.destroy(wanted[0], "terminate")

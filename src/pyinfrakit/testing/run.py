@@ -74,10 +74,10 @@ async def started(provider: Provider, spec: Spec, known: Sequence[Record], mark:
 
 
 @asynccontextmanager
-async def plugin_with(provider: Provider, folder: Path, wait: float = 60) -> AsyncIterator[Plugin]:
+async def plugin_with(provider: Provider, folder: Path, interval: float, wait: float = 60) -> AsyncIterator[Plugin]:
     """Run a plugin on the state file in *folder*, and stop it in the end, in order."""
     with FileStore(folder / "contract.json", "the contract", MARK) as store:
-        plugin = Plugin(store, provider, interval=0.05, wait=wait)
+        plugin = Plugin(store, provider, interval=interval, wait=wait)
         _bound(plugin.calls, *([provider.calls] if isinstance(provider, Wrapped) else []))
         await plugin.start()
         try:
@@ -86,10 +86,10 @@ async def plugin_with(provider: Provider, folder: Path, wait: float = 60) -> Asy
             await plugin.stop(10)
 
 
-async def crash(provider: Wrapped, folder: Path, life: Callable[[Plugin], Awaitable[None]]) -> None:
+async def crash(provider: Wrapped, folder: Path, interval: float, life: Callable[[Plugin], Awaitable[None]]) -> None:
     """Run *life* on a plugin, and then let it go in the midst of everything, as a crash does."""
     with FileStore(folder / "contract.json", "the contract", MARK) as store:
-        plugin = Plugin(store, provider, interval=0.05, wait=0)
+        plugin = Plugin(store, provider, interval=interval, wait=0)
         _bound(plugin.calls, provider.calls)
         before = asyncio.all_tasks()
         try:
