@@ -84,6 +84,7 @@ async def plugin_with(provider: Provider, folder: Path, interval: float, wait: f
             yield plugin
         finally:
             await plugin.stop(10)
+            await store.flush()
 
 
 async def crash(provider: Wrapped, folder: Path, interval: float, life: Callable[[Plugin], Awaitable[None]]) -> None:
