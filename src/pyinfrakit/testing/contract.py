@@ -158,7 +158,7 @@ class ProviderContract(Lives):
                 for _ in range(turns):
                     await asyncio.sleep(0)
                 cut.cancel()
-                await asyncio.wait({cut})
+                await asyncio.gather(cut, return_exceptions=True)
                 await run.make(id)
                 seen = (await run.seen_ids()).count(id)
                 assert seen == 1, f"provision of {id} was cut off, and called again: there must be one machine, not {seen}"

@@ -12,7 +12,7 @@ from msgspec import Raw
 from pyinfrakit.instance import Record, Spec, State
 from pyinfrakit.plugin import Plugin
 from pyinfrakit.provider import Provider
-from pyinfrakit.testing.run import MARK, Run, bounded, crash, plugin_with, started, until
+from pyinfrakit.testing.run import MARK, Run, bounded, crash, plugin_with, run_within, started, until
 from pyinfrakit.testing.wrapped import Stalled, Unsteady
 
 
@@ -58,8 +58,7 @@ class Lives:
             provider.go_on.set()
             await until(lambda: _states(plugin) == {id: State.READY}, f"{id} is ready")
 
-    @bounded
-    async def test_a_crash_in_the_middle_of_a_provision_makes_no_second_machine(self, tmp_path: Path) -> None:
+    def test_a_crash_in_the_middle_of_a_provision_makes_no_second_machine(self, tmp_path: Path) -> None:
         """The machine is there, and nobody heard of it: after the restart there is that one, and its instance is ready."""
         provider = Stalled(inner := self.provider(tmp_path), "provision")
 
@@ -67,14 +66,16 @@ class Lives:
             await plugin.provision(self._spec(inner))
             await provider.done.wait()
 
-        await crash(provider, tmp_path, self.interval, life)
-        async with plugin_with(self.provider(tmp_path), tmp_path, self.interval) as plugin:
-            (id,) = _states(plugin)
-            await until(lambda: _states(plugin) == {id: State.READY}, f"{id} is ready after the restart")
-        await self._there_are(tmp_path, plugin, [id])
+        async def next_life() -> None:
+            async with plugin_with(self.provider(tmp_path), tmp_path, self.interval) as plugin:
+                (id,) = _states(plugin)
+                await until(lambda: _states(plugin) == {id: State.READY}, f"{id} is ready after the restart")
+            await self._there_are(tmp_path, plugin, [id])
 
-    @bounded
-    async def test_a_crash_in_the_middle_of_a_destroy_leaves_nothing(self, tmp_path: Path) -> None:
+        run_within(self.patience, crash(provider, tmp_path, self.interval, life))
+        run_within(self.patience, next_life())
+
+    def test_a_crash_in_the_middle_of_a_destroy_leaves_nothing(self, tmp_path: Path) -> None:
         """The machine is gone, and nobody heard of it: after the restart it is destroyed again, which changes nothing."""
         provider = Stalled(inner := self.provider(tmp_path), "destroy")
 
@@ -84,10 +85,13 @@ class Lives:
             await plugin.destroy(id, "terminate")
             await provider.done.wait()
 
-        await crash(provider, tmp_path, self.interval, life)
-        async with plugin_with(self.provider(tmp_path), tmp_path, self.interval) as plugin:
-            await until(lambda: _states(plugin) == {}, "no instance is left after the restart")
-        await self._there_are(tmp_path, plugin, [])
+        async def next_life() -> None:
+            async with plugin_with(self.provider(tmp_path), tmp_path, self.interval) as plugin:
+                await until(lambda: _states(plugin) == {}, "no instance is left after the restart")
+            await self._there_are(tmp_path, plugin, [])
+
+        run_within(self.patience, crash(provider, tmp_path, self.interval, life))
+        run_within(self.patience, next_life())
 
     @bounded
     async def test_errors_that_pass_lose_nothing(self, tmp_path: Path) -> None:

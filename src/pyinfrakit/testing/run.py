@@ -88,7 +88,10 @@ async def plugin_with(provider: Provider, folder: Path, interval: float, wait: f
 
 
 async def crash(provider: Wrapped, folder: Path, interval: float, life: Callable[[Plugin], Awaitable[None]]) -> None:
-    """Run *life* on a plugin, and then let it go in the midst of everything, as a crash does."""
+    """Run *life* on a plugin, and then let it go in the midst of everything, as a crash does.
+
+    This must be the end of its event loop, in which the store has timers.
+    """
     with FileStore(folder / "contract.json", "the contract", MARK) as store:
         plugin = Plugin(store, provider, interval=interval, wait=0)
         _bound(plugin.calls, provider.calls)
@@ -103,7 +106,8 @@ async def crash(provider: Wrapped, folder: Path, interval: float, life: Callable
             plugin.calls.abandon()
             provider.calls.abandon()
             if left:
-                await asyncio.wait(left, timeout=10)
+                done, _ = await asyncio.wait(left, timeout=10)
+                await asyncio.gather(*done, return_exceptions=True)  # nobody else asks what became of them
 
 
 async def until(condition: Callable[[], bool], what: str) -> None:
@@ -120,9 +124,14 @@ def bounded(test: Callable[[Any, Path], Coroutine[Any, Any, None]]) -> Callable[
 
     @functools.wraps(test)
     def run(self: Any, tmp_path: Path) -> None:
-        asyncio.run(_within(self.patience, test(self, tmp_path)))
+        run_within(self.patience, test(self, tmp_path))
 
     return run
+
+
+def run_within(seconds: float, test: Coroutine[Any, Any, None]) -> None:
+    """Run *test* in an event loop of its own, for no more than *seconds*; what it leaves to be done later is not done."""
+    asyncio.run(_within(seconds, test))
 
 
 async def _within(seconds: float, test: Coroutine[Any, Any, None]) -> None:
