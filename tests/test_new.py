@@ -11,7 +11,6 @@ import pytest
 
 from conftest import FAST
 from harness import COMMAND, PATIENCE, Daemon, eventually
-from installed import install
 
 
 def new(folder: Path, name: str) -> subprocess.CompletedProcess[str]:
@@ -64,11 +63,9 @@ def test_what_is_written_says_its_own_name(written: Path) -> None:
         assert not re.search(r"your.?machines", file.read_text(), re.IGNORECASE), file.name
 
 
-def test_what_is_written_runs(written: Path, run: Callable[..., Daemon], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_written_runs(written: Path, run: Callable[..., Daemon]) -> None:
     """InfraKit can provision with it, sees a machine set aside that says it does not work, and can destroy it."""
-    for key, value in install(written, "my-rack", "my_rack:MyRack").items():
-        monkeypatch.setenv(key, os.pathsep.join([value, os.environ.get(key, "")]))
-    daemon = run("--provider", "my-rack", *FAST)
+    daemon = run("--provider", f"{written}/my_rack.py:MyRack", *FAST)
     id = daemon.provision({"cpus": 2})
     assert [id] == daemon.described()
     (file,) = (daemon.state.parent / "machines").iterdir()

@@ -12,7 +12,6 @@ import pytest
 from msgspec import Struct
 
 from harness import PATIENCE, environment, eventually
-from installed import install
 
 TUTORIAL = Path(__file__).parent.parent / "docs" / "tutorial.md"
 BLOCK = re.compile(r"^```(\w*) ?(\S*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -50,8 +49,8 @@ class Console:
         self.folder.mkdir()
         self.ids: dict[str, str] = {}
         self.daemon: subprocess.Popen[bytes] | None = None
-        paths = [self.folder, Path(__file__).parent, *map(Path, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
-        self.environment = environment(home) | install(self.folder, "rack.py:Rack", "rack:Rack")
+        paths = [Path(__file__).parent, *map(Path, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+        self.environment = environment(home)
         del self.environment["INFRAKIT_HOME"]
         self.environment |= {
             "HOME": str(home),
