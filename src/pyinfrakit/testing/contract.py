@@ -18,6 +18,7 @@ from msgspec import Raw, Struct
 
 from pyinfrakit import ids
 from pyinfrakit.errors import GiveUp, InvalidSpec, PyInfrakitError
+from pyinfrakit.examples import of_properties
 from pyinfrakit.instance import Record, State
 from pyinfrakit.provider import Machine, Provider
 from pyinfrakit.testing.lives import Lives, raw
@@ -205,8 +206,7 @@ class ProviderContract(Lives):
         """The example is right, and what is of another shape is refused with an `InvalidSpec` that names the field."""
         async with self.started(tmp_path) as run:
             provider = run.provider
-            if provider.example is not None:
-                await run.validate(raw(provider.example))
+            await run.validate(raw(of_properties(provider.Properties, provider.example)))
             await run.validate(run.spec.properties)
             for wrong in [*map(raw, self.wrong_properties()), *_of_another_shape(provider)]:
                 error = await _error(run.validate(wrong))

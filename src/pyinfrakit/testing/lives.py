@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
+from pyinfrakit.examples import of_properties
 from pyinfrakit.instance import Record, Spec, State
 from pyinfrakit.plugin import Plugin
 from pyinfrakit.provider import Provider
@@ -31,7 +32,7 @@ class Lives:
 
     def properties(self, provider: Provider) -> Mapping[str, Any]:
         """Give properties to provision with: those of a machine that is made soon, and does not fail. By default, the example."""
-        return provider.example or {}
+        return of_properties(provider.Properties, provider.example)
 
     def started(self, folder: Path, known: Sequence[Record] = (), mark: str = MARK) -> AbstractAsyncContextManager[Run]:
         """Start a new object, and stop it in the end."""
