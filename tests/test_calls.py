@@ -168,6 +168,22 @@ def test_an_observation_is_anything_with_machines_in_it(tmp_path: Path, answer: 
     assert ["a"] == list(asyncio.run(calls(provider).observe()))
 
 
+def test_two_machines_with_one_id_are_told_and_not_confused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A copied machine has its original's ID: the first that is given counts, and an operator is told once."""
+    provider = Plain(tmp_path)
+    provider.instead["observe"] = lambda: [Machine("a", "one"), Machine("b", "two"), Machine("a", "copy")]
+
+    async def test() -> None:
+        asking = calls(provider)
+        for _ in range(2):
+            assert {"a": "one", "b": "two"} == {id: machine.handle for id, machine in (await asking.observe()).items()}
+
+    asyncio.run(test())
+    assert ["a: the provider has several machines with this ID: one, copy; all but the first are left alone"] == [
+        each.message for each in caplog.records
+    ]
+
+
 # --- Errors
 
 RAISED: Mapping[str, tuple[BaseException, str]] = {

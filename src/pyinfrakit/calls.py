@@ -44,6 +44,8 @@ class Calls:
         self._destroys = Slots(bounds, self.late)
         self._labellings = Slots(bounds, self.late)
         self._to_destroy: list[_ToDestroy] = []
+        self._twins: frozenset[str] = frozenset()
+        """IDs that several machines had in the last observation."""
         self.keeps_labels = type(provider).label is not Provider.label
         """Does the provider want to be told of tags that change?"""
         self._validates = type(provider).validate is not Provider.validate
@@ -96,8 +98,15 @@ class Calls:
                 await self._ask(what, _anything, self._provider.label, record, record.spec.tags)
 
     async def observe(self) -> dict[str, Machine]:
-        """Give all machines by ID."""
-        return await self._ask("observe", _by_id, self._provider.observe)
+        """Give all machines by ID. Of two with one ID, as a copied machine has, the first is given, and the other told."""
+        machines = await self._ask("observe", _machines, self._provider.observe)
+        by_id = {machine.id: machine for machine in reversed(machines)}
+        twins = frozenset(machine.id for machine in machines if by_id[machine.id] is not machine)
+        for id in twins - self._twins:
+            handles = ", ".join(str(machine.handle) for machine in machines if machine.id == id)
+            log.error("%s: the provider has several machines with this ID: %s; all but the first are left alone", id, handles)
+        self._twins = twins
+        return by_id
 
     async def destroy(self, record: Record, reason: str) -> None:
         """Have a machine destroyed, maybe together with others that wait for their turn."""
@@ -219,13 +228,13 @@ def _machine(id: str, handle: str | None = None) -> Callable[[Any], Machine]:
     return read
 
 
-def _by_id(result: Iterable[Machine]) -> dict[str, Machine]:
+def _machines(result: Iterable[Machine]) -> list[Machine]:
     machines = list(result)
     for kind in set(map(type, machines)):
         if not issubclass(kind, Machine):
             wrong = next(machine for machine in machines if type(machine) is kind)
             raise TypeError(f"observe gave {wrong!r}, expected a Machine")
-    return {machine.id: machine for machine in machines}
+    return machines
 
 
 def _errors(result: Any) -> dict[str, PyInfrakitError]:

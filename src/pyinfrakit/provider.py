@@ -18,11 +18,11 @@ from msgspec.structs import force_setattr
 
 from pyinfrakit import secret
 from pyinfrakit.decoding import WrongShape, check, decode
-from pyinfrakit.errors import GiveUp, InvalidSpec, TryAgain
+from pyinfrakit.errors import CannotStart, GiveUp, InvalidSpec, TryAgain
 from pyinfrakit.instance import Record, Spec
 from pyinfrakit.secret import Secret
 
-__all__ = ["GiveUp", "InvalidSpec", "Machine", "Provider", "Record", "Secret", "Spec", "TryAgain"]
+__all__ = ["CannotStart", "GiveUp", "InvalidSpec", "Machine", "Provider", "Raw", "Record", "Secret", "Spec", "TryAgain"]
 
 
 class Machine(Struct, frozen=True, gc=False):
