@@ -10,13 +10,14 @@ import signal
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from pyinfrakit import daemon, discovery, logs
 from pyinfrakit.errors import TryAgain
 from pyinfrakit.instance import Record, Spec, State
 from pyinfrakit.listener import Listener
 from pyinfrakit.plugin import Plugin
-from pyinfrakit.provider import Machine
+from pyinfrakit.provider import Machine, Provider
 from pyinfrakit.providers.simulator import Simulator
 from pyinfrakit.records import Change, Put
 from pyinfrakit.store.file import FileStore
@@ -71,13 +72,13 @@ class DyingPlugin(Plugin):
         die_at("destroy: before the reply")
 
 
-def main() -> None:
+def main(provider: type[Provider] = DyingSimulator, options: Any = None) -> None:
     name = sys.argv[3]
     logs.set_up(5)
     state = discovery.default_state(name)
     discovery.make_folder(state.parent)
     with Listener(discovery.plugins(), name) as listener, DyingStore(state, name) as store:
-        plugin = DyingPlugin(store, DyingSimulator(name, Path(state.parent)), interval=0.1)
+        plugin = DyingPlugin(store, provider(name, Path(state.parent), options), interval=0.1)
         daemon.run({"": plugin}, store, listener)
 
 

@@ -5,11 +5,14 @@ sockets, which a shell can't open as /dev/stdout.
 """
 
 import contextlib
+import fcntl
 import os
 import selectors
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -96,7 +99,6 @@ class Child:
         assert self._process.stdout is not None
         assert self._process.stderr is not None
         for pipe, take in ((self._process.stdout, self._take_output), (self._process.stderr, self._take_said)):
-            os.set_blocking(pipe.fileno(), False)
             self._selector.register(pipe, selectors.EVENT_READ, take)
         try:
             pidfd = os.pidfd_open(self._process.pid)
@@ -125,9 +127,16 @@ class Child:
             if left <= 0:
                 return f"no answer for {timeout:g} s"
             self._read(left)
-        while not self._is_too_much() and self._read(0):  # more may come for ever from what it left behind
-            pass
+        self._drain()
         return f"more than {self._limit} bytes of output" if self._is_too_much() else ""
+
+    def _drain(self) -> None:
+        """Read what is in the pipes now that it has exited, and no more: from what it left behind, more may come for ever."""
+        for key in list(self._selector.get_map().values()):
+            if key.data is not None:
+                (left,) = struct.unpack("i", fcntl.ioctl(key.fd, termios.FIONREAD, bytes(4)))
+                while left > 0:
+                    left -= self._take(key, left)
 
     def _end(self) -> None:
         """Have it exit, and all in its group; what it still says is read, as that may be what it waits for."""
@@ -137,24 +146,20 @@ class Child:
             self._read(POLL)
         self.signal(signal.SIGKILL)
 
-    def _read(self, timeout: float) -> bool:
-        """Take what comes within *timeout* seconds; did anything come?"""
-        came = False
+    def _read(self, timeout: float) -> None:
+        """Take what comes within *timeout* seconds."""
         for key, _ in self._selector.select(timeout if self._pidfd is not None else min(timeout, POLL)):
             if key.data is not None:
-                came = self._take(key) or came
-        return came
+                self._take(key)
 
-    def _take(self, key: selectors.SelectorKey) -> bool:
-        try:
-            data = os.read(key.fd, PIECE)
-        except BlockingIOError:
-            return False
+    def _take(self, key: selectors.SelectorKey, most: int = PIECE) -> int:
+        """Take what there is, where there is something; give how many bytes."""
+        data = os.read(key.fd, min(most, PIECE))
         if data:
             key.data(data)
         else:
             self._selector.unregister(key.fileobj)
-        return bool(data)
+        return len(data)
 
     def _has_exited(self) -> bool:
         """Has it? It is not reaped yet, if possible, so that its group's number is nobody else's."""

@@ -1,0 +1,67 @@
+"""An executable for the provider exec: machines as files in $MACHINES/made, slow, and it notices when it is not alone.
+
+Where another run is at work on the same instance, it says so in $MACHINES/overlaps. `delay` in a machine's properties is how
+many seconds its provision, and its destruction, take.
+"""
+
+import fcntl
+import json
+import os
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(os.environ["MACHINES"])
+MADE, WORK, OVERLAPS = ROOT / "made", ROOT / "work", ROOT / "overlaps"
+
+
+def work(id: str) -> None:
+    """Be at work on an instance until this process ends."""
+    fd = os.open(WORK / id, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        with OVERLAPS.open("a") as file:
+            file.write(f"{id}\n")
+
+
+def provision(request: dict[str, Any]) -> dict[str, Any]:
+    id, delay = request["id"], request["spec"]["properties"].get("delay", 0)
+    work(id)
+    time.sleep(delay / 2)
+    with suppress(FileExistsError), (MADE / id).open("x") as file:
+        json.dump({"mark": request["mark"], "delay": delay}, file)
+    time.sleep(delay / 2)
+    return {"handle": f"slow-{id}"}
+
+
+def destroy(request: dict[str, Any]) -> dict[str, Any]:
+    ids = request["ids"]
+    for id in ids:
+        work(id)
+    delay = max(each["properties"].get("delay", 0) for each in request["instances"])
+    time.sleep(delay / 2)
+    for id in ids:
+        (MADE / id).unlink(missing_ok=True)
+    time.sleep(delay / 2)
+    return {"destroyed": ids}
+
+
+def observe(request: dict[str, Any]) -> dict[str, Any]:
+    return {"machines": [{"id": path.name, "handle": f"slow-{path.name}"} for path in MADE.iterdir()]}
+
+
+def main() -> None:
+    for folder in (MADE, WORK):
+        folder.mkdir(parents=True, exist_ok=True)
+    verbs = {"provision": provision, "destroy": destroy, "observe": observe}
+    request = json.load(sys.stdin)
+    if request["verb"] not in verbs:
+        sys.exit(64)
+    print(json.dumps(verbs[request["verb"]](request)))
+
+
+if __name__ == "__main__":
+    main()
