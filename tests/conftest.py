@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from executables import Examples
 from harness import Daemon
 
 FAST = ("--sync-interval", "0.1")
@@ -34,3 +35,9 @@ def daemon(run: Callable[..., Daemon]) -> Daemon:
 def simulated(run: Callable[..., Daemon]) -> Daemon:
     """A daemon with the simulator, which observes ten times a second."""
     return run("--provider", "simulator", *FAST)
+
+
+@pytest.fixture(scope="session")
+def examples(tmp_path_factory: pytest.TempPathFactory) -> Examples:
+    """The examples of executables."""
+    return Examples(tmp_path_factory.mktemp("examples"))

@@ -4,8 +4,6 @@ import contextlib
 import json
 import os
 import random
-import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -14,28 +12,15 @@ from typing import Any
 
 import pytest
 
+import executables
 from conftest import FAST
 from dying import STEPS
+from executables import Examples
 from harness import Daemon, command, eventually
 from pyinfrakit.client import RemoteError
 from pyinfrakit.errors import Unreachable
 
-EXAMPLES = Path(__file__).parent.parent / "examples" / "exec"
-
 Run = Callable[..., Daemon]
-
-SHELL = """\
-#!/bin/sh
-observe() { echo '{"machines": []}'; }
-provision() { echo '{}'; }
-destroy() { echo '{"destroyed": ["'"$INFRAKIT_IDS"'"]}'; }
-validate() { exit 64; }
-label() { exit 64; }
-adopt() { exit 64; }
-%s
-$1
-"""
-"""An executable that makes nothing; what is put in defines its verbs anew."""
 
 
 @pytest.fixture
@@ -50,13 +35,7 @@ def machines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def shell(tmp_path: Path) -> Callable[[str], Path]:
     """Write an executable: `shell("provision() { exit 3; }")`."""
-    return lambda verbs: script(tmp_path / "rack", SHELL % verbs)
-
-
-def script(path: Path, text: str) -> Path:
-    path.write_text(text)
-    path.chmod(0o700)
-    return path
+    return lambda verbs: executables.shell(tmp_path / "rack", verbs)
 
 
 def options(path: Path, **more: Any) -> tuple[str, ...]:
@@ -64,30 +43,15 @@ def options(path: Path, **more: Any) -> tuple[str, ...]:
     return ("--provider", "exec", *FAST, *(part for key, value in given.items() for part in ("--option", f"{key}={value}")))
 
 
-def example(language: str, folder: Path) -> Path:
-    if language != "go":
-        return Path(shutil.copy(EXAMPLES / language / "machines", folder / "example"))  # in a folder that surely is this user's
-    built = folder / "built"
-    subprocess.run(
-        ["go", "build", "-o", built, EXAMPLES / "go" / "machines.go"],
-        check=True,
-        timeout=250,
-        env={**os.environ, "GOFLAGS": "-mod=mod", "GOCACHE": str(folder / "cache"), "GOTOOLCHAIN": "local"},
-    )
-    return built
-
-
 @pytest.fixture(params=["sh", "node", "go"])
-def language(request: pytest.FixtureRequest) -> str:
-    name: str = request.param
-    if shutil.which(name) is None:
-        pytest.skip(f"{name} is not installed")
-    return name
+def example(request: pytest.FixtureRequest, examples: Examples) -> Path:
+    """Each of the examples."""
+    return examples.get(request.param)
 
 
-def test_the_examples_are_providers(run: Run, tmp_path: Path, machines: Path, language: str) -> None:
+def test_the_examples_are_providers(run: Run, machines: Path, example: Path) -> None:
     """The same provider in three languages makes machines, tells of broken ones, destroys them, and outlives a restart."""
-    arguments = options(example(language, tmp_path))
+    arguments = options(example)
     daemon = run(*arguments, "--mark", "m1")
     ids = [daemon.provision({"size": "small"}, infrakit_group="w") for _ in range(3)]
     assert sorted(ids) == sorted(path.name for path in (machines / "m1").iterdir())
@@ -111,11 +75,10 @@ def handle(daemon: Daemon, id: str) -> str | None:
     return record.Handle
 
 
-def test_the_examples_refuse_wrong_properties(run: Run, tmp_path: Path, machines: Path, language: str) -> None:
-    """Those that can read properties say which are wrong, and what would be right."""
-    if language == "sh":
-        pytest.skip("it reads no JSON")
-    daemon = run(*options(example(language, tmp_path)))
+@pytest.mark.parametrize("language", ["node", "go"])
+def test_the_examples_refuse_wrong_properties(run: Run, machines: Path, examples: Examples, language: str) -> None:
+    """Those that read properties say which are wrong, and what would be right."""
+    daemon = run(*options(examples.get(language)))
     with pytest.raises(RemoteError, match=r'Properties.size: expected "small" or "large", got "huge"'):
         daemon.provision({"size": "huge"})
     assert [] == daemon.described()
@@ -194,7 +157,7 @@ def test_what_can_not_work_stops_the_start(
     places = {"folder": str(tmp_path), "rack": str(shell(""))}
     (tmp_path / "data").write_text("")
     (tmp_path / "open").mkdir()
-    script(tmp_path / "open" / "rack", SHELL % "")
+    executables.shell(tmp_path / "open" / "rack")
     (tmp_path / "open").chmod(0o777)
     flags = [part for key, value in given.items() for part in ("--option", f"{key}={value.format(**places)}")]
     ended = command(home, "--name", "rack1", "--provider", "exec", *flags)
@@ -412,12 +375,6 @@ def test_without_the_verb_nothing_is_adopted(run: Run, machines: Path, shell: Ca
     assert "bought-in-2019: there is no executable that can adopt machines" in ended.stderr
 
 
-def slow_machines(tmp_path: Path) -> Path:
-    """An executable that is slow, and notices when it is not alone."""
-    program = Path(__file__).with_name("slow_machines.py")
-    return script(tmp_path / "slow", f'#!/bin/sh\nexec {sys.executable} -IS {program} "$@"\n')
-
-
 def made(machines: Path) -> list[str]:
     return sorted(path.name for path in (machines / "made").iterdir())
 
@@ -443,7 +400,7 @@ def dying(run: Run, step: str, path: Path) -> Daemon:
 @pytest.mark.parametrize("step", STEPS)
 def test_a_crash_in_a_provision_leaves_one_machine_or_none(run: Run, tmp_path: Path, machines: Path, step: str) -> None:
     """The executable may outlive the daemon: the next one has it end before it asks again, and there is one machine."""
-    path = slow_machines(tmp_path)
+    path = executables.slow_machines(tmp_path / "slow")
     first = dying(run, f"provision: {step}", path)
     with pytest.raises(Unreachable):
         first.provision(SLOW, infrakit_group="w")
@@ -460,7 +417,7 @@ def test_a_crash_in_a_provision_leaves_one_machine_or_none(run: Run, tmp_path: P
 @pytest.mark.parametrize("step", STEPS)
 def test_a_crash_in_a_destroy_ends_with_all_or_nothing_done(run: Run, tmp_path: Path, machines: Path, step: str) -> None:
     """Before the record is written the instance lives on, from then on it is destroyed, also by the next daemon."""
-    path = slow_machines(tmp_path)
+    path = executables.slow_machines(tmp_path / "slow")
     before = run(*options(path))
     kept, lost = before.provision(SLOW), before.provision(SLOW)
     before.stop()
@@ -481,7 +438,7 @@ def test_a_crash_in_a_destroy_ends_with_all_or_nothing_done(run: Run, tmp_path: 
 
 def test_what_outlives_its_daemon_is_not_doubled(run: Run, tmp_path: Path, machines: Path) -> None:
     """While an executable of a daemon that was killed is at work on an instance, the next daemon starts none for it."""
-    path = slow_machines(tmp_path)
+    path = executables.slow_machines(tmp_path / "slow")
     first = run(*options(path), "--provision-wait", "0.1")
     ids = [first.provision({"delay": 3}) for _ in range(3)]
     eventually(lambda: len(list((machines / "work").iterdir())) == 3, "all are at work")
@@ -499,7 +456,7 @@ def test_what_outlives_its_daemon_is_not_doubled(run: Run, tmp_path: Path, machi
 
 def test_random_crashes_under_load_lose_and_double_nothing(run: Run, tmp_path: Path, machines: Path) -> None:
     """However often the daemon is killed while members come and go, records and machines agree in the end."""
-    arguments = (*options(slow_machines(tmp_path)), "--provision-wait", "0.2")
+    arguments = (*options(executables.slow_machines(tmp_path / "slow")), "--provision-wait", "0.2")
     luck = random.Random(7)
     wanted: set[str] = set()
     unwanted: set[str] = set()
