@@ -390,7 +390,7 @@ def alone(machines: Path) -> bool:
     return not (machines / "overlaps").exists()
 
 
-SLOW = {"delay": 0.6}
+SLOW = {"delay": 0.5}
 
 
 def dying(run: Run, step: str, path: Path) -> Daemon:
@@ -419,7 +419,7 @@ def test_a_crash_in_a_destroy_ends_with_all_or_nothing_done(run: Run, tmp_path: 
     """Before the record is written the instance lives on, from then on it is destroyed, also by the next daemon."""
     path = executables.slow_machines(tmp_path / "slow")
     before = run(*options(path))
-    kept, lost = before.provision(SLOW), before.provision(SLOW)
+    kept, lost = before.provision(), before.provision(SLOW)
     before.stop()
 
     first = dying(run, f"destroy: {step}", path)

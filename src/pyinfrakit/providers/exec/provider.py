@@ -23,24 +23,28 @@ NEEDED = ("provision", "destroy", "observe")
 VALIDATE = 9.0
 """Seconds that `validate` may take: the plugin waits for 10."""
 
-Path_ = Annotated[str | None, Meta(description="path of the executable for this verb; default: that of command")]
+Own = Annotated[str | None, Meta(description="the executable for this verb; else command's")]
 Seconds = Annotated[float, Meta(gt=0)]
 
 
 class Executables(Struct, forbid_unknown_fields=True):
     """Paths of executables, and what they are given."""
 
-    command: Annotated[str | None, Meta(description="path of the executable for all verbs that have none of their own")] = None
-    provision: Path_ = None
-    destroy: Path_ = None
-    observe: Path_ = None
-    validate: Path_ = None
-    label: Path_ = None
-    adopt: Path_ = None
+    command: Annotated[str | None, Meta(description="path of the executable for all verbs", examples=["/usr/local/bin/rack"])] = (
+        None
+    )
+    provision: Own = None
+    destroy: Own = None
+    observe: Own = None
+    validate: Own = None
+    label: Own = None
+    adopt: Own = None
     timeout: Annotated[Seconds, Meta(description="seconds that a provision, destroy, label or adoption may take")] = 600
     observe_timeout: Annotated[Seconds, Meta(description="seconds that an observation may take")] = 60
     output_limit: Annotated[int, Meta(ge=1, description="bytes that an executable may write")] = 64 * 1024 * 1024
-    environment: Annotated[str, Meta(description="names of variables that executables get, separated by commas")] = ""
+    environment: Annotated[
+        str, Meta(description="names of variables that executables get, separated by commas", examples=["RACK_URL,RACK_TOKEN"])
+    ] = ""
 
 
 class Exec(Provider):
@@ -50,6 +54,7 @@ class Exec(Provider):
     """
 
     Options = Executables
+    example = {"size": "small"}
     batch = 20
     options: Executables
 

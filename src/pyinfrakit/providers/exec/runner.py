@@ -55,6 +55,7 @@ class Runner:
         """Get ready; *passed* are variables of the environment that executables get, too."""
         self._mark = mark
         self._passed = passed
+        self._stopped = False
         self._told = Hiding(passed.values())
 
     def shown(self, text: str) -> str:
