@@ -471,7 +471,7 @@ def test_random_crashes_under_load_lose_and_double_nothing(run: Run, tmp_path: P
         time.sleep(luck.random() / 2)
         daemon.kill()
     last = run(*arguments)
-    eventually(lambda: at_rest(last, machines), "records and machines agree")
+    eventually(lambda: at_rest(last, machines), "records and machines agree", patience=60)
     assert sorted(wanted) == made(machines)
     assert not unwanted & set(made(machines))
     assert alone(machines)
