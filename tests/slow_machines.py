@@ -1,7 +1,7 @@
 """An executable for the provider exec: machines as files in $MACHINES/made, slow, and it notices when it is not alone.
 
-Where another run is at work on the same instance, it says so in $MACHINES/overlaps. `delay` in a machine's properties is how
-many seconds its provision, and its destruction, take.
+Where another run is at work on the same instance, it says so in $MACHINES/overlaps. `delay` and `destroy_delay` in a machine's
+properties are how many seconds its provision, and its destruction, take.
 """
 
 import fcntl
@@ -14,22 +14,27 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(os.environ["MACHINES"])
-MADE, WORK, OVERLAPS = ROOT / "made", ROOT / "work", ROOT / "overlaps"
+MADE, WORK, BEGUN, OVERLAPS = ROOT / "made", ROOT / "work", ROOT / "begun", ROOT / "overlaps"
 
 
-def work(id: str) -> None:
+def note(file: Path, what: str) -> None:
+    with file.open("a") as notes:
+        notes.write(f"{what}\n")
+
+
+def work(verb: str, id: str) -> None:
     """Be at work on an instance until this process ends."""
+    note(BEGUN, f"{verb} {id}")
     fd = os.open(WORK / id, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        with OVERLAPS.open("a") as file:
-            file.write(f"{id}\n")
+        note(OVERLAPS, f"{verb} {id}")
 
 
 def provision(request: dict[str, Any]) -> dict[str, Any]:
     id, delay = request["id"], request["spec"]["properties"].get("delay", 0)
-    work(id)
+    work("provision", id)
     time.sleep(delay / 2)
     with suppress(FileExistsError), (MADE / id).open("x") as file:
         json.dump({"mark": request["mark"], "delay": delay}, file)
@@ -40,8 +45,8 @@ def provision(request: dict[str, Any]) -> dict[str, Any]:
 def destroy(request: dict[str, Any]) -> dict[str, Any]:
     ids = request["ids"]
     for id in ids:
-        work(id)
-    delay = max(each["properties"].get("delay", 0) for each in request["instances"])
+        work("destroy", id)
+    delay = max(each["properties"].get("destroy_delay", 0) for each in request["instances"])
     time.sleep(delay / 2)
     for id in ids:
         (MADE / id).unlink(missing_ok=True)

@@ -390,7 +390,7 @@ def alone(machines: Path) -> bool:
     return not (machines / "overlaps").exists()
 
 
-SLOW = {"delay": 0.5}
+SLOW = {"delay": 0.5, "destroy_delay": 0.5}
 
 
 def dying(run: Run, step: str, path: Path) -> Daemon:
@@ -436,12 +436,17 @@ def test_a_crash_in_a_destroy_ends_with_all_or_nothing_done(run: Run, tmp_path: 
     assert alone(machines)
 
 
-def test_what_outlives_its_daemon_is_not_doubled(run: Run, tmp_path: Path, machines: Path) -> None:
-    """While an executable of a daemon that was killed is at work on an instance, the next daemon starts none for it."""
+def begun(machines: Path, what: str) -> bool:
+    """Has an executable begun with this?"""
+    return (machines / "begun").exists() and what in (machines / "begun").read_text().splitlines()
+
+
+def test_a_provision_that_outlives_its_daemon_is_not_doubled(run: Run, tmp_path: Path, machines: Path) -> None:
+    """While an executable of a daemon that was killed makes a machine, the next daemon asks for nothing about that instance."""
     path = executables.slow_machines(tmp_path / "slow")
     first = run(*options(path), "--provision-wait", "0.1")
-    ids = [first.provision({"delay": 3}) for _ in range(3)]
-    eventually(lambda: len(list((machines / "work").iterdir())) == 3, "all are at work")
+    ids = [first.provision({"delay": 4}) for _ in range(3)]
+    eventually(lambda: all(begun(machines, f"provision {id}") for id in ids), "all are at work")
     first.kill()
 
     second = run(*options(path))
@@ -454,16 +459,33 @@ def test_what_outlives_its_daemon_is_not_doubled(run: Run, tmp_path: Path, machi
     assert not (second.state.parent / "rack1.exec").exists()
 
 
+def test_a_destroy_that_outlives_its_daemon_is_not_doubled(run: Run, tmp_path: Path, machines: Path) -> None:
+    """While an executable of a daemon that was killed destroys a machine, the next daemon waits, and asks again then."""
+    path = executables.slow_machines(tmp_path / "slow")
+    first = run(*options(path))
+    lost, kept = first.provision({"destroy_delay": 4}), first.provision()
+    first.call("Instance.Destroy", Instance=lost)
+    eventually(lambda: begun(machines, f"destroy {lost}"), "it is at work")
+    first.kill()
+
+    second = run(*options(path))
+    eventually(lambda: f"still at work on {lost}" in second.log, "it is told")
+    assert [kept] == second.described()
+    eventually(lambda: at_rest(second, machines), "records and machines agree")
+    assert [kept] == made(machines)
+    assert alone(machines)
+
+
 def test_random_crashes_under_load_lose_and_double_nothing(run: Run, tmp_path: Path, machines: Path) -> None:
     """However often the daemon is killed while members come and go, records and machines agree in the end."""
     arguments = (*options(executables.slow_machines(tmp_path / "slow")), "--provision-wait", "0.2")
     luck = random.Random(7)
     wanted: set[str] = set()
     unwanted: set[str] = set()
-    for _ in range(12):
+    for _ in range(6):
         daemon = run(*arguments)
         for _ in range(luck.randrange(1, 6)):
-            wanted.add(daemon.provision({"delay": luck.random()}))
+            wanted.add(daemon.provision({"delay": 3 * luck.random(), "destroy_delay": luck.random()}))
         for id in luck.sample(sorted(wanted), len(wanted) // 3):
             daemon.call("Instance.Destroy", Instance=id)
             wanted.discard(id)

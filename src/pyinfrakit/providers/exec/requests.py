@@ -62,7 +62,7 @@ class Requests:
 
     @contextlib.contextmanager
     def one(self, request: bytes) -> Iterator[int]:
-        """Give a descriptor for an executable's stdin. Until the end of the context its lock is held."""
+        """Give a descriptor for an executable's stdin. Its lock is held until the end of the context."""
         try:
             path, fd = self._locked(request)
         except OSError as error:
@@ -70,8 +70,7 @@ class Requests:
         try:
             yield fd
         finally:
-            fcntl.flock(fd, fcntl.LOCK_UN)  # also for what the executable left behind, which has it open too
-            path.unlink(missing_ok=True)
+            path.unlink(missing_ok=True)  # what the executable left behind may have it open, and locked, for ever
             os.close(fd)
 
     def _locked(self, request: bytes) -> tuple[Path, int]:
