@@ -110,11 +110,6 @@ class Observed(Struct):
 
     machines: list[Seen]
 
-    def __post_init__(self) -> None:
-        if len({machine.id for machine in self.machines}) < len(self.machines):
-            ids = [machine.id for machine in self.machines]
-            raise ValueError(f"machine {next(id for id in ids if ids.count(id) > 1)!r} is there twice")
-
 
 class Failure(Struct):
     """Why something was not done, and when it may be tried again; *field* is below the properties."""
