@@ -35,13 +35,17 @@ class _Reply(Struct):
     result: Raw = Raw(b"null")
 
 
-class _Connection(http.client.HTTPConnection):
+class Connection(http.client.HTTPConnection):
+    """HTTP on a unix socket. *timeout* is for each step."""
+
+    kind: type[socket.socket] = socket.socket
+
     def __init__(self, path: Path, timeout: float) -> None:
         super().__init__("localhost", timeout=timeout)
         self._path = path
 
     def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock = self.kind(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(self.timeout)
         self.sock.connect(str(self._path))
 
@@ -51,7 +55,8 @@ class Client:
 
     def __init__(self, path: Path, timeout: float = 15.0) -> None:
         self.path = path
-        self._connection = _Connection(path, timeout)
+        self._timeout = timeout
+        self._connection = Connection(path, timeout)
         self._id = 0
 
     def __enter__(self) -> "Client":
@@ -84,20 +89,22 @@ class Client:
             data = response.read()
         except (OSError, http.client.HTTPException) as error:
             self._connection.close()
-            raise Unreachable(self._problem(error)) from None
+            raise Unreachable(problem(self.path, error, self._timeout)) from None
         if response.status != 200:
             text = data.decode(errors="replace").strip()[:200]
             raise Unreachable(f"{self.path} answered {response.status}: {text}")
         return data
 
-    def _problem(self, error: Exception) -> str:
-        match error:
-            case FileNotFoundError():
-                return f"no plugin at {self.path}: there is no such socket"
-            case ConnectionRefusedError():
-                return f"no plugin at {self.path}: nothing listens there any more; start it again"
-            case BlockingIOError():
-                return f"{self.path} takes no more connections: the plugin is too busy, or hangs"
-            case TimeoutError():
-                return f"{self.path} did not answer in {self._connection.timeout:g} s"
-        return f"{self.path} can't be reached: {error or type(error).__name__}"
+
+def problem(path: Path, error: Exception, timeout: float) -> str:
+    """Say why the plugin at *path* could not be reached, or broke off."""
+    match error:
+        case FileNotFoundError():
+            return f"no plugin at {path}: there is no such socket"
+        case ConnectionRefusedError():
+            return f"no plugin at {path}: nothing listens there any more; start it again"
+        case BlockingIOError():
+            return f"{path} takes no more connections: the plugin is too busy, or hangs"
+        case TimeoutError():
+            return f"{path} did not answer in {timeout:g} s"
+    return f"{path} can't be reached: {error or type(error).__name__}"

@@ -12,6 +12,7 @@ from click.core import ParameterSource
 from pyinfrakit import __version__
 from pyinfrakit.cli.adopt import adopt
 from pyinfrakit.cli.confirm import confirm
+from pyinfrakit.cli.conformance import conformance
 from pyinfrakit.cli.describe import describe
 from pyinfrakit.cli.destroy import destroy
 from pyinfrakit.cli.export import export
@@ -52,6 +53,7 @@ for verb in (
     adopt,
     info,
     provider,
+    conformance,
     export,
     fsck,
     new,

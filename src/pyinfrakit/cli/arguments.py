@@ -75,7 +75,7 @@ class Tags(click.ParamType[dict[str, str]]):
 tags_option = click.option("--tags", type=Tags(), default="", show_default=False, help="Only instances with all of these tags.")
 
 
-def _read_json(source: str, is_yaml: bool) -> Raw:
+def read_json(source: str, is_yaml: bool) -> Raw:
     """Give the document at *source* (a file, ``-``, ``file://``, ``http(s)://``) as JSON, byte for byte unless it is YAML."""
     data = _read(source)
     if is_yaml:
@@ -94,7 +94,7 @@ def _read_json(source: str, is_yaml: bool) -> Raw:
 def read_spec(source: str, is_yaml: bool) -> wire.SpecParams:
     """Give the spec at *source*, which may be a file, ``-``, ``file://`` or ``http(s)://``."""
     try:
-        return wire.read_spec(_read_json(source, is_yaml))
+        return wire.read_spec(read_json(source, is_yaml))
     except WrongShape as error:
         raise click.ClickException(f"{source}: {error}") from None
 
