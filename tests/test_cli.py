@@ -80,6 +80,7 @@ VERBS = {
     "adopt": ["--dir", "--orphans", "--group", "--tags", "--logical-id"],
     "info": ["--dir", "-r, --raw"],
     "provider": ["--schema"],
+    "conformance": ["--dir", "--properties", "-y, --yaml", "--count", "--timeout", "-r, --raw, --json"],
     "export": ["-o, --output"],
     "fsck": ["--repair", "--without-journal"],
     "new": [],

@@ -1,10 +1,11 @@
 """Checks of how instances are made, labelled and destroyed. They go in this order: each looks at what those before it made."""
 
-from pyinfrakit.client import RemoteError
+from msgspec import UNSET
+
 from pyinfrakit.conformance.answers import Answer
 from pyinfrakit.conformance.checks import Check, listed, refused
 from pyinfrakit.conformance.plan import TIER, Spec
-from pyinfrakit.conformance.report import Broken, Unknown
+from pyinfrakit.conformance.report import Broken, NotApplicable, Unknown
 from pyinfrakit.conformance.trial import Member, Trial
 from pyinfrakit.errors import PyInfrakitError
 
@@ -49,6 +50,8 @@ def _logical(trial: Trial) -> str:
     trial.member(trial.plan.first)
     id = _made(trial, trial.plan.logical)
     found = trial.look(trial.plan.logical).LogicalID
+    if found is UNSET and trial.version < (0, 3, 0):
+        raise NotApplicable("the plugin describes none, as versions before 0.3.0 may")
     wanted = trial.plan.logical.logical_id
     if found != wanted:
         raise Broken(f"{id} was given {wanted}, and is described with {found or 'none'}")
@@ -82,13 +85,7 @@ def _label_keeps(trial: Trial) -> str:
 
 
 def _label_unknown(trial: Trial) -> str:
-    params: dict[str, object] = {"Instance": f"{trial.plan.group}-none", "Labels": LABELS}
-    try:
-        trial.session.ask("Instance.Label", params, Answer)
-    except RemoteError as error:
-        if error.is_unknown_method:
-            raise Unknown("the plugin has no Label") from None
-    return refused(trial, "Instance.Label", params)
+    return refused(trial, "Instance.Label", {"Instance": f"{trial.plan.group}-none", "Labels": LABELS})
 
 
 def _distinct(trial: Trial) -> str:

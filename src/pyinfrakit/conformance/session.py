@@ -134,10 +134,12 @@ class Session:
         return self.ask("Instance.DescribeInstances", params, answers.Described).Descriptions or ()
 
     def refuses(self, method: str, params: Mapping[str, Any]) -> str | None:
-        """Give the error with which a call is refused; None where it is not. Raise `Unreachable`."""
+        """Give the error with which a call is refused; None where it is not. Raise `Unreachable`, also for no such method."""
         try:
             self.ask(method, params, answers.Answer)
         except RemoteError as error:
+            if error.is_unknown_method:
+                raise Unreachable(str(error)) from None
             return str(error)
         return None
 

@@ -164,7 +164,9 @@ class Trial:
             left = self._sweep()
         if self._unanswered:
             tag, value = next(iter(self.plan.mark.items()))
-            reason = f"Provision was not answered {self._unanswered} times: what comes of it later has the tag {tag}={value}"
+            reason = (
+                f"{self._unanswered} calls of Provision got no good answer: what comes of them later has the tag {tag}={value}"
+            )
             left = [*left, Left("", reason)]
         return left
 
