@@ -4,7 +4,8 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -35,6 +36,7 @@ class Plugin:
         self.instances: dict[str, dict[str, Any]] = {}
         self.provisioned: list[dict[str, Any]] = []
         self.counter = 0
+        self.crash: Callable[[], None]
 
     def answer(self, body: bytes) -> bytes:
         """Give the reply to a request, be it what it may."""
@@ -258,7 +260,7 @@ class DiesOfBadRequests(Plugin):
 class SilentOnEmptyBodies(Plugin):
     def answer(self, body: bytes) -> bytes:
         if not body:
-            time.sleep(3)
+            time.sleep(2)
             raise Nothing
         return super().answer(body)
 
@@ -296,14 +298,15 @@ class DropsTags(Plugin):
 class DescribesLater(Plugin):
     """Shows an instance only after it was looked for."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.looks: Counter[str] = Counter(mine=9)
+
     def DescribeInstances(self, params: Any) -> Any:  # noqa: N802
-        found = super().DescribeInstances(params)
-        found["Descriptions"] = [each for each in found["Descriptions"] or () if self.instances[each["ID"]].get("Looked", 0) > 2]
-        for each in self.instances.values():
-            each["Looked"] = each.get("Looked", 0) + 1
-        for each in found["Descriptions"]:
-            del each["Looked"]
-        return found
+        found = super().DescribeInstances(params)["Descriptions"] or []
+        shown = [each for each in found if self.looks[each["ID"]] > 2]
+        self.looks.update(self.instances.keys())
+        return {"Descriptions": shown}
 
 
 class RefusesProperties(Plugin):
@@ -342,7 +345,7 @@ class NeverDestroys(Plugin):
 class HangsOnLabel(Plugin):
     def answer(self, body: bytes) -> bytes:
         if b"Instance.Label" in body:
-            time.sleep(3)
+            time.sleep(2)
             raise Nothing
         return super().answer(body)
 
@@ -350,6 +353,58 @@ class HangsOnLabel(Plugin):
 class GarbageOnDescribe(Plugin):
     def answer(self, body: bytes) -> bytes:
         return b"<html>" if b"Describe" in body else super().answer(body)
+
+
+class HangsOnTags(Plugin):
+    """Hangs where it is asked for instances with tags."""
+
+    def answer(self, body: bytes) -> bytes:
+        if b"Describe" in body and b'"Tags":{"' in body:
+            time.sleep(1)
+            raise Nothing
+        return super().answer(body)
+
+
+class HangsOnProvision(Plugin):
+    def answer(self, body: bytes) -> bytes:
+        if b"Instance.Provision" in body:
+            time.sleep(1)
+            raise Nothing
+        return super().answer(body)
+
+
+class CrashesOnLabel(Plugin):
+    def answer(self, body: bytes) -> bytes:
+        if b"Instance.Label" in body:
+            self.crash()
+            raise Nothing
+        return super().answer(body)
+
+
+class BreaksOnWrongTypes(Plugin):
+    def answer(self, body: bytes) -> bytes:
+        if b'"Tags":5' in body:
+            raise Nothing
+        return super().answer(body)
+
+
+class CrashesWithoutParams(Plugin):
+    """Answers, and is gone."""
+
+    def answer(self, body: bytes) -> bytes:
+        if b"params" not in body and body.startswith(b"{"):
+            self.crash()
+        return super().answer(body)
+
+
+class ForgetsTheFirst(Plugin):
+    def DescribeInstances(self, params: Any) -> Any:  # noqa: N802
+        found = super().DescribeInstances(params)["Descriptions"] or []
+        return {"Descriptions": [each for each in found if each["ID"] != "i-000001" or "i-000008" not in self.instances]}
+
+
+class ClosesWithoutSaying(Plugin):
+    """Closes each connection after the first answer."""
 
 
 class OneAtATime(Plugin):
@@ -413,6 +468,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
+        self.close_connection = self.close_connection or isinstance(self.server.plugin, ClosesWithoutSaying)
 
 
 @contextmanager
@@ -420,6 +476,7 @@ def served(plugin: Plugin, path: Path) -> Iterator[Path]:
     """Serve a plugin on a socket."""
     server = _Server(str(path), _Handler)  # type: ignore[arg-type]
     server.plugin = plugin
+    plugin.crash = lambda: server.socket.shutdown(socket.SHUT_RDWR)
     if isinstance(plugin, OneAtATime):
         server.gate = threading.Lock()
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))

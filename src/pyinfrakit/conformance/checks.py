@@ -6,6 +6,7 @@ from msgspec import Struct
 
 from pyinfrakit.client import RemoteError
 from pyinfrakit.conformance.report import Broken, NotApplicable, Result, Unknown, Verdict
+from pyinfrakit.conformance.session import Gone
 from pyinfrakit.conformance.trial import Trial
 from pyinfrakit.errors import Unreachable
 
@@ -39,8 +40,15 @@ class Check(Struct, frozen=True):
             return Verdict.NOT_APPLICABLE, str(reason)
         except Unknown as reason:
             return Verdict.UNKNOWN, f"because {reason}"
+        except Gone as gone:
+            return self._end(trial), str(gone)
         except (Broken, RemoteError, Unreachable) as fault:
             return Verdict.FAILS, str(fault)
+
+    def _end(self, trial: Trial) -> Verdict:
+        """Blame the check that finds the plugin gone, unless another saw it break off, or go, before."""
+        seen, trial.session.broke = trial.session.broke, True
+        return Verdict.UNKNOWN if seen else Verdict.FAILS
 
 
 def refused(trial: Trial, method: str, params: dict[str, object]) -> str:

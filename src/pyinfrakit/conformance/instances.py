@@ -99,7 +99,7 @@ def _distinct(trial: Trial) -> str:
         raise Broken(f"{listed(list(twice))} was given more than once")
     for each in given:
         if isinstance(each, PyInfrakitError):
-            raise Broken(f"one of them: {each}")
+            raise each
     if len(ids) < len(given):
         raise Broken("an empty ID")
     return f"{len(ids)} IDs"

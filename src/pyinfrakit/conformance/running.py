@@ -78,17 +78,21 @@ def _with_instances(trial: Trial, tell: Callable[[str], None]) -> tuple[Sequence
         _begin(trial)
         results = [each.result(trial) for each in MAKING]
     finally:
-        left = _cleaned(trial)
-        for each in left:
-            tell(f"left behind: {each.id}: {each.reason}" if each.id else f"perhaps left behind: {each.reason}")
+        left = _clean_up(trial, tell)
     return results, [describing.shrinks(trial), calls.one_element_array(trial)], left
 
 
-def _cleaned(trial: Trial) -> Sequence[Left]:
+def _clean_up(trial: Trial, tell: Callable[[str], None]) -> Sequence[Left]:
+    left: Sequence[Left] = []
     try:
-        return trial.clean_up()
+        left = trial.clean_up()
     except KeyboardInterrupt:
-        return [Left(id, "the clean-up was interrupted, too") for id in trial.not_destroyed()]
+        left = [Left(id, "the clean-up was interrupted, too") for id in trial.not_destroyed()]
+        raise
+    finally:
+        for each in left:
+            tell(f"left behind: {each.id}: {each.reason}" if each.id else f"perhaps left behind: {each.reason}")
+    return left
 
 
 def _begin(trial: Trial) -> None:

@@ -26,6 +26,14 @@ MOST = 256 << 20
 """Bytes of an answer that are read: far more than any plugin has to say."""
 
 
+class BrokeOff(Unreachable):
+    """A connection ended without an answer."""
+
+
+class Gone(Unreachable):
+    """Nothing listens on the socket any more."""
+
+
 class _Socket(socket.socket):
     """A socket on which all steps of a call together have until *end*: also of an answer that comes byte by byte."""
 
@@ -64,7 +72,7 @@ class Line:
         try:
             self._connection.connect()
         except OSError as error:
-            raise Unreachable(problem(self.path, error, self.timeout)) from None
+            raise Gone(problem(self.path, error, self.timeout)) from None
 
     def post(self, body: bytes, what: str) -> bytes:
         """Send a body, and give the answer's, whatever its status: clients look at nothing else. Raise `Unreachable`."""
@@ -79,13 +87,14 @@ class Line:
             raise Silent(f"{what} was not answered in {self.timeout:g} s") from None
         except (OSError, http.client.HTTPException, ValueError) as error:
             text = str(error) or type(error).__name__
-            raise Unreachable(f"{what} got no answer, but a connection that broke: {text[:100]}") from None
+            raise BrokeOff(f"{what} got no answer, but a connection that broke: {text[:100]}") from None
 
 
 class Session:
     """A plugin, or the sub-type *kind* of it; and what was noticed while it was called.
 
-    *types* are what answers had for ``Type``, *slowest* is the method that took longest, and for how many seconds.
+    *types* are what answers had for ``Type``, *slowest* is the method that took longest, and for how many seconds; *broke*: has
+    the plugin ended connections without an answer?
     """
 
     def __init__(self, path: Path, kind: str, timeout: float) -> None:
@@ -94,6 +103,7 @@ class Session:
         self.timeout = timeout
         self.types: list[tuple[str, str | None]] = []
         self.slowest: tuple[float, str] = (0.0, "")
+        self.broke = False
         self._ids = itertools.count(1)
         self._silent: dict[bytes, str] = {}
 
@@ -116,6 +126,9 @@ class Session:
             found = answers.shaped(self._result(method, params), shape, method)
         except Silent as error:
             self._silent[call] = f"{error}, and is not asked again"
+            raise
+        except BrokeOff:
+            self.broke = True
             raise
         if isinstance(found, answers.Answer) and params["Type"] == self.kind:
             self.types.append((method, found.Type))

@@ -164,9 +164,7 @@ class Trial:
             left = self._sweep()
         if self._unanswered:
             tag, value = next(iter(self.plan.mark.items()))
-            reason = (
-                f"{self._unanswered} calls of Provision got no good answer: what comes of them later has the tag {tag}={value}"
-            )
+            reason = f"{self._unanswered} calls of Provision got no good answer; what comes of them has the tag {tag}={value}"
             left = [*left, Left("", reason)]
         return left
 
@@ -199,4 +197,4 @@ class Trial:
         self.seen |= found.keys()
         marked = [id for id, each in found.items() if each.tags.items() >= self.plan.mark.items()]
         mine = [*(id for id in self._given if id in found or id not in self._destroyed), *marked]
-        return [id for id in dict.fromkeys(mine) if id not in (self.before or ())]
+        return sorted(set(mine) - (self.before or set()))
