@@ -156,6 +156,14 @@ def test_every_check_is_failed_by_some_plugin() -> None:
     assert {each.name for each in CHECKS} - {"in-time"} == {name for _, name in FAULTS} - {"handshake"}
 
 
+def test_every_check_is_documented() -> None:
+    """docs/conformance.md says of each check what it means, in the order in which they go, and its sample has them all."""
+    page = (Path(__file__).parent.parent / "docs" / "conformance.md").read_text()
+    every = ["handshake", *(each.name for each in CHECKS)]
+    assert every == re.findall(r"^\| `([a-z][a-z-]+)` \| \S", page, re.MULTILINE)
+    assert every == re.findall(r"^([a-z-]+) +(?:holds|does not hold) ", page, re.MULTILINE)
+
+
 def test_a_slow_plugin_is_told() -> None:
     """A call that was answered later than InfraKit's clients wait does not hold."""
     session = Session(Path("none"), "", 60)

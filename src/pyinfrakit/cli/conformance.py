@@ -18,7 +18,7 @@ from pyinfrakit.conformance import Report, Verdict, check
 @click.command()
 @plugin_argument
 @directory_option
-@click.option("--properties", "source", metavar="FILE|-", help="The properties that instances are made with; without, none.")
+@click.option("--properties", "source", metavar="FILE|-", help="The properties that instances are made with; {} without it.")
 @click.option("-y", "--yaml", "is_yaml", is_flag=True, help="FILE is YAML.")
 @click.option("--count", type=click.IntRange(2, 100), default=5, show_default=True, help="How many are provisioned at once.")
 @click.option(

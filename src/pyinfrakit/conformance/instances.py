@@ -80,7 +80,7 @@ def _label_keeps(trial: Trial) -> str:
     tags = trial.look(trial.plan.first).tags
     lost = [key for key in kept if key not in LABELS and tags.get(key) != kept[key]]
     if lost:
-        raise Broken(f"{member.id} lost, or has otherwise, {', '.join(lost)}")
+        raise Broken(f"{member.id} lost or changed {', '.join(lost)}")
     return f"{member.id} has its {len(kept) - 1} other tags"
 
 
