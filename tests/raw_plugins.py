@@ -174,6 +174,10 @@ class InOtherCase(Plugin):
         return {"type": result["Type"], "descriptions": found, "more": 1}
 
 
+class SaysThatItCloses(Plugin):
+    """Closes each connection after the first answer, and says so."""
+
+
 # --- With a fault
 
 
@@ -381,6 +385,23 @@ class CrashesOnLabel(Plugin):
         return super().answer(body)
 
 
+class HangsOnLabelAndDestroy(Plugin):
+    """Hangs, and is *asked* to destroy once that is so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = threading.Event()
+        self.over = threading.Event()
+
+    def answer(self, body: bytes) -> bytes:
+        if b"Instance.Destroy" in body:
+            self.asked.set()
+        if b"Instance.Destroy" in body or b"Instance.Label" in body:
+            self.over.wait(20)
+            raise Nothing
+        return super().answer(body)
+
+
 class BreaksOnWrongTypes(Plugin):
     def answer(self, body: bytes) -> bytes:
         if b'"Tags":5' in body:
@@ -465,6 +486,8 @@ class _Handler(BaseHTTPRequestHandler):
             return
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
+        if isinstance(self.server.plugin, SaysThatItCloses):
+            self.send_header("Connection", "close")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)

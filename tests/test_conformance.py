@@ -6,6 +6,7 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -59,7 +60,7 @@ def test_our_own_plugin_holds(run: Callable[..., Daemon], provider: str) -> None
     assert [before] == daemon.described()
 
 
-@pytest.mark.parametrize("kind", [raw.Plugin, raw.InOtherCase])
+@pytest.mark.parametrize("kind", [raw.Plugin, raw.InOtherCase, raw.SaysThatItCloses])
 def test_a_plugin_that_is_not_ours_holds(tmp_path: Path, kind: type[raw.Plugin]) -> None:
     """Every check holds for a plugin with InfraKit's own error texts, also where its names are in other case."""
     plugin = kind()
@@ -85,8 +86,21 @@ def test_a_sub_type_is_checked_by_its_name(tmp_path: Path) -> None:
     """Where a plugin has sub-types, the one that is named is checked, and none is an error that says which there are."""
     with raw.served(raw.SubTyped(), tmp_path / "plugin") as path:
         assert check(path, kind="compute").holds
-        with pytest.raises(WrongCall, match="which are: compute"):
+        with pytest.raises(WrongCall, match="has sub-types: say NAME/compute"):
             check(path)
+        with pytest.raises(WrongCall, match="no sub-type 'storage': say NAME/compute"):
+            check(path, kind="storage")
+
+
+def test_our_own_sub_types_hold(home: Path, run: Callable[..., Daemon]) -> None:
+    """Each sub-type of our own daemon is checked by NAME/TYPE, and all holds."""
+    run(program=(sys.executable, str(Path(__file__).with_name("typed.py")), "simulator", "compute,storage"))
+    for name in ("rack1/compute", "rack1/storage"):
+        done = command(home, "conformance", name, "--count", "2")
+        assert (0, f"holds: {len(CHECKS) + 1}") == (done.returncode, done.stdout.splitlines()[-1].split(",")[0])
+    done = command(home, "conformance", "rack1")
+    assert (1, "") == (done.returncode, done.stdout)
+    assert ["infrakit-instance: the plugin has sub-types: say NAME/compute or NAME/storage"] == done.stderr.splitlines()
 
 
 # wrong ones
@@ -224,6 +238,24 @@ def test_an_interrupt_cleans_up(tmp_path: Path) -> None:
             out, _ = process.communicate(timeout=20)
         assert (130, b"") == (process.returncode, out)
         assert {} == plugin.instances
+
+
+def test_an_interrupt_of_the_clean_up_is_told(tmp_path: Path) -> None:
+    """On a second ^C, while it cleans up, the command ends, and says by their IDs what it has not destroyed."""
+    plugin = raw.HangsOnLabelAndDestroy()
+    with raw.served(plugin, tmp_path / "plugin") as path:
+        arguments = [*COMMAND, "conformance", str(path), "--timeout", "60"]
+        process = subprocess.Popen(
+            arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(tmp_path)
+        )
+        eventually(partial(_has, plugin, 3), "instances are there")
+        process.send_signal(signal.SIGINT)
+        assert plugin.asked.wait(20)
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=20)
+        plugin.over.set()
+    assert 130 == process.returncode
+    assert sorted(plugin.instances) == re.findall(r"^left behind: (i-\d+): .*interrupted", told, re.MULTILINE)
 
 
 def _has(plugin: raw.Plugin, count: int) -> bool:

@@ -75,9 +75,10 @@ def _echoes(trial: Trial) -> str:
     if not said:
         raise Unknown("no call of Instance was answered")
     for method, type in said:
-        if (type or "") != kind:
+        if type and type != kind:
             raise Broken(f"{method} was asked of type {kind!r}, and answered for {type!r}")
-    return f"{kind!r} came back, {len(said)} times"
+    named = sum(bool(type) for _, type in said)
+    return f"{len(said)} answers: {named} with {kind!r}, the others without" if kind else f"{len(said)} answers are for none"
 
 
 def _in_time(trial: Trial) -> str:
@@ -100,7 +101,7 @@ BEFORE = (
 """Those that come first."""
 
 AFTER = (
-    Check("type", "an answer has the request's Type", _echoes, (0, 3, 0)),
+    Check("type", "an answer has its request's Type, or none", _echoes, (0, 3, 0)),
     Check("in-time", f"calls are answered in {PATIENCE:g} s, when InfraKit's clients give up", _in_time),
 )
 """Those that are about all calls before them."""

@@ -79,8 +79,8 @@ def check_kind(kind: str, types: Sequence[str]) -> None:
     """Make sure that *kind* is one of a plugin's sub-types; raise `WrongCall`."""
     if not types or (not kind and ONLY_TYPE in types) or kind in types:
         return
-    named = ", ".join(each for each in types if each != ONLY_TYPE) or "none"
-    raise WrongCall(f"type {kind!r}: expected NAME/TYPE with one of the plugin's sub-types, which are: {named}")
+    named = " or ".join("NAME" if each == ONLY_TYPE else f"NAME/{each}" for each in types)
+    raise WrongCall(f"the plugin has {f'no sub-type {kind!r}' if kind else 'sub-types'}: say {named}")
 
 
 def _implements(method: str) -> Callable[[Session], Mapping[str, Sequence[str]]]:

@@ -51,9 +51,10 @@ def check(
     with session.line() as line:
         line.open()
     intent = plan(count, properties)
-    tell(f"{socket}: {intent}")
     speaks = handshakes.speak(session)
     handshakes.check_kind(kind, speaks.types)
+    if speaks.versions:
+        tell(f"{socket}: {intent}")
     results, facts, left = _run(session, intent, speaks, tell)
     return Report(str(socket), str(intent), [*speaks.facts(), *facts], results, left)
 
