@@ -30,6 +30,8 @@ class Plugin:
         "Handshake.Hello": {"Objects": {"Instance/0.6.1": [{"Name": ".", "ProxyFor": ""}]}},
     }
     types: ClassVar[tuple[str, ...]] = ("",)
+    patience: ClassVar[float] = 5.0
+    """Seconds for each call, and to wait for what should come: less where that is in vain."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -262,6 +264,8 @@ class DiesOfBadRequests(Plugin):
 
 
 class SilentOnEmptyBodies(Plugin):
+    patience: ClassVar[float] = 0.5
+
     def answer(self, body: bytes) -> bytes:
         if not body:
             time.sleep(2)
@@ -270,6 +274,8 @@ class SilentOnEmptyBodies(Plugin):
 
 
 class DescribesDestroyed(Plugin):
+    patience: ClassVar[float] = 0.5
+
     def remove(self, id: str) -> None:
         pass
 
@@ -336,17 +342,23 @@ class TakesAnyMethod(Plugin):
 class LosesSome(Plugin):
     """Does not describe the last one of those that were provisioned at once."""
 
+    patience: ClassVar[float] = 0.5
+
     def DescribeInstances(self, params: Any) -> Any:  # noqa: N802
         found = super().DescribeInstances(params)["Descriptions"] or []
         return {"Descriptions": [each for each in found if each["ID"] != "i-000008"]}
 
 
 class NeverDestroys(Plugin):
+    patience: ClassVar[float] = 0.5
+
     def Destroy(self, params: Any) -> Any:  # noqa: N802
         raise Refusal("not today")
 
 
 class HangsOnLabel(Plugin):
+    patience: ClassVar[float] = 0.5
+
     def answer(self, body: bytes) -> bytes:
         if b"Instance.Label" in body:
             time.sleep(2)
@@ -362,6 +374,8 @@ class GarbageOnDescribe(Plugin):
 class HangsOnTags(Plugin):
     """Hangs where it is asked for instances with tags."""
 
+    patience: ClassVar[float] = 0.5
+
     def answer(self, body: bytes) -> bytes:
         if b"Describe" in body and b'"Tags":{"' in body:
             time.sleep(1)
@@ -370,6 +384,8 @@ class HangsOnTags(Plugin):
 
 
 class HangsOnProvision(Plugin):
+    patience: ClassVar[float] = 0.5
+
     def answer(self, body: bytes) -> bytes:
         if b"Instance.Provision" in body:
             time.sleep(1)
@@ -430,6 +446,8 @@ class ClosesWithoutSaying(Plugin):
 
 class OneAtATime(Plugin):
     """Serves one connection at a time, until that is closed."""
+
+    patience: ClassVar[float] = 0.5
 
 
 class SaysNothingElse(Plugin):

@@ -29,10 +29,10 @@ from pyinfrakit.errors import Unreachable, WrongCall
 PROPERTIES = msgspec.Raw(b'{"size": [1, 2.50]}')
 
 
-def examined(plugin: raw.Plugin, folder: Path, timeout: float = 0.5, kind: str = "") -> Report:
+def examined(plugin: raw.Plugin, folder: Path, timeout: float | None = None) -> Report:
     """Have a plugin checked."""
     with raw.served(plugin, folder / "plugin") as path:
-        return check(path, kind=kind, properties=PROPERTIES, timeout=timeout)
+        return check(path, properties=PROPERTIES, timeout=timeout or plugin.patience)
 
 
 def names(report: Report, verdict: Verdict) -> list[str]:
