@@ -1,4 +1,4 @@
-"""What a provider's own tests need: the contract that holds for all, as a class; and `check`, for a plugin's socket. Needs pytest."""
+"""What a provider's own tests need: the contract for all, as a class; and `check`, for a plugin's socket. Needs pytest."""
 
 try:
     import pytest  # noqa: F401 - asked for here, so that its absence is told in one line
