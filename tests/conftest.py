@@ -1,13 +1,16 @@
 """Fixtures: daemons that end with their test."""
 
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from executables import Examples
-from harness import Daemon
+from harness import Daemon, eventually
+from processes import AS_USER, Instances, none_left
 
 FAST = ("--sync-interval", "0.1")
 
@@ -41,3 +44,27 @@ def simulated(run: Callable[..., Daemon]) -> Daemon:
 def examples(tmp_path_factory: pytest.TempPathFactory) -> Examples:
     """The examples of executables."""
     return Examples(tmp_path_factory.mktemp("examples"))
+
+
+@pytest.fixture
+def mark() -> Iterator[str]:
+    """A mark for one test's processes. None of them is left after it."""
+    mark = f"test-{uuid.uuid4().hex}"
+    yield mark
+    eventually(lambda: none_left(f"PYINFRAKIT_MARK={mark}"), "all of the test's processes end")
+
+
+@pytest.fixture
+def start(mark: str, run: Callable[..., Daemon]) -> Callable[..., Daemon]:
+    """Start daemons with processes as instances."""
+
+    def started(*arguments: str, grace: float = 1, **settings: Any) -> Daemon:
+        return run("--provider", "process", *AS_USER, "--option", f"grace={grace}", "--mark", mark, *FAST, *arguments, **settings)
+
+    return started
+
+
+@pytest.fixture
+def instances(mark: str) -> Instances:
+    """The processes of the test's instances."""
+    return Instances(mark)

@@ -19,7 +19,7 @@ from pyinfrakit.errors import Unreachable
 Tags = dict[str, str]
 
 MOST = 40
-"""How many instances a caller has at most."""
+"""How many instances a caller has at most, unless it is told."""
 
 
 class Kept(Struct):
@@ -38,10 +38,11 @@ class Kept(Struct):
 class Caller:
     """One client, with instances of its own, that makes one random call after the other."""
 
-    def __init__(self, name: str, seed: int, properties: Any = None) -> None:
+    def __init__(self, name: str, seed: int, properties: Any = None, most: int = MOST) -> None:
         self.name = name
         self.dice = random.Random(f"{name} {seed}")
         self.properties = properties
+        self.most = most
         self.kept: list[Kept] = []
         self.calls = 0
         self.failures: list[str] = []
@@ -60,7 +61,7 @@ class Caller:
         """Make one call. One that is answered with an error changed nothing; one that is not answered may have."""
         living = [each for each in self.kept if each.lives is not None]
         choice = self.dice.random()
-        if not living or (choice < 0.4 and len(living) < MOST):
+        if not living or (choice < 0.4 and len(living) < self.most):
             self.provision(client)
         elif choice < 0.7:
             self.label(client, self.dice.choice(living))

@@ -6,6 +6,7 @@ and the command, and writes down how it ended, whether there is a daemon or not.
 
 import contextlib
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -22,8 +23,6 @@ from pyinfrakit.providers.processes.life import Life
 from pyinfrakit.providers.processes.place import About, Place, Places
 from pyinfrakit.providers.processes.starting import Work
 
-Variable = Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
-
 LONGEST_LOOK = 0.05
 """Seconds between looks at whether a command has begun, which are more frequent at first."""
 
@@ -36,7 +35,7 @@ class Program(Struct, forbid_unknown_fields=True):
 
     command: Annotated[str, Meta(min_length=1, description="what to run: a path, or a name that is looked up in PATH")]
     arguments: Annotated[list[str], Meta(description="its arguments")] = []
-    environment: Annotated[dict[Variable, str], Meta(description="variables in addition to PATH, HOME, USER and LANG")] = {}
+    environment: Annotated[dict[str, str], Meta(description="variables in addition to PATH, HOME, USER and LANG")] = {}
     directory: Annotated[str, Meta(pattern="^/", description="where it runs")] = "/"
 
 
@@ -79,17 +78,12 @@ class Process(Provider):
     def parse(self, properties: Raw | None) -> Program:
         """Give properties as a `Program`; raise `InvalidSpec`, also for what no process can be given."""
         program: Program = super().parse(properties)
-        for field, texts in (
-            ("command", [program.command]),
-            ("arguments", program.arguments),
-            ("environment", program.environment.values()),
-            ("directory", [program.directory]),
-        ):
-            if any("\0" in text for text in texts):
-                raise InvalidSpec(f"Properties.{field}", "expected no character with the code 0")
-        for name in (starting.INSTANCE_VARIABLE, starting.MARK_VARIABLE):
-            if name in program.environment:
-                raise InvalidSpec(f"Properties.environment.{name}", "is set by the provider")
+        _check_texts("command", program.command)
+        _check_texts("arguments", *program.arguments)
+        _check_texts("directory", program.directory)
+        for name, value in program.environment.items():
+            _check_variable(name)
+            _check_texts(f"environment.{name}", value)
         return program
 
     def provision(self, id: str, spec: Spec) -> Machine:
@@ -177,6 +171,19 @@ class Process(Provider):
         """Let go of those that have ended, of the shells that this run of the daemon started."""
         with self._reaping:
             self._children -= {pid for pid in self._children if proc.reap(pid)}
+
+
+def _check_texts(field: str, *texts: str) -> None:
+    if any("\0" in text for text in texts):
+        raise InvalidSpec(f"Properties.{field}", "expected no character with the code 0")
+
+
+def _check_variable(name: str) -> None:
+    """Refuse names that a shell does not pass on, and those by which processes are known."""
+    if not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", name):
+        raise InvalidSpec(f"Properties.environment.{name}", "expected the name of a variable: letters, digits, _")
+    if name in (starting.INSTANCE_VARIABLE, starting.MARK_VARIABLE):
+        raise InvalidSpec(f"Properties.environment.{name}", "is set by the provider")
 
 
 def _removed(place: Place) -> bool:
