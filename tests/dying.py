@@ -74,10 +74,11 @@ class DyingPlugin(Plugin):
 
 def main(provider: type[Provider] = DyingSimulator, options: Any = None) -> None:
     name = sys.argv[3]
+    mark = sys.argv[5] if len(sys.argv) > 5 else None
     logs.set_up(5)
     state = discovery.default_state(name)
     discovery.make_folder(state.parent)
-    with Listener(discovery.plugins(), name) as listener, DyingStore(state, name) as store:
+    with Listener(discovery.plugins(), name) as listener, DyingStore(state, name, mark) as store:
         plugin = DyingPlugin(store, provider(name, Path(state.parent), options), interval=0.1)
         daemon.run({"": plugin}, store, listener)
 

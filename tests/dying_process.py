@@ -1,4 +1,4 @@
-"""A daemon with the provider `process` that dies at one step of its work: `python dying_process.py STEP --name NAME`."""
+"""A daemon with the provider `process` that dies at one step: `python dying_process.py STEP --name NAME --mark MARK`."""
 
 import os
 import threading

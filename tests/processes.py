@@ -1,6 +1,7 @@
 """Real processes for tests: started by daemons with a mark of the test's own, found without our own code, all ended after."""
 
 import os
+import socket
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -64,17 +65,17 @@ class Instances:
         return carrying(f"PYINFRAKIT_MARK={self.mark}", f"INFRAKIT_INSTANCE={id}")
 
     def mains(self) -> dict[str, list[int]]:
-        """Give the process IDs of the commands, of which there should be one each, by instance."""
+        """Give the process IDs of the commands that are `sleeping()`, of which there should be one each, by instance."""
         mains: dict[str, list[int]] = {}
         for process in self.all():
             with suppress(psutil.Error, OSError, KeyError):
-                if process.cmdline()[0] == "/usr/bin/sleep" or process.name() == "sleep":
+                if process.cmdline() == ["/usr/bin/sleep", "600"]:
                     mains.setdefault(process.environ()["INFRAKIT_INSTANCE"], []).append(process.pid)
         return mains
 
 
-def sleeping(seconds: int = 600, **more: Any) -> dict[str, Any]:
-    return {"command": "sleep", "arguments": [str(seconds)], **more}
+def sleeping(**more: Any) -> dict[str, Any]:
+    return {"command": "/usr/bin/sleep", "arguments": ["600"], **more}
 
 
 def script(text: str, **more: Any) -> dict[str, Any]:
@@ -95,6 +96,12 @@ def broken(daemon: Daemon, id: str) -> str:
         return record.Reason or "" if record is not None and record.State == "non-functional" else ""
 
     return str(eventually(reason, f"{id} is set aside"))
+
+
+def is_silent(daemon: Daemon) -> bool:
+    """Is nobody on its socket? A process that it was about to start when it was killed has that open for an instant."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(str(daemon.socket)) != 0
 
 
 def gone(daemon: Daemon, id: str) -> None:
