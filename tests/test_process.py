@@ -8,20 +8,27 @@ import random
 import signal
 import sys
 import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import psutil
+import psutil  # type: ignore[import-untyped]
 import pytest
 
 from dying import STEPS
 from dying_process import INSIDE_DESTROY, INSIDE_PROVISION
 from harness import COMMAND, Daemon, command, eventually
 from load import Caller, check, loaded
-from processes import USER, Instances, Start, broken, carrying, end, gone, is_silent, live, script, session, sleeping
+from processes import USER, Instances, Start, broken, carrying, end, gone, is_silent, live, none_left, script, session, sleeping
 from pyinfrakit.client import RemoteError
 from pyinfrakit.errors import Unreachable
+from pyinfrakit.provider import Provider
+from pyinfrakit.providers.process import Process, Settings
+from pyinfrakit.testing import ProviderContract
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root runs processes as another user")
 
@@ -409,9 +416,12 @@ def test_output_is_kept_within_bounds(start: Start) -> None:
     daemon = start("--option", "log_size=8192")
     busy = "i=0; while [ $i -lt 20000 ]; do i=$((i + 1)); echo line $i; echo error $i >&2; done; echo end; sleep 600"
     id = daemon.provision(script(busy))
-    for name in ("stdout", "stderr"):
-        log = folder(daemon, id) / name
-        eventually(lambda log=log: log.stat().st_size <= 8192 and " 20000\n" in log.read_text(), f"{name} is kept short")
+
+    def is_short(log: Path) -> bool:
+        return log.stat().st_size <= 8192 and " 20000\n" in log.read_text()
+
+    for log in (folder(daemon, id) / "stdout", folder(daemon, id) / "stderr"):
+        eventually(partial(is_short, log), f"{log.name} is kept short")
         assert log.read_text().splitlines()[0].split()[0] in ("line", "error"), "it begins with a whole line"
     gone(daemon, id)
     assert not folder(daemon, id).exists()
@@ -577,3 +587,38 @@ def test_kills_under_load_lose_and_double_no_process(start: Start, instances: In
     assert [] == [each for caller in callers for each in caller.failures]
     assert sorted(daemon.described()) == sorted(instances.mains())
     assert sorted(daemon.described()) == sorted(path.name for path in folder(daemon, "x").parent.iterdir())
+
+
+# the contract of all providers
+
+
+class TestContract(ProviderContract):
+    """Its machines are processes."""
+
+    @pytest.fixture(autouse=True)
+    def ended(self) -> Iterator[None]:
+        """Leave no process behind."""
+        self.token = uuid.uuid4().hex
+        yield
+        eventually(lambda: none_left(f"TEST={self.token}"), "all of the test's processes end")
+
+    def provider(self, folder: Path) -> Process:
+        return Process("contract", folder, Settings(user=USER if os.geteuid() == 0 else None, grace=0.2))
+
+    def properties(self, provider: Provider) -> Mapping[str, Any]:
+        return sleeping(environment={"TEST": self.token})
+
+    def wrong_properties(self) -> Sequence[Mapping[str, Any]]:
+        return [sleeping(environment={"": "x"}), {"command": ""}, {"command": "\0"}, sleeping(directory="home")]
+
+    def stuck(self, provider: Provider, id: str) -> AbstractContextManager[None]:
+        return unremovable(provider.folder / "contract.processes", id)
+
+
+@contextlib.contextmanager
+def unremovable(folder: Path, id: str) -> Iterator[None]:
+    """Have something where the instance's folder is moved to before it is removed."""
+    obstacle = folder / f".{id}.gone"
+    obstacle.touch()
+    yield
+    obstacle.unlink()

@@ -9,7 +9,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -89,13 +89,14 @@ class Process(Provider):
     def provision(self, id: str, spec: Spec) -> Machine:
         program = self.parse(spec.properties)
         about = About(self.mark, spec.logical_id, dict(spec.tags))
-        place = self._places.made(id, about)
         variables = starting.variables(self._account, program.environment, id, self.mark)
         work = Work(self._account, variables, program.directory, [program.command, *program.arguments], spec.init)
-        life = self._begun(place, work)
-        if life.main is None:
-            raise GiveUp(starting.failure(place, life.failure, work))
-        return self._machine(place, about, life)
+        with _disk_errors():
+            place = self._places.made(id, about)
+            life = self._begun(place, work)
+            if life.main is None:
+                raise GiveUp(starting.failure(place, life.failure, work))
+            return self._machine(place, about, life)
 
     def _begun(self, place: Place, work: Work) -> Life:
         """Start the process, unless somebody has, and wait until the command begins or it is known why not."""
@@ -129,18 +130,23 @@ class Process(Provider):
     def _ended(self, places: Iterable[Place], gone: Callable[[Place], bool]) -> dict[str, TryAgain]:
         left = ending.ended(places, self.mark, self._account.uid, self.options.grace, gone)
         return {
-            id: TryAgain(f"still there after SIGKILL: {', '.join(map(str, pids)) or 'its start'}") for id, pids in left.items()
+            id: TryAgain(f"still there after SIGKILL: {', '.join(map(str, pids)) or 'its folder'}") for id, pids in left.items()
         }
 
-    def observe(self) -> Iterable[Machine]:
+    def observe(self) -> list[Machine]:
         self._reap()
         end = time.monotonic() + SETTLING
-        for place, about in self._places.of(self.mark):
-            try:
-                yield self._observed(place, about, end)
-            except FileNotFoundError:
-                if place.is_there():
-                    raise
+        with _disk_errors():
+            return [machine for place, about in self._places.of(self.mark) if (machine := self._if_there(place, about, end))]
+
+    def _if_there(self, place: Place, about: About, end: float) -> Machine | None:
+        """Observe an instance; give None where it was destroyed meanwhile."""
+        try:
+            return self._observed(place, about, end)
+        except FileNotFoundError:
+            if place.is_there():
+                raise
+            return None
 
     def _observed(self, place: Place, about: About, end: float) -> Machine:
         place.trim(self.options.log_size)
@@ -164,8 +170,9 @@ class Process(Provider):
 
     def label(self, instance: Record, tags: Mapping[str, str]) -> None:
         place = self._places.get(instance.id)
-        if place is not None and place.about().mark == self.mark:
-            place.label(tags)
+        with _disk_errors():
+            if place is not None and place.about().mark == self.mark:
+                place.label(tags)
 
     def _reap(self) -> None:
         """Let go of those that have ended, of the shells that this run of the daemon started."""
@@ -187,11 +194,23 @@ def _check_variable(name: str) -> None:
 
 
 def _removed(place: Place) -> bool:
-    """Remove a place, unless somebody still starts something there."""
-    with place.locked() as lock:
-        if lock is not None:
-            place.remove()
-        return lock is not None
+    """Remove a place, unless somebody still starts something there; give whether it is gone."""
+    try:
+        with place.locked() as lock:
+            if lock is not None:
+                place.remove()
+            return lock is not None
+    except OSError:
+        return not place.is_there()
+
+
+@contextlib.contextmanager
+def _disk_errors() -> Iterator[None]:
+    """Tell what is wrong with the disk: it is full, say."""
+    try:
+        yield
+    except OSError as error:
+        raise TryAgain(f"{error.filename or 'the provider'}: {error.strerror}") from None
 
 
 def _make_private(folder: Path) -> None:

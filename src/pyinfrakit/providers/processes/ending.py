@@ -18,7 +18,7 @@ from pyinfrakit.providers.processes.starting import INSTANCE_VARIABLE, MARK_VARI
 LONGEST_LOOK = 0.1
 """Seconds between looks, which are more frequent at first."""
 
-AFTER_KILL = 10.0
+AFTER_KILL = 5.0
 """Seconds after which what was sent SIGKILL should be gone."""
 
 Table = Mapping[int, Seen]
