@@ -41,6 +41,14 @@ def test_providers_are_documented_as_they_are(name: str, provider: str) -> None:
     assert CliRunner().invoke(plugin, ["provider", provider]).output == f"{documented}\n"
 
 
+@pytest.mark.parametrize("name", ["simulator", "process"])
+def test_providers_are_documented_as_they_are(name: str) -> None:
+    """docs/providers.md has what `provider NAME` prints, as it is printed."""
+    page = (ROOT / "docs" / "providers.md").read_text()
+    documented = page.partition(f"$ infrakit-instance provider {name}\n")[2].partition("\n```")[0]
+    assert CliRunner().invoke(plugin, ["provider", name]).output == f"{documented}\n"
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_within_the_project_lead_somewhere(page: Path) -> None:
     """Every relative link is to a file that is there."""

@@ -115,8 +115,8 @@ class Process(Provider):
         raise GiveUp(f"Init has not ended after {self.options.init_timeout:g} s")
 
     def _start(self, place: Place, lock: int, work: Work) -> None:
-        """Start it, once nothing is left of an attempt that a crash ended."""
-        if left := self._ended([place], lambda place: True):
+        """Start it, once nothing is left of an attempt that a crash ended, if there was one."""
+        if place.life().boot and (left := self._ended([place], lambda place: True)):
             raise left[place.id]
         with self._reaping:
             self._children.add(starting.start(place, lock, work))
