@@ -42,11 +42,12 @@ def ended(places: Iterable[Place], mark: str, uid: int, grace: float, gone: Call
         for id in quiet & seen_none:
             if gone(waiting[id]):
                 del waiting[id]
+        is_new = bool(quiet - seen_none)
         seen_none = quiet
         late = time.monotonic() >= begin + grace
         for process in {process for id in waiting for process in left[id]}:
             _end(process, late, told)
-        if not (quiet & waiting.keys()):
+        if not is_new:
             time.sleep(pause)
             pause = min(LONGEST_LOOK, pause * 1.5)
     return {id: sorted(process.pid for process in left[id]) for id in waiting}

@@ -46,7 +46,9 @@ class Life(Struct, frozen=True):
         """Say why there is no process that works, in this run of the machine; nothing where there is one."""
         if self.main is None:
             kind, _, status = self.failure.partition(" ")
-            return f"Init {ending(int(status))}" if status else f"no such {kind}" if kind else "its start broke off"
+            if status:
+                return f"Init {ending(int(status))}"
+            return "its command can't be run" if kind else "its start broke off"
         if self.status is not None:
             return ending(self.status)
         if self.boot != boot:

@@ -38,10 +38,10 @@ def parsed(stat: str) -> Seen:
 
 
 def look(pid: int) -> Seen | None:
-    """Give a process, None where there is none."""
+    """Give a process, None where there is none that we may see."""
     try:
         return parsed(_read(pid, "stat").decode(errors="replace"))
-    except (FileNotFoundError, ProcessLookupError):
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
         return None
 
 
