@@ -30,6 +30,7 @@ class Scale(Struct, frozen=True, kw_only=True):
     """Rounds of these."""
     slow: int
     """Instances that a slow provider is asked for at once."""
+    processes: int
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -52,6 +53,7 @@ FULL = Scale(
     probing=3,
     probes=5,
     slow=1_000,
+    processes=500,
 )
 
 QUICK = Scale(
@@ -70,4 +72,5 @@ QUICK = Scale(
     probing=0.3,
     probes=1,
     slow=100,
+    processes=20,
 )

@@ -104,6 +104,7 @@ class Daemon(Server):
         log = state.with_suffix(".log")
         super().__init__(home / "plugins" / "plugin", arguments, log, INFRAKIT_HOME=str(home))
         self.fleet = fleet
+        self.state = state
 
     def settle(self) -> None:
         """Wait until what was destroyed is gone."""

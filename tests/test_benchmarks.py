@@ -15,6 +15,7 @@ DIFFERENCES = (
     "start, beyond the start with none",
     "growth from the one to the other",
     "memory's growth for each request, in bytes",
+    "processes lost when the daemon was killed",
 )
 """What may be 0 or less in a short look."""
 
@@ -46,16 +47,24 @@ def measured(report: dict[str, Any]) -> list[tuple[Any, ...]]:
 def test_a_short_look_measures_everything() -> None:
     """All parts have all their rows, with finite numbers, and positive ones but for differences."""
     reports = run("--quick", "--json")
-    assert ["describe", "provision", "written", "start", "memory", "flat", "latency", "slow"] == list(reports)
+    assert ["describe", "provision", "written", "start", "memory", "flat", "latency", "slow", "processes"] == list(reports)
     for part, works in (
         ("describe", ("describe all", "describe a group of 10")),
         ("provision", ("provision", "label", "destroy")),
     ):
         assert sorted(product(works, SIZES, CONNECTIONS)) == sorted(measured(reports[part]))
         assert all({"constant"} <= row["beside"].keys() for row in reports[part]["rows"])
-    assert {"describe": 11, "provision": 20, "written": 0, "start": 1, "memory": 1, "flat": 1, "latency": 1, "slow": 2} == {
-        part: len(report["targets"]) for part, report in reports.items()
-    }
+    assert {
+        "describe": 11,
+        "provision": 20,
+        "written": 0,
+        "start": 1,
+        "memory": 1,
+        "flat": 1,
+        "latency": 1,
+        "slow": 2,
+        "processes": 2,
+    } == {part: len(report["targets"]) for part, report in reports.items()}
     for what, number in (each for report in reports.values() for each in numbers(report)):
         assert math.isfinite(number), what
         assert number > 0 or what.startswith(DIFFERENCES), what
