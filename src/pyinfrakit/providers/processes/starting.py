@@ -25,8 +25,9 @@ PATH = "/usr/local/bin:/usr/bin:/bin"
 INSTANCE_VARIABLE, MARK_VARIABLE = "INFRAKIT_INSTANCE", "PYINFRAKIT_MARK"
 
 # $1 is the directory, $2 says whether there is an Init, $3 is the command, the rest its arguments. Descriptors: 3 is the
-# file `life`, 4 is Init. Variables are set in subshells alone, as the instance's environment may have some of the same name.
-# What is sent to all of the group, as at a shutdown, does not end the shell before it has written how the command ended.
+# file `life`, 4 is Init, 5 is this script: as an argument it would be most of what `ps` shows. Variables are set in subshells
+# alone, as the instance's environment may have some of the same name. What is sent to all of the group, as at a shutdown, does
+# not end the shell before it has written how the command ended.
 _SCRIPT = r"""
 note() (read -r line </proc/$$/stat && echo "$1 $line" >&3)
 fail() { echo "failed $*" >&3; exit 1; }
@@ -37,6 +38,7 @@ place() (
         if [ -f "$folder/$1" ] && [ -x "$folder/$1" ]; then printf %s "$folder/$1"; exit; fi
     done
 )
+exec 5<&-
 trap : HUP INT QUIT TERM USR1 USR2
 note parent || exit 1
 umask 022
@@ -87,21 +89,14 @@ def start(place: Place, lock: int, work: Work) -> int:
         files = {number: open_files.enter_context(_output(place, name, work)) for number, name in ((1, OUTPUT), (2, ERRORS))}
         files[3] = open_files.enter_context(_high(lock))
         if work.init:
-            files[4] = open_files.enter_context(_init(work))
+            files[4] = open_files.enter_context(_executable(work.init, work.account))
+        files[5] = open_files.enter_context(_executable(_SCRIPT, work.account))
         return _spawned(files, work)
 
 
 def _spawned(files: Mapping[int, int], work: Work) -> int:
-    shell = (
-        *work.account.switch,
-        "/bin/sh",
-        "-c",
-        _SCRIPT,
-        "instance",
-        work.directory,
-        "init" if work.init else "",
-        *work.command,
-    )
+    arguments = (work.directory, "init" if work.init else "", *work.command)
+    shell = (*work.account.switch, "/bin/sh", "/proc/self/fd/5", *arguments)
     try:
         return os.posix_spawn(
             shell[0],
@@ -143,14 +138,14 @@ def _output(place: Place, name: str, work: Work) -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def _init(work: Work) -> Iterator[int]:
-    """Have `Init` as a file that is in no folder, and that its user alone may read and execute."""
+def _executable(script: str, account: Account) -> Iterator[int]:
+    """Have a script as a file that is in no folder, and that this user alone may read and execute."""
     writing = _memory()
     try:
         with open(writing, "wb", closefd=False) as file:
-            file.write(work.init.encode())
+            file.write(script.encode())
         os.fchmod(writing, 0o500)
-        os.fchown(writing, work.account.uid, work.account.gid)
+        os.fchown(writing, account.uid, account.gid)
         fd = os.open(f"/proc/self/fd/{writing}", os.O_RDONLY | os.O_CLOEXEC)  # what is open to be written can't be executed
     finally:
         os.close(writing)
@@ -164,9 +159,9 @@ def _init(work: Work) -> Iterator[int]:
 def _memory() -> int:
     executable = 0x10  # MFD_EXEC: it may be executed also where that is not the default; Linux before 6.3 does not know it
     try:
-        return os.memfd_create("init", os.MFD_CLOEXEC | executable)
+        return os.memfd_create("script", os.MFD_CLOEXEC | executable)
     except OSError:
-        return os.memfd_create("init", os.MFD_CLOEXEC)
+        return os.memfd_create("script", os.MFD_CLOEXEC)
 
 
 def failure(place: Place, why: str, work: Work) -> str:
