@@ -63,7 +63,7 @@ FILES = {
     "no TOML": ("provider = ", "not TOML: Invalid value (at end of document)"),
     "no string": ("provider = 5", "provider: expected a string, got 5"),
     "an unknown key": ('provder = "simulator"', "has an unknown field provder; known: provider, options, types"),
-    "an unknown provider": ('provider = "nope"', "provider: provider 'nope' is not installed; installed: file, simulator"),
+    "an unknown provider": ('provider = "nope"', "provider: provider 'nope' is not installed; installed: "),
     "a file that is not there": ('provider = "no.py:Rack"', "/no.py: No such file or directory"),
     "both forms": ('provider = "file"\n[types.a]\nprovider = "file"', "expected either provider and options, or types"),
     "no types": ("[types]", "types: expected one table [types.NAME] or several"),

@@ -71,7 +71,7 @@ _SECONDS = _Seconds(min=0.01)
 @click.option(
     "--provider",
     default="file",
-    help="What makes the machines: file, simulator, another that is installed, module:Class, or path/to/file.py:Class.",
+    help="What makes the machines: file, simulator, exec, another that is installed, module:Class, or path/to/file.py:Class.",
 )
 @click.option(
     "--option",
