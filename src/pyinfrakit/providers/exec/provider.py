@@ -20,6 +20,8 @@ T = TypeVar("T")
 
 NEEDED = ("provision", "destroy", "observe")
 
+AT_WORK = "an executable of an earlier daemon is at work on it"
+
 VALIDATE = 9.0
 """Seconds that `validate` may take: the plugin waits for 10."""
 
@@ -99,9 +101,13 @@ class Exec(Provider):
         return errors
 
     def observe(self) -> Iterable[Machine]:
+        """Tell of what is being made, too: were its record dropped as missing, its machine would be nobody's."""
+        beside = self._requests.at_work()
         result = self._asked(wire.observe(), wire.Observed, self.options.observe_timeout)
         assert result is not None
-        return [seen.machine(self._runner.shown(seen.reason)) for seen in result.machines]
+        machines = [seen.machine(self._runner.shown(seen.reason)) for seen in result.machines]
+        seen_ids = {machine.id for machine in machines} if beside else set()
+        return [*machines, *(Machine(id, functional=False, reason=AT_WORK) for id in beside if id not in seen_ids)]
 
     def label(self, instance: Record, tags: Mapping[str, str]) -> None:
         self._requests.refuse_beside(instance.id)

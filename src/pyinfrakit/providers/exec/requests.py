@@ -60,6 +60,10 @@ class Requests:
         path.unlink(missing_ok=True)
         self._left.pop(id, None)
 
+    def at_work(self) -> list[str]:
+        """Give the instances that executables of an earlier daemon are at work on."""
+        return [id for id, path in list(self._left.items()) if _is_locked(path)]
+
     @contextlib.contextmanager
     def one(self, request: bytes) -> Iterator[int]:
         """Give a descriptor for an executable's stdin. Its lock is held until the end of the context."""
