@@ -16,8 +16,11 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from msgspec import Raw
 
 import raw_plugins as raw
+from conftest import FAST
+from executables import Examples
 from harness import COMMAND, Daemon, command, environment, eventually
 from pyinfrakit.conformance import Report, Verdict, check
 from pyinfrakit.conformance.plan import plan
@@ -46,18 +49,40 @@ def fact(report: Report, name: str) -> str:
 # right ones
 
 
-@pytest.mark.parametrize("provider", ["file", "simulator"])
-def test_our_own_plugin_holds(run: Callable[..., Daemon], provider: str) -> None:
-    """Every check holds for our own daemon, it is usable by every release, and nothing is left."""
-    daemon = run("--provider", provider, "--sync-interval", "0.1")
-    before = daemon.provision()
-    report = check(daemon.socket)
+def assert_all_holds(daemon: Daemon, properties: Raw = Raw(b"{}")) -> None:
+    """Make sure that every check holds, the plugin is usable by every release, and nothing is left but what was there."""
+    before = daemon.provision(json.loads(bytes(properties)))
+    report = check(daemon.socket, properties=properties)
     assert [each.name for each in report.checks] == names(report, Verdict.HOLDS)
     assert "0.1-0.2, 0.3-0.4, 0.5, 2018" == fact(report, "usable by InfraKit")
     assert "the newest: later IDs are smaller" == fact(report, "first to go on a shrink")
     assert "taken" == fact(report, "params in an array of one")
     assert report.holds
     assert [before] == daemon.described()
+
+
+@pytest.mark.parametrize("provider", ["file", "simulator"])
+def test_our_own_plugin_holds(run: Callable[..., Daemon], provider: str) -> None:
+    """Every check holds for our own daemon."""
+    assert_all_holds(run("--provider", provider, "--sync-interval", "0.1"))
+
+
+def test_our_own_plugin_holds_with_processes(start: Callable[..., Daemon]) -> None:
+    """Every check holds where instances are processes."""
+    properties = Raw(b'{"command":"sleep","arguments":["600"]}')
+    daemon = start()
+    assert_all_holds(daemon, properties)
+    for id in daemon.described():
+        daemon.call("Instance.Destroy", Instance=id)
+
+
+def test_our_own_plugin_holds_with_executables(
+    run: Callable[..., Daemon], examples: Examples, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Every check holds where executables do the work."""
+    monkeypatch.setenv("MACHINES", str(tmp_path / "machines"))
+    options = (f"command={examples.get('sh')}", "environment=MACHINES")
+    assert_all_holds(run("--provider", "exec", *(word for each in options for word in ("--option", each)), *FAST))
 
 
 @pytest.mark.parametrize("kind", [raw.Plugin, raw.InOtherCase, raw.SaysThatItCloses])

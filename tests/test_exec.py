@@ -475,13 +475,16 @@ def test_a_destroy_that_outlives_its_daemon_is_not_doubled(run: Run, tmp_path: P
     assert alone(machines)
 
 
+KILLS = 30
+
+
 def test_random_crashes_under_load_lose_and_double_nothing(run: Run, tmp_path: Path, machines: Path) -> None:
     """However often the daemon is killed while members come and go, records and machines agree in the end."""
-    arguments = (*options(executables.slow_machines(tmp_path / "slow")), "--provision-wait", "0.2")
+    arguments = (*options(executables.slow_machines(tmp_path / "slow")), "--provision-wait", "0.05")
     luck = random.Random(7)
     wanted: set[str] = set()
     unwanted: set[str] = set()
-    for _ in range(6):
+    for _ in range(KILLS):
         daemon = run(*arguments)
         for _ in range(luck.randrange(1, 6)):
             wanted.add(daemon.provision({"delay": 3 * luck.random(), "destroy_delay": luck.random()}))
