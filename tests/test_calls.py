@@ -186,11 +186,24 @@ def test_two_machines_with_one_id_are_told_and_not_confused(tmp_path: Path, capl
 
 # --- Errors
 
+
+class Wordless(Exception):
+    def __str__(self) -> str:
+        raise AttributeError("code")
+
+
+class Apart(BaseException):
+    """As some libraries' time-outs are."""
+
+
 RAISED: Mapping[str, tuple[BaseException, str]] = {
     "a bug": (KeyError("fan"), "the provider has a bug: KeyError: 'fan'"),
     "StopIteration": (StopIteration("end"), "the provider has a bug"),
     "an exit": (SystemExit(3), "the provider has a bug: SystemExit: 3"),
     "a cancellation": (asyncio.CancelledError(), "was cancelled from within"),
+    "an interrupt": (KeyboardInterrupt(), "the provider has a bug: KeyboardInterrupt"),
+    "no usual exception": (Apart("late"), "the provider has a bug: Apart: late"),
+    "one without a text": (Wordless(), "the provider has a bug: Wordless, whose text can't be had"),
     "its own": (GiveUp("no room"), "no room"),
 }
 

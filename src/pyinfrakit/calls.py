@@ -168,9 +168,11 @@ class Calls:
             if task is None or task.cancelling():
                 raise
             raise TryAgain(f"the provider has a bug: {what} was cancelled from within") from error
-        except (Exception, SystemExit) as error:
+        except GeneratorExit:
+            raise
+        except BaseException as error:  # a KeyboardInterrupt would end the event loop, and leave the process
             log.exception("the provider has a bug: %s raised", what)
-            raise TryAgain(f"the provider has a bug: {type(error).__name__}: {error}") from error
+            raise TryAgain(f"the provider has a bug: {_told(error)}") from error
 
 
 class _ToDestroy:
@@ -246,4 +248,12 @@ def _errors(result: Any) -> dict[str, PyInfrakitError]:
 
 
 def _as_ours(error: Exception) -> PyInfrakitError:
-    return error if isinstance(error, PyInfrakitError) else TryAgain(f"{type(error).__name__}: {error}")
+    return error if isinstance(error, PyInfrakitError) else TryAgain(_told(error))
+
+
+def _told(error: BaseException) -> str:
+    name = type(error).__name__
+    try:
+        return f"{name}: {error}"
+    except Exception:  # noqa: BLE001 - its own text is a provider's code, too
+        return f"{name}, whose text can't be had"
