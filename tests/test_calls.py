@@ -437,7 +437,7 @@ def test_only_destroys_for_one_reason_go_together(tmp_path: Path) -> None:
     asyncio.run(test())
 
 
-@pytest.mark.parametrize("answer", [5, ["a"], {"a": "an error"}])
+@pytest.mark.parametrize("answer", [5, ["a"], {"a": "an error"}, {"handle of a": GiveUp("stuck")}])
 def test_a_destroy_that_returns_nonsense_has_destroyed_nothing(tmp_path: Path, answer: Any) -> None:
     """It is told as a bug, and the instance is asked for again."""
     provider = Plain(tmp_path)

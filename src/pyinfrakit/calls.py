@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import inspect
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from msgspec import Raw
@@ -136,7 +136,7 @@ class Calls:
         try:
             with self._calling(*ids):
                 what = f"destroy of {', '.join(ids)}"
-                errors = await self._ask(what, _errors, self._provider.destroy, records, batch[0].reason)
+                errors = await self._ask(what, _errors(ids), self._provider.destroy, records, batch[0].reason)
         except PyInfrakitError as error:
             errors = dict.fromkeys(ids, error)
         finally:
@@ -239,12 +239,19 @@ def _machines(result: Iterable[Machine]) -> list[Machine]:
     return machines
 
 
-def _errors(result: Any) -> dict[str, PyInfrakitError]:
-    if result is None:
-        return {}
-    if not isinstance(result, Mapping) or not all(isinstance(error, Exception) for error in result.values()):
-        raise TypeError(f"destroy returned {result!r}, expected None, or exceptions by ID")
-    return {id: _as_ours(error) for id, error in result.items()}
+def _errors(ids: Collection[str]) -> Callable[[Any], dict[str, PyInfrakitError]]:
+    """An error for what was not asked for, as under a machine's handle, may be that of any: nothing is taken for gone then."""
+
+    def read(result: Any) -> dict[str, PyInfrakitError]:
+        if result is None:
+            return {}
+        if not isinstance(result, Mapping) or not all(isinstance(error, Exception) for error in result.values()):
+            raise TypeError(f"destroy returned {result!r}, expected None, or exceptions by ID")
+        if strange := [id for id in result if id not in ids]:
+            raise TypeError(f"destroy returned an error for {strange[0]!r}, expected None, or exceptions by ID, of {', '.join(ids)}")
+        return {id: _as_ours(error) for id, error in result.items()}
+
+    return read
 
 
 def _as_ours(error: Exception) -> PyInfrakitError:
