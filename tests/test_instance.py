@@ -27,6 +27,14 @@ def record(id: str = "a", state: State = State.READY, **more: Any) -> Record:
     return Record(id=id, state=state, spec=more.pop("spec", Spec()), **more)
 
 
+def test_a_spec_shows_no_secrets() -> None:
+    """Neither alone nor in a record: where a provider returns one by mistake, the error quotes what it returned."""
+    kept = record(spec=Spec(init="SWMTKN-1", properties=Raw(b'{"password": "hunter2"}'), tags={"rack": "a"}))
+    assert "SWMTKN" not in repr(kept)
+    assert "hunter2" not in repr(kept)
+    assert "rack" in repr(kept)
+
+
 # lives
 
 

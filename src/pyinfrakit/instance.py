@@ -34,6 +34,10 @@ class Spec(Struct, frozen=True, kw_only=True, gc=False):
     logical_id: str | None = None
     attachments: tuple[Attachment, ...] = ()
 
+    def __repr__(self) -> str:
+        """Show what is no secret: a provider's mistake may put this into an error, and that into the log."""
+        return f"Spec(tags={self.tags!r}, logical_id={self.logical_id!r}, …)"
+
     @property
     def group(self) -> str | None:
         return self.tags.get(GROUP_TAG)
