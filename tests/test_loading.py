@@ -98,6 +98,14 @@ WRONG = {
         "Bad",
         r"Bad\.Options has Path, which msgspec can't decode",
     ),
+    "no batch": ("class Bad(Rack):\n    batch = 0", "Bad", r"Bad\.batch: expected an integer >= 1, got 0"),
+    "a batch in quotes": ("class Bad(Rack):\n    batch = '20'", "Bad", r"Bad\.batch: expected an integer >= 1, got '20'"),
+    "an example that is no object": ("class Bad(Rack):\n    example = 5", "Bad", r"Bad\.example: expected a dict or None, got 5"),
+    "an example that JSON can not hold": (
+        "class Bad(Rack):\n    example = {'cpus': object()}",
+        "Bad",
+        r"Bad\.example: TypeError: Encoding objects of type object is unsupported",
+    ),
     "a type that there is not": (
         "class Odd(Struct):\n    x: 'Nothing'\nclass Bad(Rack):\n    Options = Odd",
         "Bad",

@@ -151,6 +151,9 @@ def _checked(what: str, loaded: Any) -> type[Provider]:
         _check_method(what, loaded, method)
     for attribute, or_raw in (("Properties", " or Raw"), ("Options", "")):
         _check_type(what, loaded, attribute, or_raw)
+    if type(loaded.batch) is not int or loaded.batch < 1:
+        raise CannotStart(f"{what}: {loaded.__name__}.batch: expected an integer >= 1, got {loaded.batch!r}")
+    _check_example(what, loaded)
     return loaded  # type: ignore[no-any-return]
 
 
@@ -170,6 +173,16 @@ def _check_method(what: str, loaded: type[Provider], name: str) -> None:
     except TypeError:
         wanted = ", ".join(expected.parameters)
         raise CannotStart(f"{what}: expected {loaded.__name__}.{name}({wanted}), got ({', '.join(has.parameters)})") from None
+
+
+def _check_example(what: str, loaded: type[Provider]) -> None:
+    """Refuse an example that JSON can't hold: it is shown. A secret in it would be, too."""
+    if loaded.example is None:
+        return
+    if not isinstance(loaded.example, Mapping):
+        raise CannotStart(f"{what}: {loaded.__name__}.example: expected a dict or None, got {loaded.example!r}")
+    with _told(f"{what}: {loaded.__name__}.example"):
+        msgspec.json.encode(loaded.example)
 
 
 def _check_type(what: str, loaded: type[Provider], attribute: str, or_raw: str) -> None:
