@@ -96,6 +96,8 @@ WRONG = {
     "a number as handle": (machine_with(handle=1234), "expected a string or None as a machine's handle, got 1234"),
     "bytes as handle": (machine_with(handle="\udcff"), "UnicodeEncodeError"),
     "a number as reason": (machine_with(reason=1), "expected strings as a machine's id and reason"),
+    "no ID": (lambda id: Machine(""), "expected the instance's ID as a machine's id, got an empty string"),
+    "bytes as a tag": (machine_with(tags={"rack": "\udcff"}), "UnicodeEncodeError"),
     "properties that are no object": (machine_with(properties=Raw(b"[]")), "properties: expected an object, got an array"),
     "properties that are no JSON": (machine_with(properties=Raw(b"{")), "it ends too early"),
     "an error": (failing(KeyError("fan")), "KeyError: 'fan'"),

@@ -55,13 +55,21 @@ class Machine(Struct, frozen=True, gc=False):
         for what, text in (("handle", self.handle), ("logical ID", self.logical_id)):
             if text is not None and not isinstance(text, str):
                 raise TypeError(f"expected a string or None as a machine's {what}, got {text!r}")
+        if not self.id:
+            raise TypeError("expected the instance's ID as a machine's id, got an empty string")
         for text in (self.id, self.handle, self.reason, self.logical_id):
             if text and not text.isascii():
                 text.encode()
-        if self.tags:
-            msgspec.convert(dict(self.tags), dict[str, str])
+        if self.tags or self.tags is None:
+            force_setattr(self, "tags", _tags(self.tags))
         if self.properties is not None:
             force_setattr(self, "properties", _written(self.properties))
+
+
+def _tags(tags: Mapping[str, str] | None) -> dict[str, str]:
+    copied = msgspec.convert(dict(tags or {}), dict[str, str])
+    msgspec.json.encode(copied)
+    return copied
 
 
 def _written(properties: Mapping[str, Any] | Raw) -> Raw:
