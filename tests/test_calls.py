@@ -11,7 +11,7 @@ import pytest
 from msgspec import Raw, Struct
 
 from pyinfrakit.calls import Calls
-from pyinfrakit.errors import GiveUp, InvalidSpec, PyInfrakitError, TryAgain
+from pyinfrakit.errors import CannotStart, GiveUp, InvalidSpec, PyInfrakitError, TryAgain
 from pyinfrakit.instance import Record, Spec, State
 from pyinfrakit.plugin import Plugin
 from pyinfrakit.provider import Machine, Provider
@@ -381,6 +381,27 @@ def test_a_provider_s_own_stop_has_a_bound(tmp_path: Path) -> None:
 
     with_plugin(tmp_path, NeverStops(tmp_path), test)
     gate.set()
+
+
+def test_what_did_not_start_is_not_stopped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Where `start` raised there is nothing to let go of: the reason is told, and no second error hides it."""
+
+    class NeverStarts(Plain):
+        def start(self) -> None:
+            raise CannotStart("no such rack")
+
+        def stop(self) -> None:
+            raise AttributeError("session")
+
+    async def start() -> None:
+        with FileStore(tmp_path / "state.json", "a test") as store:
+            plugin = Plugin(store, NeverStarts(tmp_path))
+            with pytest.raises(CannotStart, match="no such rack"):
+                await plugin.start()
+            await plugin.stop(0.2)
+
+    asyncio.run(start())
+    assert [] == caplog.messages
 
 
 # --- Destroys in batches

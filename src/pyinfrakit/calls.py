@@ -36,6 +36,8 @@ class Calls:
         self._provider = provider
         self._begun = begun
         self._threads = Threads()
+        self._has_failed = False
+        """Has it raised, instead of starting? Then it took nothing that it would have to let go of."""
         self.late: set[str] = set()
         """Calls that take longer than they may."""
         self.in_flight: set[str] = set()
@@ -55,11 +57,16 @@ class Calls:
         self._provider.mark, self._provider.known = mark, known
         try:
             await self._ask("start", _anything, self._provider.start)
+        except PyInfrakitError:
+            self._has_failed = True
+            raise
         finally:
             self._provider.known = ()
 
     async def stop(self, timeout: float) -> None:
-        """Have the provider stop; raise `TryAgain` where that takes longer than *timeout* seconds."""
+        """Have the provider stop, unless it failed to start; raise `TryAgain` where that takes longer than *timeout* seconds."""
+        if self._has_failed:
+            return
         await _within(timeout, self._ask("stop", _anything, self._provider.stop))
 
     def abandon(self) -> None:
@@ -208,11 +215,11 @@ async def _awaited(result: Any) -> Any:
 async def _within(seconds: float, call: Coroutine[Any, Any, None]) -> None:
     """Await a call, but no longer than *seconds*: then it goes on alone."""
     task = asyncio.create_task(call)
+    task.add_done_callback(lambda task: task.cancelled() or task.exception())  # at a stop nobody may wait for it any more
     done, _ = await asyncio.wait({task}, timeout=seconds)
     if done:
         return task.result()
     task.cancel()
-    task.add_done_callback(lambda task: task.cancelled() or task.exception())
     raise TryAgain(f"no answer from the provider for {seconds:g} s")
 
 

@@ -96,6 +96,7 @@ async def _stop(plugins: Iterable[Plugin], store: Store) -> None:
 async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
     """Do *work*, but go on at once when *stop* comes before it is done."""
     doing, stopping = asyncio.create_task(work), asyncio.create_task(stop.wait())
+    doing.add_done_callback(lambda task: task.cancelled() or task.exception())  # also where it is not waited for
     await asyncio.wait({doing, stopping}, return_when=asyncio.FIRST_COMPLETED)
     stopping.cancel()
     if doing.done():
