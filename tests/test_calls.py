@@ -246,6 +246,41 @@ def test_try_again_says_when(tmp_path: Path) -> None:
     with_plugin(tmp_path, Plain(tmp_path), test)
 
 
+def test_at_once_is_not_without_a_pause(tmp_path: Path) -> None:
+    """A provider that always says "again in 0 seconds" is not asked again and again without end."""
+
+    async def test(plugin: Plugin, provider: Plain) -> None:
+        id = await plugin.provision(Spec())
+
+        def busy(instances: Sequence[Record]) -> None:
+            raise TryAgain("busy", after=0)
+
+        provider.instead["destroy"] = busy
+        await plugin.destroy(id, "terminate")
+        await until(lambda: plugin.trouble(id) == "busy")
+
+    with_plugin(tmp_path, Plain(tmp_path), test)
+
+
+@pytest.mark.parametrize("after", ["5", float("nan")])
+def test_a_time_that_is_none_is_a_bug(tmp_path: Path, after: Any) -> None:
+    """What is no number of seconds is told where it is said, and the instance is asked for again."""
+
+    async def test(plugin: Plugin, provider: Plain) -> None:
+        id = await plugin.provision(Spec())
+
+        def wrong(instances: Sequence[Record]) -> None:
+            del provider.instead["destroy"]
+            raise TryAgain("busy", after=after)
+
+        provider.instead["destroy"] = wrong
+        await plugin.destroy(id, "terminate")
+        await until(lambda: "expected a number of seconds, or None, as after" in plugin.trouble(id))
+        await until(lambda: not plugin.records)
+
+    with_plugin(tmp_path, Plain(tmp_path), test)
+
+
 # --- Limits
 
 

@@ -14,6 +14,7 @@ PyInfrakitError
     └── Damaged              … which is never overwritten
 """
 
+import math
 from pathlib import Path
 
 
@@ -55,6 +56,8 @@ class TryAgain(PyInfrakitError):
 
     def __init__(self, problem: str, after: float | None = None) -> None:
         super().__init__(problem)
+        if after is not None and (not isinstance(after, int | float) or math.isnan(after)):
+            raise TypeError(f"expected a number of seconds, or None, as after, got {after!r}")
         self.after = after
 
 

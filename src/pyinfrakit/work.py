@@ -29,6 +29,9 @@ log = logging.getLogger(__name__)
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 60.0
 """Seconds between a failed call and the next one for the ID."""
 
+SHORTEST_PAUSE, LONGEST_AFTER = 0.1, 24 * 3600.0
+"""Bounds of the seconds that a provider says: "at once" must not fill the log."""
+
 LOOK_AGAIN = 0.05
 """Seconds between looks, in the rare waits for what may come about in many ways."""
 
@@ -193,7 +196,7 @@ class Work:
         """Wait longer after each failure, but not when there is news."""
         seconds = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(failures - 1, 20)) * random.uniform(0.5, 1)
         if isinstance(error, TryAgain) and error.after is not None:
-            seconds = error.after
+            seconds = min(max(error.after, SHORTEST_PAUSE), LONGEST_AFTER)
         log.warning("work on %s: %s; again in %.1f s", id, error, seconds)
         job.trouble = encodable(str(error))
         await job.pause(seconds)
