@@ -1,7 +1,8 @@
 """Machines that exist without a record: orphans, and those that had nothing to do with the plugin before."""
 
+import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,13 @@ from conftest import FAST
 from harness import Daemon, command, eventually
 from pyinfrakit import ids
 from pyinfrakit.client import RemoteError
+from pyinfrakit.errors import GiveUp, Refused
+from pyinfrakit.plugin import Plugin
+from pyinfrakit.provider import Machine, Provider, Record, Spec
 from pyinfrakit.providers.simulator import SimulatedMachine
+from pyinfrakit.records import Change
+from pyinfrakit.store import Store
+from pyinfrakit.store.file import FileStore
 
 Run = Callable[..., Daemon]
 
@@ -159,6 +166,38 @@ def test_the_file_provider_adopts_anything_with_a_name(daemon: Daemon) -> None:
         daemon.call("Operator.Adopt", Handle="")
     id = daemon.call("Operator.Adopt", Handle="h")["Instances"][0]
     assert [id] == daemon.described()
+
+
+def test_an_instance_of_another_sub_type_is_no_orphan(tmp_path: Path) -> None:
+    """Where a provider ignores the mark it is neither adopted nor destroyed: an ID that stands twice is a damaged file."""
+
+    class Markless(Provider):
+        def provision(self, id: str, spec: Spec) -> None:
+            (tmp_path / f"{id}.machine").touch()
+
+        def destroy(self, instances: Sequence[Record], reason: str) -> None:
+            raise GiveUp("never")
+
+        def observe(self) -> Iterator[Machine]:
+            return (Machine(path.stem) for path in tmp_path.glob("*.machine"))
+
+    async def test() -> None:
+        with FileStore(tmp_path / "state.json", "a test", types=("a", "b")) as store:
+            one, other = (Plugin(store.part(type), Markless(type, tmp_path), interval=0.05) for type in ("a", "b"))
+            await one.start()
+            await other.start()
+            id = await one.provision(Spec())
+            while id not in other.adoption.orphans():
+                await asyncio.sleep(0.01)
+            with pytest.raises(Refused, match="is an instance of sub-type a"):
+                await other.adoption.adopt_orphans([], {})
+            with pytest.raises(Refused, match="is an instance of sub-type a"):
+                await other.adoption.destroy_orphans([id])
+            await asyncio.gather(one.stop(0.2), other.stop(0.2))
+            await store.flush()
+
+    asyncio.run(test())
+    FileStore(tmp_path / "state.json", "the next", types=("a", "b")).__exit__()
 
 
 def test_ids_of_adopted_machines_sort_last_and_differ() -> None:

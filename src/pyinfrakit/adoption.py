@@ -103,7 +103,11 @@ class Adoption:
         for id in wanted:
             if id not in orphans:
                 raise UnknownInstance(id)
-        return [machine for id, machine in orphans.items() if not wanted or id in wanted]
+        found = [machine for id, machine in orphans.items() if not wanted or id in wanted]
+        for machine in found:
+            if other := self._store.elsewhere(machine.id):
+                raise Refused(machine.id, f"is an instance of sub-type {other}; does the provider go by the mark?")
+        return found
 
 
 def refuse_second_holder(store: Store, id: str, spec: Spec) -> None:

@@ -29,6 +29,10 @@ class Store(ABC):
         Changes that are not *urgent*, as nobody waits for them, may be written a little later, together with others.
         """
 
+    def elsewhere(self, id: str) -> str:
+        """Name the other sub-type that has a record of this ID; empty where none has. An ID may be there but once."""
+        return ""
+
     @abstractmethod
     async def flush(self) -> None:
         """Wait for what is under way, and see that nothing is kept that was taken back. Raise `StoreFailed`."""

@@ -136,6 +136,12 @@ class FileStore(Store):
     def commit(self, *changes: Change, urgent: bool = True) -> asyncio.Future[None]:
         return self._commit(self.records, changes, urgent)
 
+    def elsewhere(self, id: str) -> str:
+        return self._elsewhere(id, self.type)
+
+    def _elsewhere(self, id: str, type: str) -> str:
+        return next((other for other, records in self._parts.items() if other != type and id in records), "")
+
     def _commit(self, records: Records, changes: Sequence[Change], urgent: bool) -> asyncio.Future[None]:
         if not changes:
             return self._under_way()
@@ -326,6 +332,9 @@ class _Part(Store):
 
     def commit(self, *changes: Change, urgent: bool = True) -> asyncio.Future[None]:
         return self._file._commit(self.records, changes, urgent)
+
+    def elsewhere(self, id: str) -> str:
+        return self._file._elsewhere(id, self.type)
 
     async def flush(self) -> None:
         await self._file.flush()
