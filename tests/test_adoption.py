@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -158,6 +158,61 @@ def test_two_orphans_with_one_logical_id_are_not_adopted(run: Run) -> None:
     assert [] == daemon.described()
     daemon.call("Operator.AdoptOrphans", Instances=["0b"])
     assert ["0b"] == daemon.described(infrakit_group="w")
+
+
+class Slow(Store):
+    """Another store; who waits for it waits for something else, too, once."""
+
+    def __init__(self, other: Store) -> None:
+        self.type, self.location, self.records, self.mark = other.type, other.location, other.records, other.mark
+        self.commit_now = other.commit
+        self.flush_now = other.flush
+        self.meanwhile: Callable[[], Coroutine[None, None, None]] | None = None
+
+    def commit(self, *changes: Change, urgent: bool = True) -> asyncio.Future[None]:
+        if not changes and self.meanwhile is not None:
+            meanwhile, self.meanwhile = self.meanwhile, None
+            return asyncio.ensure_future(meanwhile())
+        return self.commit_now(*changes, urgent=urgent)
+
+    async def flush(self) -> None:
+        await self.flush_now()
+
+
+class Stuck(Provider):
+    """Has one machine, for ever."""
+
+    def provision(self, id: str, spec: Spec) -> None: ...
+
+    def destroy(self, instances: Sequence[Record], reason: str) -> None:
+        raise GiveUp("never")
+
+    def observe(self) -> list[Machine]:
+        return [Machine("0a")]
+
+
+def test_an_orphan_that_is_destroyed_is_told_no_more(tmp_path: Path) -> None:
+    """Also where the operator's call came while an observation that saw it was concluded: it could be adopted again."""
+
+    async def test() -> None:
+        with FileStore(tmp_path / "state.json", "a test") as file:
+            store = Slow(file)
+            plugin = Plugin(store, Stuck("stuck", tmp_path), interval=3600)
+            await plugin.start()
+            while plugin.watch.observed is None:
+                await asyncio.sleep(0.01)
+            assert ["0a"] == list(plugin.adoption.orphans())
+            store.meanwhile = lambda: plugin.adoption.destroy_orphans(["0a"])
+            seen = plugin.watch.observed
+            plugin.watch.release()
+            while plugin.watch.observed == seen:
+                await asyncio.sleep(0.01)
+            assert "0a" in plugin.records
+            assert {} == plugin.adoption.orphans()
+            await plugin.stop(0.2)
+            await store.flush()
+
+    asyncio.run(test())
 
 
 def test_the_file_provider_adopts_anything_with_a_name(daemon: Daemon) -> None:

@@ -255,7 +255,9 @@ def _errors(ids: Collection[str]) -> Callable[[Any], dict[str, PyInfrakitError]]
         if not isinstance(result, Mapping) or not all(isinstance(error, Exception) for error in result.values()):
             raise TypeError(f"destroy returned {result!r}, expected None, or exceptions by ID")
         if strange := [id for id in result if id not in ids]:
-            raise TypeError(f"destroy returned an error for {strange[0]!r}, expected None, or exceptions by ID, of {', '.join(ids)}")
+            raise TypeError(
+                f"destroy returned an error for {strange[0]!r}, expected None, or exceptions by ID, of {', '.join(ids)}"
+            )
         return {id: _as_ours(error) for id, error in result.items()}
 
     return read

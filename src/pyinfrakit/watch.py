@@ -144,7 +144,8 @@ class Watch:
             if transition.event is Event.AGED:
                 self._work.start(transition.id)
         self._say_held(decided)
-        self._say_orphans({id: machines[id] for id in decided.orphans})
+        changed = self._records.touched  # while this was written, by an operator
+        self._say_orphans({id: machines[id] for id in decided.orphans if id not in changed})
 
     def _remembered(self, history: History) -> list[Change]:
         """Note what the mass-loss rule goes by, where that changed: a restart must not let go of what is held."""
