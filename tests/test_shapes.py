@@ -166,6 +166,15 @@ def test_secrets_are_hidden_wherever_they_are() -> None:
     assert expected == json.loads(bytes(shapes.redacted(raw, Account)))
 
 
+def test_secrets_are_hidden_also_where_a_provider_tells_them_again() -> None:
+    """In what a provider says of a machine, strings that are secrets of its spec are replaced, and nothing else is."""
+    asked = Raw(b'{"login":{"user":"u","password":"s1"}}')
+    told = Raw(b'{"password":"s1","users":["u",{"pass":"s1"}],"note":"s1 too","n":1}')
+    shown = json.loads(bytes(shapes.without_secrets_of(asked, Account, told)))
+    assert {"password": "***", "users": ["u", {"pass": "***"}], "note": "s1 too", "n": 1} == shown
+    assert shapes.without_secrets_of(asked, Disk, told) is told
+
+
 @pytest.mark.parametrize("raw", [b'{"login":"s1"}', b'"s1"', b'{"login":{"usr":"s1"}}', b"[1]", b"s1"])
 def test_what_is_of_another_type_is_not_shown(raw: bytes) -> None:
     """Where a type has secrets, properties that are not of it may have them anywhere: nothing is shown."""

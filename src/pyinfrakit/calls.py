@@ -36,8 +36,7 @@ class Calls:
         self._provider = provider
         self._begun = begun
         self._threads = Threads()
-        self._has_failed = False
-        """Has it raised, instead of starting? Then it took nothing that it would have to let go of."""
+        self._has_started = False
         self.late: set[str] = set()
         """Calls that take longer than they may."""
         self.in_flight: set[str] = set()
@@ -57,17 +56,14 @@ class Calls:
         self._provider.mark, self._provider.known = mark, known
         try:
             await self._ask("start", _anything, self._provider.start)
-        except PyInfrakitError:
-            self._has_failed = True
-            raise
+            self._has_started = True
         finally:
             self._provider.known = ()
 
     async def stop(self, timeout: float) -> None:
-        """Have the provider stop, unless it failed to start; raise `TryAgain` where that takes longer than *timeout* seconds."""
-        if self._has_failed:
-            return
-        await _within(timeout, self._ask("stop", _anything, self._provider.stop))
+        """Have the provider stop, if it has started; raise `TryAgain` where that takes longer than *timeout* seconds."""
+        if self._has_started:
+            await _within(timeout, self._ask("stop", _anything, self._provider.stop))
 
     def abandon(self) -> None:
         """Wait for no thread any more."""
@@ -78,7 +74,10 @@ class Calls:
         if self._validates:
             await _within(VALIDATE, self._ask("validate", _anything, self._provider.validate, properties))
         else:
-            self._provider.parse(properties)
+            await self._ask("validate", _anything, self._parse, properties)
+
+    async def _parse(self, properties: Raw | None) -> None:
+        self._provider.parse(properties)
 
     async def provision(self, id: str, wanted: Callable[[], Spec | None]) -> Machine | None:
         """Have a machine made; None where, once it is its turn, it is not *wanted* any more."""
@@ -230,7 +229,7 @@ def _anything(result: Any) -> None:
 def _machine(id: str, handle: str | None = None) -> Callable[[Any], Machine]:
     def read(result: Any) -> Machine:
         machine = Machine(id, result or handle) if result is None or isinstance(result, str) else result
-        if not isinstance(machine, Machine) or machine.id != id:
+        if type(machine) is not Machine or machine.id != id:
             raise TypeError(f"returned {result!r}, expected the Machine {id}, its handle, or None")
         return machine
 
@@ -238,9 +237,10 @@ def _machine(id: str, handle: str | None = None) -> Callable[[Any], Machine]:
 
 
 def _machines(result: Iterable[Machine]) -> list[Machine]:
+    """Read an observation. A subclass of `Machine` may have left out what that checks."""
     machines = list(result)
     for kind in set(map(type, machines)):
-        if not issubclass(kind, Machine):
+        if kind is not Machine:
             wrong = next(machine for machine in machines if type(machine) is kind)
             raise TypeError(f"observe gave {wrong!r}, expected a Machine")
     return machines

@@ -17,7 +17,7 @@ from pyinfrakit.logs import NOTICE
 from pyinfrakit.provider import Provider
 from pyinfrakit.reconcile import Limits, why_unwanted
 from pyinfrakit.records import Put, Records
-from pyinfrakit.shapes import NOTHING, redacted
+from pyinfrakit.shapes import NOTHING, redacted, without_secrets_of
 from pyinfrakit.slots import Bounds
 from pyinfrakit.store import Store
 from pyinfrakit.watch import Watch
@@ -74,10 +74,11 @@ class Plugin:
     def shown(self, record: Record) -> Raw:
         """Give the properties that are shown of an instance: those that its provider says it has, or those asked for.
 
-        A provider's have no secrets in them any more; in what was asked for, its type says where they are.
+        The type of what was asked for says where secrets are in that. A provider may tell them again, anywhere.
         """
+        asked, shape = record.spec.properties or NOTHING, self._provider.Properties
         live = self.records.live(record.id)
-        return redacted(record.spec.properties or NOTHING, self._provider.Properties) if live is None else live
+        return redacted(asked, shape) if live is None else without_secrets_of(asked, shape, live)
 
     async def start(self) -> None:
         """Start the provider, and begin to observe."""

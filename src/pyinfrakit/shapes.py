@@ -4,7 +4,7 @@ All of it is for msgspec Struct types as providers have them for their propertie
 ``Annotated[int, Meta(description="…", examples=[…])]``.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -36,6 +36,27 @@ def redacted(properties: Raw, shape: Any) -> Raw:
     except (NotJSON, WrongShape):
         return NOTHING
     return Raw(msgspec.json.encode(decoded, enc_hook=secret.hidden))
+
+
+def without_secrets_of(properties: Raw, shape: Any, shown: Raw) -> Raw:
+    """Give *shown* with a placeholder for each string that is a secret in *properties*, which are of type *shape*."""
+    if not _has_secrets(shape):
+        return shown
+    try:
+        decoded = decode(properties, shape, hook=secret.made)
+    except (NotJSON, WrongShape):
+        return NOTHING
+    values: set[str] = set()
+    msgspec.json.encode(decoded, enc_hook=lambda value: values.add(value.reveal()))
+    return Raw(msgspec.json.encode(_replaced(msgspec.json.decode(shown), values)))
+
+
+def _replaced(value: Any, values: Collection[str]) -> Any:
+    if isinstance(value, dict):
+        return {key: _replaced(each, values) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_replaced(each, values) for each in value]
+    return secret.HIDDEN if isinstance(value, str) and value in values else value
 
 
 _has_secrets = cache(secret.within)

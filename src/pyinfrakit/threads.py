@@ -28,13 +28,13 @@ class Threads:
         To cancel this has no effect until `abandon`: whoever waits must know when the call has really ended.
         """
         wait: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        self._waits.add(wait)
-        self._todo.put((wait, lambda: function(*arguments)))
         if self._idle:
             self._idle -= 1
         else:
-            self._threads += 1
             threading.Thread(target=self._run, args=(self._todo,), name="provider", daemon=True).start()
+            self._threads += 1
+        self._waits.add(wait)
+        self._todo.put((wait, lambda: function(*arguments)))
         while not wait.done():
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.shield(wait)
