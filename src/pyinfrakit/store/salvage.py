@@ -5,7 +5,7 @@ journal is believed, as it is newer.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Sequence, Set
+from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
@@ -15,19 +15,15 @@ from pyinfrakit.decoding import NotJSON, WrongShape, check, check_text, decode
 from pyinfrakit.errors import Damaged
 from pyinfrakit.instance import Record
 from pyinfrakit.records import Change, Drop, Put, Records
-from pyinfrakit.store import document, fragments, journal, recovery
+from pyinfrakit.store import document, fragments, journal, judging, recovery
 from pyinfrakit.store.document import LISTS, Content
-from pyinfrakit.store.fragments import Stretch, Value
+from pyinfrakit.store.fragments import Value
 from pyinfrakit.store.journal import Broken, Entry, Gap
 from pyinfrakit.store.recovery import Pair
 
-_KEYS = (*LISTS, "Provider")
-_HEADING = re.compile(rf'"({"|".join(_KEYS)})"\s*:')
+_HEADING = re.compile(rf'"({"|".join(judging.KEYS)})"\s*:')
 _ID = re.compile(rb'"(?:ID|Drop)"\s*:\s*"([^"\\]*+(?:\\.[^"\\]*+)*+)"')
 _NOTHING = re.compile(r"[\s,\[\]{}]*")
-_OURS = {"ID", "State", "Tags", "LogicalID"}
-_ENTRY = {*_OURS, "Type", "Since", "Reason", "Made", "ByHand", "Relabel", "Handle", "Init", "Attachments"}
-_ATTACHMENT = {"ID", "Type"}
 _NO_MARK = "the mark: start the plugin with --mark, or it takes its own machines for another's"
 
 
@@ -120,7 +116,7 @@ def _is_list(value: Raw) -> bool:
         entries = msgspec.json.decode(value, type=list[dict[str, Raw]])
     except msgspec.MsgspecError:
         return False
-    return bool(entries) and all(len(_OURS & entry.keys()) > 1 for entry in entries)
+    return bool(entries) and all(len(judging.SURE & entry.keys()) > 1 for entry in entries)
 
 
 def _object(data: bytes | Raw, where: str, findings: list[Finding]) -> dict[str, Raw]:
@@ -150,8 +146,8 @@ def _of_text(text: str, findings: list[Finding]) -> Content:
     members: list[Value] = []
     marks: set[str] = set()
     current, position = None, 0
-    for stretch in fragments.stretches(text, (*_KEYS, "Mark")):
-        levels = _levels(text, stretch)
+    for stretch in fragments.stretches(text, (*judging.KEYS, "Mark")):
+        levels = judging.depths_of_entries(text, stretch)
         for value in stretch.values:
             if value.key is not None and value.level + 1 in levels:
                 members.append(value)
@@ -162,63 +158,10 @@ def _of_text(text: str, findings: list[Finding]) -> Content:
                 and value.inside in ("Provider", None if stretch.last else "Provider")
             ):
                 marks.add(text[value.start : value.end])
-            elif value.end is not None and value.start >= position and _is_entry(text, stretch, value, levels):
+            elif value.end is not None and value.start >= position and judging.is_entry(text, stretch, value, levels):
                 entries.append((value, value.inside if value.inside in LISTS else current))
-                position = value.end if _keys(text, value) else position
+                position = value.end if judging.keys_of(text, value) else position
     return _of_values(text, entries, members, marks, findings)
-
-
-def _levels(text: str, stretch: Stretch) -> set[int]:
-    """Tell how deep in a stretch the document's entries are: counted from its beginning, and from its end.
-
-    The two differ where there is damage in between that the grammar allows.
-    """
-    from_end = {stretch.level + 2} if stretch.last and text[stretch.end - 1] == "}" else set()
-    if _has_top(text, stretch):
-        return {2} | from_end if stretch.level <= 0 or _has_end(text, stretch) else {2}
-    lowest = min(from_end, default=None)
-    for value in stretch.values:
-        if (lowest is None or value.level < lowest) and value.key is None and _looks_like_entry(text, value):
-            lowest = value.level
-    return set() if lowest is None else {lowest}
-
-
-def _has_top(text: str, stretch: Stretch) -> bool:
-    """Is this the document's beginning?"""
-    return stretch.first and text[stretch.start] == "{"
-
-
-def _has_end(text: str, stretch: Stretch) -> bool:
-    """Is the document's end there, with less brackets than were opened? Else it may just be cut off."""
-    found = [value for value in stretch.values if value.key == "Provider" and value.level == stretch.level + 1]
-    return any({"LastID", "Checkpoint"} <= _keys(text, value) for value in found)
-
-
-def _is_entry(text: str, stretch: Stretch, value: Value, levels: set[int]) -> bool:
-    if value.key is not None or (value.start == stretch.start and _has_top(text, stretch)):
-        return False
-    keys = _keys(text, value)
-    if len(levels) > 1 and keys & set(_KEYS):  # it holds the rest of the document, as its end is missing
-        return False
-    if value.end is not None and value.level in levels and value.inside in (None, *LISTS):
-        return keys != _ATTACHMENT
-    stray = _has_top(text, stretch) and len(levels) == 1 and value.objects < 2
-    return (stray or value.level in levels) and _looks_like_entry(text, value)
-
-
-def _looks_like_entry(text: str, value: Value) -> bool:
-    keys = _keys(text, value)
-    return "ID" in keys and len(keys & _OURS) > 1
-
-
-def _keys(text: str, value: Value) -> Set[str]:
-    """Give an object's keys; none where it can't be read."""
-    if value.end is None:
-        return set()
-    try:
-        return msgspec.json.decode(_bytes(text[value.start : value.end]), type=dict[str, Raw]).keys()
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return set()
 
 
 def _of_values(
@@ -232,7 +175,7 @@ def _of_values(
         for value, name in entries
     ]
     others = _members(
-        text, [value for value in members if value.end is not None and value.key not in (*LISTS, *_ENTRY)], findings
+        text, [value for value in members if value.end is not None and value.key not in (*LISTS, *judging.ENTRY)], findings
     )
     known = [value for value, _ in entries] + [value for value in members if value.end is not None and value.key not in LISTS]
     gaps = _gaps(text, sorted((value.start, value.end or value.start) for value in known))
