@@ -49,6 +49,10 @@ class _Entry(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True
     Properties: Raw | UnsetType = UNSET
 
 
+KEYS_OF_ENTRIES = _Entry.__struct_fields__
+"""In the order in which they are written."""
+
+
 _KEYS = {f.encode_name for f in msgspec.structs.fields(_Entry)}
 
 _NONE: Mapping[str, Raw] = MappingProxyType({})

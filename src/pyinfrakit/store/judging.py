@@ -6,7 +6,7 @@ from collections.abc import Set
 import msgspec
 from msgspec import Raw
 
-from pyinfrakit.store.document import LISTS
+from pyinfrakit.store.document import KEYS_OF_ENTRIES, LISTS
 from pyinfrakit.store.fragments import Stretch, Value
 
 KEYS = (*LISTS, "Provider")
@@ -15,23 +15,7 @@ KEYS = (*LISTS, "Provider")
 SURE = {"ID", "State", "Tags", "LogicalID"}
 """An entry's keys, of which an object that has several, the ID among them, looks like one."""
 
-ENTRY = (
-    *[
-        "ID",
-        "Type",
-        "LogicalID",
-        "Tags",
-        "State",
-        "Since",
-        "Reason",
-        "Made",
-        "ByHand",
-        "Relabel",
-        "Handle",
-        "Init",
-        "Attachments",
-    ],
-)
+ENTRY = tuple(key for key in KEYS_OF_ENTRIES if key != "Properties")
 """An entry's keys, but for its properties, in the order in which they are written."""
 
 _ATTACHMENT = {"ID", "Type"}
