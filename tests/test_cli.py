@@ -78,6 +78,7 @@ VERBS = {
     "confirm": ["--dir"],
     "orphans": ["--dir", "--destroy", "-r, --raw"],
     "adopt": ["--dir", "--orphans", "--group", "--tags", "--logical-id"],
+    "machines": ["--dir", "-r, --raw"],
     "info": ["--dir", "-r, --raw"],
     "provider": ["--schema"],
     "conformance": ["--dir", "--properties", "-y, --yaml", "--count", "--timeout", "-r, --raw, --json"],
@@ -705,6 +706,11 @@ def test_confirm_lets_held_losses_happen(run: Run) -> None:
     eventually(lambda: not daemon.described(), "the losses happen")
 
 
+def test_a_provider_without_a_pool_has_no_machines_to_show(daemon: Daemon) -> None:
+    """`machines` says so where the provider makes its machines."""
+    assert "provider File has no pool of machines: it makes them" == fails(daemon.home, "machines", "rack1")
+
+
 def test_info_shows_what_a_plugin_is_and_how(daemon: Daemon) -> None:
     """`info` shows the plugin, its interfaces, its provider and its instances; with -r it is JSON."""
     ok(daemon.home, "set-aside", "rack1", daemon.provision(), "--reason", "x")
@@ -768,6 +774,7 @@ EVERY_CALL = [
     ["set-aside", "x", "--reason", "y"],
     ["restore", "x"],
     ["confirm"],
+    ["machines"],
     ["info"],
 ]
 

@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from pyinfrakit import provider, testing
-from pyinfrakit.calls import VALIDATE
+from pyinfrakit.calls import POOL, VALIDATE
 from pyinfrakit.cli.plugin import plugin
 from pyinfrakit.daemon import STOP_TIMEOUT
 from pyinfrakit.slots import Bounds
@@ -64,7 +64,7 @@ def test_every_module_is_in_the_plan_of_the_building() -> None:
 
 
 SDK = (ROOT / "docs" / "sdk.md").read_text()
-SHARED = {"Machine": provider.Machine, "Record": provider.Record, "Spec": provider.Spec}
+SHARED = {"Machine": provider.Machine, "PoolMachine": provider.PoolMachine, "Record": provider.Record, "Spec": provider.Spec}
 INNER = {"by_hand", "made", "relabel", "unknown"}
 """What of a record is the plugin's own."""
 
@@ -94,4 +94,5 @@ def test_the_limits_are_as_documented() -> None:
     for calls in ("`provision` and `adopt`", "`destroy`", "`label`"):
         assert f"| {calls} | {bounds.at_once} | {bounds.timeout:g} |" in SDK
     assert f"| `validate` | any number | {VALIDATE:g} |" in SDK
+    assert f"| `pool` | any number | {POOL:g} |" in SDK
     assert f"have {STOP_TIMEOUT:g} seconds to end" in SDK

@@ -16,7 +16,7 @@ from msgspec import Raw
 
 from pyinfrakit.errors import PyInfrakitError, TryAgain
 from pyinfrakit.instance import Record, Spec
-from pyinfrakit.provider import Machine, Provider
+from pyinfrakit.provider import Machine, PoolMachine, Provider
 from pyinfrakit.slots import Bounds, Slots
 from pyinfrakit.threads import Threads
 
@@ -26,6 +26,9 @@ T = TypeVar("T")
 
 VALIDATE = 10.0
 """Seconds that a provider's own `validate` may take: somebody waits for it."""
+
+POOL = 10.0
+"""Seconds that it may take to tell of its pool: somebody waits for that too."""
 
 
 class Calls:
@@ -103,8 +106,17 @@ class Calls:
             with self._calling(record.id):
                 await self._ask(what, _anything, self._provider.label, record, record.spec.tags)
 
-    async def observe(self) -> dict[str, Machine]:
-        """Give all machines by ID. Of two with one ID, as a copied machine has, the first is given, and the other told."""
+    async def pool(self) -> list[PoolMachine]:
+        """Give all machines of the provider's pool; raise `GiveUp` where it has none."""
+        found: list[PoolMachine] = await _within(POOL, self._ask("pool", _pool, self._provider.pool))
+        return found
+
+    async def observe(self, aside: Collection[str] = frozenset()) -> dict[str, Machine]:
+        """Give all machines by ID. Of two with one ID, as a copied machine has, the first is given, and the other told.
+
+        *aside* are the IDs of the instances that are set aside.
+        """
+        self._provider.aside = aside
         machines = await self._ask("observe", _machines, self._provider.observe)
         by_id = {machine.id: machine for machine in reversed(machines)}
         twins = frozenset(machine.id for machine in machines if by_id[machine.id] is not machine)
@@ -211,7 +223,7 @@ async def _awaited(result: Any) -> Any:
     return await result if isinstance(result, Awaitable) else result
 
 
-async def _within(seconds: float, call: Coroutine[Any, Any, None]) -> None:
+async def _within(seconds: float, call: Coroutine[Any, Any, T]) -> T:
     """Await a call, but no longer than *seconds*: then it goes on alone."""
     task = asyncio.create_task(call)
     task.add_done_callback(lambda task: task.cancelled() or task.exception())  # at a stop nobody may wait for it any more
@@ -243,6 +255,13 @@ def _machines(result: Iterable[Machine]) -> list[Machine]:
         if kind is not Machine:
             wrong = next(machine for machine in machines if type(machine) is kind)
             raise TypeError(f"observe gave {wrong!r}, expected a Machine")
+    return machines
+
+
+def _pool(result: Iterable[PoolMachine]) -> list[PoolMachine]:
+    machines = list(result)
+    if not all(isinstance(machine, PoolMachine) for machine in machines):
+        raise TypeError("pool gave what is no PoolMachine")
     return machines
 
 

@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 GROUP = "pyinfrakit.providers"
 """The entry points that are providers."""
 
-METHODS = ("__init__", "start", "stop", "validate", "provision", "destroy", "observe", "label", "adopt")
+METHODS = ("__init__", "start", "stop", "validate", "provision", "destroy", "observe", "label", "adopt", "pool")
 """What a plugin calls of a provider."""
 
 

@@ -8,7 +8,7 @@ Methods may be ``async`` or plain. Plain ones run in threads, several at once: w
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -22,7 +22,19 @@ from pyinfrakit.errors import CannotStart, GiveUp, InvalidSpec, TryAgain
 from pyinfrakit.instance import Record, Spec
 from pyinfrakit.secret import Secret
 
-__all__ = ["CannotStart", "GiveUp", "InvalidSpec", "Machine", "Provider", "Raw", "Record", "Secret", "Spec", "TryAgain"]
+__all__ = [
+    "CannotStart",
+    "GiveUp",
+    "InvalidSpec",
+    "Machine",
+    "PoolMachine",
+    "Provider",
+    "Raw",
+    "Record",
+    "Secret",
+    "Spec",
+    "TryAgain",
+]
 
 
 class Machine(Struct, frozen=True, gc=False):
@@ -31,7 +43,7 @@ class Machine(Struct, frozen=True, gc=False):
     *id* is the instance's, *handle* what the provider itself calls it. *functional* is False where it exists but does not work,
     and *reason* then says why. *properties*, what JSON can hold as an object, are what is known of it now; where there are none
     InfraKit is shown those of its spec. *tags* and *logical_id* are those that are written on the machine, if they are: by them a
-    lost record is made again.
+    lost record is made again. *unknown*: it can't be told now how it is, or whether it is there; nothing is concluded.
     """
 
     id: str
@@ -41,6 +53,7 @@ class Machine(Struct, frozen=True, gc=False):
     properties: Mapping[str, Any] | Raw | None = None
     tags: Mapping[str, str] = {}
     logical_id: str | None = None
+    unknown: bool = False
 
     @property
     def live(self) -> Raw | None:
@@ -79,6 +92,21 @@ def _written(properties: Mapping[str, Any] | Raw) -> Raw:
     return data
 
 
+class PoolMachine(Struct, frozen=True):
+    """A machine of a provider that has a pool of them: *name* is its handle, *at* where it is managed.
+
+    *id* is the instance that has it, None where none of this plugin's does. *reason*: why it is not free, but for that.
+    """
+
+    name: str
+    at: str = ""
+    power: str = ""
+    health: str = ""
+    is_free: bool = False
+    id: str | None = None
+    reason: str = ""
+
+
 class NoOptions(Struct, forbid_unknown_fields=True):
     """What a provider without options takes."""
 
@@ -104,6 +132,9 @@ class Provider(ABC):
 
     known: Sequence[Record] = ()
     """The records that there are at the start; only `start` sees them."""
+
+    aside: Collection[str] = frozenset()
+    """IDs of the instances that are set aside, as `observe` begins: somebody may be at work on their machines."""
 
     def __init__(self, name: str, folder: Path, options: Any = None) -> None:
         """Be the provider of plugin *name*, which may keep files in *folder*; *options* are of type `Options`."""
@@ -160,3 +191,10 @@ class Provider(ABC):
         Raise `GiveUp` where there is no such machine, or it is somebody else's.
         """
         raise GiveUp(f"provider {type(self).__name__} can't adopt machines")
+
+    def pool(self) -> Any:
+        """Give a `PoolMachine` for each machine that there is, free or not; from memory, as somebody waits.
+
+        By default machines are made, and there is no pool.
+        """
+        raise GiveUp(f"provider {type(self).__name__} has no pool of machines: it makes them")

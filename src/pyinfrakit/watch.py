@@ -12,7 +12,7 @@ from msgspec import Raw, Struct
 from pyinfrakit.calls import Calls
 from pyinfrakit.decoding import WrongShape, decode, encodable
 from pyinfrakit.errors import CannotStart, PyInfrakitError, StoreFailed, TryAgain
-from pyinfrakit.instance import Event, Record
+from pyinfrakit.instance import Event, Record, State
 from pyinfrakit.logs import NOTICE
 from pyinfrakit.provider import Machine
 from pyinfrakit.reconcile import History, Limits, Observation, Plan, Transition, plan
@@ -101,7 +101,8 @@ class Watch:
     async def _observe(self) -> dict[str, Machine] | None:
         """Give the machines by ID, or None where that is not known: then nothing changes."""
         self._records.touched = set(self._calls.in_flight)
-        call = asyncio.create_task(self._calls.observe())
+        aside = frozenset(record.id for record in self._records if record.state is State.NON_FUNCTIONAL)
+        call = asyncio.create_task(self._calls.observe(aside))
         try:
             done, _ = await asyncio.wait({call}, timeout=self._timeout)
             if not done:
@@ -128,7 +129,8 @@ class Watch:
         self.trouble = trouble
 
     async def _reconcile(self, machines: dict[str, Machine]) -> None:
-        seen = Observation(machines, time.time(), frozenset(self._records.touched), self._started)
+        unknown = {machine.id for machine in machines.values() if machine.unknown}
+        seen = Observation(machines, time.time(), frozenset(self._records.touched | unknown), self._started)
         released = frozenset(self._released)
         decided = plan(self._records, seen, self._history, self._limits, released)
         self._records.show_all({m.id: m.live for m in machines.values() if m.live is not None})

@@ -19,6 +19,7 @@ from pyinfrakit.cli.export import export
 from pyinfrakit.cli.fsck import fsck
 from pyinfrakit.cli.info import info
 from pyinfrakit.cli.label import label
+from pyinfrakit.cli.machines import machines
 from pyinfrakit.cli.new import new
 from pyinfrakit.cli.orphans import orphans
 from pyinfrakit.cli.plugin import plugin
@@ -51,6 +52,7 @@ for verb in (
     confirm,
     orphans,
     adopt,
+    machines,
     info,
     provider,
     conformance,

@@ -12,6 +12,7 @@ from pyinfrakit.decoding import WrongShape
 from pyinfrakit.errors import PyInfrakitError
 from pyinfrakit.instance import Record, Spec, State
 from pyinfrakit.plugin import Plugin
+from pyinfrakit.provider import PoolMachine
 from pyinfrakit.spi import wire
 from pyinfrakit.spi.descriptions import Descriptions
 
@@ -61,6 +62,7 @@ class Methods:
             "Operator.Adopt": self._adopt,
             "Operator.AdoptOrphans": self._adopt_orphans,
             "Operator.DestroyOrphans": self._destroy_orphans,
+            "Operator.Machines": self._machines,
         }
 
     async def answer(self, call: rpc.Call | rpc.Rejected) -> rpc.Pieces | None:
@@ -188,6 +190,11 @@ class Methods:
         await served.plugin.adoption.destroy_orphans(asked.Instances)
         return wire.Ok(asked.Type or "")
 
+    async def _machines(self, params: Raw) -> Any:
+        _, served = self._read(params, wire.Typed)
+        machines = await served.plugin.calls.pool()
+        return wire.Pool([_of_pool(machine, served.plugin) for machine in machines])
+
     def _read(self, params: Raw, shape: type[T]) -> tuple[T, _Served]:
         asked = wire.read(params, shape)
         served = self._served.get(asked.Type)
@@ -214,4 +221,18 @@ def _kept(plugin: Plugin, record: Record) -> wire.Kept:
         ByHand=record.by_hand,
         Handle=record.handle,
         Held=held.reason if held else "",
+    )
+
+
+def _of_pool(machine: PoolMachine, plugin: Plugin) -> wire.PoolMachine:
+    record = None if machine.id is None else plugin.records.get(machine.id)
+    return wire.PoolMachine(
+        Name=machine.name,
+        At=machine.at,
+        Power=machine.power,
+        Health=machine.health,
+        Free=machine.is_free,
+        Instance=machine.id,
+        State=record.state if record else "orphan" if machine.id else "free" if machine.is_free else "not free",
+        Reason=(record.reason or plugin.trouble(record.id)) if record else machine.reason,
     )

@@ -74,6 +74,10 @@ class Remote:
         """Have orphans destroyed."""
         self._call("Operator.DestroyOrphans", {"Instances": ids}, wire.Ok)
 
+    def machines(self) -> Sequence[wire.PoolMachine]:
+        """Give the machines of the provider's pool."""
+        return self._call("Operator.Machines", {}, wire.Pool).Machines
+
     def status(self) -> wire.Status:
         """Give how the plugin is."""
         return self._call("Operator.Status", {}, wire.Status)

@@ -188,6 +188,23 @@ class Orphans(Struct, frozen=True):
     Orphans: list[Orphan]
 
 
+class PoolMachine(Struct, frozen=True):
+    """A machine of the provider's pool. *Instance*, *State* and *Reason* are of the instance that has it, if one does."""
+
+    Name: str
+    At: str
+    Power: str
+    Health: str
+    Free: bool
+    Instance: str | None
+    State: str
+    Reason: str
+
+
+class Pool(Struct, frozen=True):
+    Machines: list[PoolMachine]
+
+
 class Adopted(Struct, frozen=True):
     Instances: list[str]
 

@@ -43,7 +43,7 @@ class Wrapped(Provider):
         return {instance.id: error for instance, error in pairs if isinstance(error, Exception)}
 
     async def observe(self) -> Iterable[Machine]:
-        return (await self.calls.observe()).values()
+        return (await self.calls.observe(self.aside)).values()
 
     async def label(self, instance: Record, tags: Mapping[str, str]) -> None:
         if self.calls.keeps_labels:
