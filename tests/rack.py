@@ -97,7 +97,8 @@ class Rack:
         _post(f"{self.addresses[bmc]}/-/etags", False)
 
     def state(self, bmc: int = 0) -> dict[str, Any]:
-        return _post(f"{self.addresses[bmc]}/-/state", None)
+        found: dict[str, Any] = _post(f"{self.addresses[bmc]}/-/state", None)
+        return found
 
     def tags(self) -> dict[str, str]:
         """Give all asset tags that are not empty, by machine."""
