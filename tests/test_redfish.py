@@ -91,7 +91,7 @@ def test_a_logical_id_picks_the_machine_that_it_names(redfish: Redfish) -> None:
     """So does `machine` in the properties; where both name one, it must be the same."""
     assert "b1n2" == redfish.provision("1a", spec("b1n2")).handle
     assert "b0n2" == redfish.provision("1b", spec("manager-1", machine="b0n2")).handle
-    with pytest.raises(GiveUp, match="names machine b0n1, and Properties.machine b1n1"):
+    with pytest.raises(GiveUp, match=r"names machine b0n1, and Properties.machine b1n1"):
         redfish.provision("1c", spec("b0n1", machine="b1n1"))
     with pytest.raises(GiveUp, match="no machine 'b9n9' in the pool"):
         redfish.provision("1c", spec(machine="b9n9"))
@@ -117,7 +117,7 @@ def test_a_machine_that_the_inventory_sets_aside_is_not_taken(bmcs: Rack, tmp_pa
         settings = msgspec.structs.replace(settings, bmcs=[_aside(each, machine) for each in settings.bmcs])
     second = provider(tmp_path, settings)
     assert "new disk" == reason(second, "1a")
-    with pytest.raises(GiveUp, match="b0n2 .* is not free: new disk"):
+    with pytest.raises(GiveUp, match=r"b0n2 .* is not free: new disk"):
         second.provision("1b", spec("b0n2"))
 
 
@@ -207,7 +207,7 @@ def disc(image: Path) -> dict[str, bytes]:
 
 def test_init_without_a_place_for_it_is_refused(bmcs: Rack, redfish: Redfish) -> None:
     """It is not dropped in silence, and no machine is claimed."""
-    with pytest.raises(GiveUp, match="Init: .*set the option `media`"):
+    with pytest.raises(GiveUp, match=r"Init: .*set the option `media`"):
         redfish.provision("1a", spec(init="join"))
     assert {} == bmcs.tags()
 
@@ -293,7 +293,7 @@ def test_a_machine_that_another_plugin_claims_meanwhile_is_left_to_it(bmcs: Rack
 def test_a_named_machine_that_another_plugin_claims_meanwhile_is_told(bmcs: Rack, redfish: Redfish) -> None:
     """A 412 is an error that names machine and BMC."""
     bmcs.fault("412", method="PATCH")
-    with pytest.raises(GiveUp, match="machine b0n1 at BMC http.* is not free: another plugin was quicker"):
+    with pytest.raises(GiveUp, match=r"machine b0n1 at BMC http.* is not free: another plugin was quicker"):
         redfish.provision("1a", spec("b0n1"))
 
 
@@ -341,7 +341,7 @@ def _wait_out(redfish: Redfish) -> None:
 def test_a_damaged_claims_file_stops_the_start(bmcs: Rack, tmp_path: Path) -> None:
     """It is not taken for empty."""
     (tmp_path / "rack1.claims").write_text("{")
-    with pytest.raises(CannotStart, match="claims file .*rack1.claims"):
+    with pytest.raises(CannotStart, match=r"claims file .*rack1.claims"):
         provider(tmp_path, bmcs.settings())
 
 
@@ -478,7 +478,7 @@ def test_a_failure_names_machine_and_bmc_and_what_to_do(bmcs: Rack, tmp_path: Pa
 def test_what_is_no_redfish_is_told(bmcs: Rack, redfish: Redfish, kind: str) -> None:
     """Where something else answers at a BMC's address, the error says so."""
     bmcs.fault(kind, path="Systems")
-    with pytest.raises(GiveUp, match="machine b0n1 at BMC http.* is not free: .*: is the address a BMC's"):
+    with pytest.raises(GiveUp, match=r"machine b0n1 at BMC http.* is not free: .*: is the address a BMC's"):
         redfish.provision("1a", spec("b0n1"))
 
 
@@ -487,7 +487,7 @@ def test_a_tag_that_is_not_kept_is_told(bmcs: Rack, redfish: Redfish, kind: str)
     """A BMC may say yes to what it then does not do: what was written is read again."""
     bmcs.fault(kind, method="PATCH")
     with pytest.raises(
-        GiveUp, match="machine b0n1 at BMC http.* is not free: its BMC did not keep its asset tag, .* is there room"
+        GiveUp, match=r"machine b0n1 at BMC http.* is not free: its BMC did not keep its asset tag, .* is there room"
     ):
         redfish.provision("1a", spec("b0n1"))
 
@@ -496,7 +496,7 @@ def test_a_refused_connection_is_told(bmcs: Rack, tmp_path: Path) -> None:
     """Where nothing listens at a BMC's address, the error says so."""
     dead = Controller("http://127.0.0.1:9", [System("dead", "/redfish/v1/Systems/1")])
     redfish = provider(tmp_path, bmcs.settings(bmcs=[dead]))
-    with pytest.raises(GiveUp, match="machine dead at BMC http://127.0.0.1:9 is not free: .*it refuses the connection: is the"):
+    with pytest.raises(GiveUp, match=r"machine dead at BMC http://127.0.0.1:9 is not free: .*it refuses the connection: is the"):
         redfish.provision("1a", spec("dead"))
 
 
@@ -504,13 +504,13 @@ def test_a_power_change_that_never_happens_is_told(bmcs: Rack, tmp_path: Path) -
     """A machine that does not come on is an error, and left alone for a while; one that does not go off is tried again."""
     redfish = provider(tmp_path, bmcs.settings(power_timeout=0.3, graceful_timeout=0.3))
     bmcs.fault("stuck", path="Reset")
-    with pytest.raises(TryAgain, match="machine b0n1: BMC http.*: still off 0.3 s after On: look at its power supply"):
+    with pytest.raises(TryAgain, match=r"machine b0n1: BMC http.*: still off 0.3 s after On: look at its power supply"):
         redfish.provision("1a", spec(tags={"size": "large"}))
     destroy(redfish, "1a")
     bmcs.mend()
     assert "b0n2" == redfish.provision("1b", spec(tags={"size": "large"})).handle
     bmcs.fault("stuck", path="Reset")
-    with pytest.raises(TryAgain, match="machine b0n2: BMC http.*: still on 0.3 s after ForceOff: switch it off by hand"):
+    with pytest.raises(TryAgain, match=r"machine b0n2: BMC http.*: still on 0.3 s after ForceOff: switch it off by hand"):
         destroy(redfish, "1b")
     assert {"b0n2": "infrakit:mine:1b"} == bmcs.tags()
 
