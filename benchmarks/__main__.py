@@ -10,7 +10,7 @@ import msgspec
 
 from benchmarks import table
 from benchmarks.bench import Bench, bench
-from benchmarks.parts import describe, flat, latency, memory, processes, provision, slow, start, written
+from benchmarks.parts import describe, flat, latency, memory, processes, provision, rack, slow, start, written
 from benchmarks.report import Report
 from benchmarks.scale import FULL, QUICK
 
@@ -24,6 +24,7 @@ PARTS: Mapping[str, Callable[[Bench], Report]] = {
     "latency": latency.measure,
     "slow": slow.measure,
     "processes": processes.measure,
+    "rack": rack.measure,
 }
 
 

@@ -31,6 +31,9 @@ class Scale(Struct, frozen=True, kw_only=True):
     slow: int
     """Instances that a slow provider is asked for at once."""
     processes: int
+    bmcs: int
+    behind: int
+    """Machines behind each BMC."""
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -54,6 +57,8 @@ FULL = Scale(
     probes=5,
     slow=1_000,
     processes=500,
+    bmcs=20,
+    behind=10,
 )
 
 QUICK = Scale(
@@ -73,4 +78,6 @@ QUICK = Scale(
     probes=1,
     slow=100,
     processes=20,
+    bmcs=2,
+    behind=2,
 )

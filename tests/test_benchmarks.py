@@ -47,7 +47,9 @@ def measured(report: dict[str, Any]) -> list[tuple[Any, ...]]:
 def test_a_short_look_measures_everything() -> None:
     """All parts have all their rows, with finite numbers, and positive ones but for differences."""
     reports = run("--quick", "--json")
-    assert ["describe", "provision", "written", "start", "memory", "flat", "latency", "slow", "processes"] == list(reports)
+    assert ["describe", "provision", "written", "start", "memory", "flat", "latency", "slow", "processes", "rack"] == list(
+        reports
+    )
     for part, works in (
         ("describe", ("describe all", "describe a group of 10")),
         ("provision", ("provision", "label", "destroy")),
@@ -64,6 +66,7 @@ def test_a_short_look_measures_everything() -> None:
         "latency": 1,
         "slow": 2,
         "processes": 2,
+        "rack": 2,
     } == {part: len(report["targets"]) for part, report in reports.items()}
     for what, number in (each for report in reports.values() for each in numbers(report)):
         assert math.isfinite(number), what

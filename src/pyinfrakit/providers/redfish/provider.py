@@ -40,7 +40,7 @@ class Redfish(Provider):
         super().__init__(name, folder, options)
         inventory.check(options)
         self._pool = Pool(options)
-        self._polls = Polls(self._pool, options.poll_timeout)
+        self.polls = Polls(self._pool, options.poll_timeout)
         self._power = Power(options)
         self._drive = None if options.media is None else Drive(options.media, folder)
         self._hook = None if options.cleaning is None else Hook(options.cleaning, options.cleaning_timeout)
@@ -161,7 +161,7 @@ class Redfish(Provider):
             self._release.free(instance.id, place, claim or Claim("", self.mark))
 
     def observe(self) -> Iterator[Machine]:
-        self._polls.look()
+        self.polls.look()
         claims = dict(self._claims.mine())
         for place in self._pool.places.values():
             if (owner := place.owner) is not None and owner.mark == self.mark and owner.id not in claims:
