@@ -33,7 +33,10 @@ def test_every_command_is_documented_as_its_help_says(name: str) -> None:
     assert COMMANDS[name].get_help(context).split() == documented.split()
 
 
-@pytest.mark.parametrize(("name", "provider"), [("providers.md", "simulator"), ("providers.md", "process"), ("exec.md", "exec")])
+@pytest.mark.parametrize(
+    ("name", "provider"),
+    [("providers.md", "simulator"), ("providers.md", "process"), ("exec.md", "exec"), ("redfish.md", "redfish")],
+)
 def test_providers_are_documented_as_they_are(name: str, provider: str) -> None:
     """The pages have what `infrakit-instance provider` prints, as it is printed."""
     page = (ROOT / "docs" / name).read_text()

@@ -149,7 +149,7 @@ def test_two_daemons_share_a_pool(home: Path, tmp_path: Path, bmcs: Rack) -> Non
         for _ in range(4):
             one.provision()
             two.provision()
-        with pytest.raises(RemoteError, match="of 8 8 machines fit, of which 8 in use"):
+        with pytest.raises(RemoteError, match="8 of 8 fit, of which 8 in use"):
             one.provision()
         assert {4} == {len(each.described()) for each in (one, two)}
         assert 8 == len({tag.rpartition(":")[2] for tag in bmcs.tags().values()})

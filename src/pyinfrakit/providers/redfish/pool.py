@@ -132,8 +132,8 @@ class Pool:
             why = passed.get(place.machine.name) or (taken.why if taken else "it is being claimed")
             return GiveUp(f"machine {place.machine.name} at BMC {place.bmc.address} is not free: {why}")
         tags = ", ".join(f"{key}={value}" for key, value in sorted(wanted.tags.items()))
+        which = f"{len(places)} of {len(self.places)} fit{f' {tags}' if tags else ''}"
         kinds = Counter((taken.kind if (taken := why_taken(place)) else "being claimed") for place in places)
-        counts = ", ".join(f"{kinds.pop(kind, 0)} {kind}" for kind in ("in use", "unhealthy", "set aside", "unreachable"))
-        more = "".join(f", {count} {kind}" for kind, count in kinds.items())
-        which = f"machines with {tags}" if tags else "machines"
-        return GiveUp(f"no free machine: of {len(self.places)} {len(places)} {which} fit, of which {counts}{more}")
+        counts = [f"{kinds.pop(kind, 0)} {kind}" for kind in ("in use", "unhealthy", "set aside", "unreachable")]
+        counts += [f"{count} {kind}" for kind, count in kinds.items()]
+        return GiveUp(f"no free machine: {which}{', of which ' + ', '.join(counts) if places else ''}")
