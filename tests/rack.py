@@ -122,9 +122,9 @@ class Rack:
 
 
 @contextmanager
-def rack(bmcs: int, systems: int) -> Iterator[Rack]:
+def rack(bmcs: int, systems: int, *flags: str) -> Iterator[Rack]:
     """Start BMCs, and end them."""
-    command = [sys.executable, str(BMCS), "--bmcs", str(bmcs), "--systems", str(systems)]
+    command = [sys.executable, str(BMCS), "--bmcs", str(bmcs), "--systems", str(systems), *flags]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         try:
             assert process.stdout is not None

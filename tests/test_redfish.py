@@ -2,6 +2,7 @@
 
 import stat
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from pyinfrakit.errors import CannotStart, GiveUp, InvalidSpec, TryAgain
 from pyinfrakit.instance import Record, Spec, State
 from pyinfrakit.provider import Machine
 from pyinfrakit.providers.redfish import Redfish
+from pyinfrakit.providers.redfish.bmc import Bmc, Changed
 from pyinfrakit.providers.redfish.inventory import Controller, Media, System
 from pyinfrakit.secret import Secret
 from rack import FAULTS, PASSWORD, USER, Rack, provider, rack
@@ -240,6 +242,14 @@ def test_a_machine_that_does_not_shut_down_is_forced_off(bmcs: Rack, tmp_path: P
     assert "Off" == bmcs.system("b0n1")["power_state"]
 
 
+def test_a_machine_that_can_not_be_asked_to_shut_down_is_forced_off(bmcs: Rack, redfish: Redfish) -> None:
+    """Not all BMCs can do that."""
+    redfish.provision("1a", spec("b0n1"))
+    bmcs.fault("400", path="Reset", times=1)
+    destroy(redfish, "1a")
+    assert "Off" == bmcs.system("b0n1")["power_state"]
+
+
 def test_a_machine_rests_until_its_cleaning_succeeds(bmcs: Rack, tmp_path: Path) -> None:
     """The command is told which machine, in an environment of nothing else; while it fails the machine is not free."""
     hook = tmp_path / "wipe"
@@ -282,6 +292,33 @@ def test_a_claim_is_exclusive_between_plugins(bmcs: Rack, tmp_path: Path) -> Non
     assert 4 == len(set(got))
     with pytest.raises(GiveUp, match="4 in use"):
         one.provision("1e", spec())
+
+
+def test_many_claims_at_once_by_two_plugins_get_a_machine_each(bmcs: Rack, tmp_path: Path) -> None:
+    """There are as many that get one as there are machines, and none is given twice."""
+    both = [provider(tmp_path, bmcs.settings(), mark=each, name=each) for each in ("one", "other")]
+
+    def one_more(number: int) -> str | None:
+        try:
+            return both[number % 2].provision(f"1{number}", spec()).handle
+        except GiveUp:
+            return None
+
+    with ThreadPoolExecutor(12) as threads:
+        got = [name for name in threads.map(one_more, range(12)) if name is not None]
+    assert ["b0n1", "b0n2", "b1n1", "b1n2"] == sorted(got)
+    assert set(got) == bmcs.tags().keys()
+
+
+def test_a_tag_is_written_only_as_long_as_nothing_has_changed(bmcs: Rack, redfish: Redfish) -> None:
+    """The ETag is the condition, and it is not given up where it does not hold."""
+    settings = bmcs.settings()
+    bmc, machine = Bmc(settings.bmcs[0], settings), settings.bmcs[0].machines[0]
+    etag = bmc.look(machine).etag
+    bmcs.say("b0n1", AssetTag="somebody else's")
+    with pytest.raises(Changed):
+        bmc.write_tag(machine, "mine", etag)
+    assert {"b0n1": "somebody else's"} == bmcs.tags()
 
 
 def test_a_machine_that_another_plugin_claims_meanwhile_is_left_to_it(bmcs: Rack, tmp_path: Path) -> None:
@@ -524,6 +561,38 @@ def test_credentials_that_a_bmc_repeats_are_not_told(bmcs: Rack, tmp_path: Path)
     list(redfish.observe())
     first = next(iter(redfish.pool()))
     assert "(500: *** test ***)" in first.reason
+
+
+# certificates
+
+TLS = Path(__file__).parent / "tls"
+
+
+@pytest.fixture(scope="module")
+def https() -> Iterator[Rack]:
+    """A BMC with a certificate that it has signed itself."""
+    with rack(1, 1, "--tls", str(TLS / "certificate.pem"), str(TLS / "key.pem")) as rack_:
+        yield rack_
+
+
+def test_a_certificate_that_is_not_trusted_is_told(https: Rack, tmp_path: Path) -> None:
+    """Nothing is sent to a BMC that might be another one; the error says what to do."""
+    with pytest.raises(GiveUp, match=r"machine b0n1 at BMC https.*: its certificate is not trusted: give its CA by `ca`, or say"):
+        provider(tmp_path, https.settings()).provision("1a", spec("b0n1"))
+
+
+@pytest.mark.parametrize("trust", [{"ca": str(TLS / "certificate.pem")}, {"verify": False}])
+def test_a_certificate_is_trusted_by_its_ca_or_as_it_is_said_so(https: Rack, tmp_path: Path, trust: dict[str, Any]) -> None:
+    """Either is enough."""
+    redfish = provider(tmp_path, https.settings(**trust))
+    assert "b0n1" == redfish.provision("1a", spec("b0n1")).handle
+    destroy(redfish, "1a")
+
+
+def test_a_ca_file_that_is_not_there_is_told(https: Rack, tmp_path: Path) -> None:
+    """Before the start."""
+    with pytest.raises(CannotStart, match=r"ca: /nowhere\.pem: no such file"):
+        provider(tmp_path, https.settings(ca="/nowhere.pem"))
 
 
 # inventory

@@ -218,7 +218,7 @@ def _end_with(parent: int) -> None:
     os._exit(0)
 
 
-def _serve(listening: socket.socket, count: int, delay: float, parent: int) -> None:
+def _serve(listening: socket.socket, count: int, delay: float, tls: tuple[str, str] | None, parent: int) -> None:
     """Be one BMC, for good."""
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     logging.getLogger("werkzeug").setLevel(logging.CRITICAL)
@@ -236,7 +236,7 @@ def _serve(listening: socket.socket, count: int, delay: float, parent: int) -> N
         )
         emulator.app.vmedia._devices = {}
         host, port = listening.getsockname()
-        make_server(host, port, Layer(emulator.app), threaded=True, fd=listening.fileno()).serve_forever()
+        make_server(host, port, Layer(emulator.app), threaded=True, ssl_context=tls, fd=listening.fileno()).serve_forever()
 
 
 def main() -> None:
@@ -245,15 +245,17 @@ def main() -> None:
     parser.add_argument("--systems", type=int, default=3, help="of each BMC")
     parser.add_argument("--port", type=int, default=0, help="of the first BMC; else any that is free")
     parser.add_argument("--delay", type=float, default=0.05, help="seconds until a power change shows")
+    parser.add_argument("--tls", nargs=2, metavar=("CERTIFICATE", "KEY"), help="files; else it is plain HTTP")
     given = parser.parse_args()
     sockets = [socket.create_server(("127.0.0.1", given.port and given.port + n)) for n in range(given.bmcs)]
     children = []
     for each in sockets:
         parent = os.getpid()
         if (child := os.fork()) == 0:
-            _serve(each, given.systems, given.delay, parent)
+            _serve(each, given.systems, given.delay, given.tls and tuple(given.tls), parent)
         children.append(child)
-    print(json.dumps([f"http://127.0.0.1:{each.getsockname()[1]}" for each in sockets]), flush=True)
+    scheme = "https" if given.tls else "http"
+    print(json.dumps([f"{scheme}://127.0.0.1:{each.getsockname()[1]}" for each in sockets]), flush=True)
     with contextlib.suppress(KeyboardInterrupt):
         sys.stdin.read()
     for child in children:

@@ -2,6 +2,7 @@
 
 import urllib.parse
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
@@ -51,7 +52,7 @@ class Settings(Struct, forbid_unknown_fields=True, frozen=True):
     ca: Annotated[str | None, Meta(description="a file with the CA of BMCs' certificates; else the system's")] = None
     verify: Annotated[bool, Meta(description="whether BMCs' certificates are checked")] = True
     media: Annotated[Media | None, Meta(description="how machines get `Init`; else a spec with one is refused")] = None
-    timeout: Annotated[Seconds, Meta(description="seconds that a BMC may take for a request")] = 10
+    timeout: Annotated[Seconds, Meta(description="seconds that a BMC may take for a request")] = 20
     poll_timeout: Annotated[Seconds, Meta(description="seconds that it may take to tell of all its machines")] = 30
     unreachable_after: Annotated[
         Seconds, Meta(description="seconds after which a machine that its BMC can't tell of is non-functional")
@@ -110,7 +111,13 @@ def check(settings: Settings) -> None:
                 raise CannotStart(f"bmcs: {bmc.address} has no {what}, and neither have the options for all")
         if len(bmc.machines) > 1 and any(machine.system is None for machine in bmc.machines):
             raise CannotStart(f"bmcs: {bmc.address} has several machines: each needs its system, as /redfish/v1/Systems/1")
+        _check_file(bmc.ca or settings.ca)
         _check_twice([machine.system or "" for machine in bmc.machines], f"bmcs: {bmc.address} has two machines with the system")
+
+
+def _check_file(ca: str | None) -> None:
+    if ca is not None and not Path(ca).exists():
+        raise CannotStart(f"ca: {ca}: no such file")
 
 
 def _check_twice(names: Sequence[str], what: str) -> None:

@@ -1,11 +1,15 @@
 """Have a machine on or off, and see that it is: a BMC says yes to what it then does not do."""
 
+import logging
 import threading
 import time
 
 from pyinfrakit.errors import TryAgain
+from pyinfrakit.providers.redfish.bmc import Refuses
 from pyinfrakit.providers.redfish.inventory import Settings
 from pyinfrakit.providers.redfish.pool import Place
+
+log = logging.getLogger(__name__)
 
 FIRST_LOOK, LONGEST_LOOK = 0.05, 2.0
 """Seconds between looks at a machine whose power is to change."""
@@ -38,14 +42,19 @@ class Power:
 
     def off(self, place: Place) -> None:
         """Have it shut down, and force it off where that takes too long; raise `NoPower`."""
-        if not place.look().is_on:
-            return
-        place.bmc.reset(place.machine, "GracefulShutdown")
-        if self._becomes(place, False, self._settings.graceful_timeout):
+        if not place.look().is_on or self._shuts_down(place):
             return
         place.bmc.reset(place.machine, "ForceOff")
         if not self._becomes(place, False, self._settings.power_timeout):
             raise NoPower(_text(place, "on", self._settings.power_timeout, "ForceOff", "switch it off by hand, or at its PDU"))
+
+    def _shuts_down(self, place: Place) -> bool:
+        try:
+            place.bmc.reset(place.machine, "GracefulShutdown")
+        except Refuses as error:
+            log.info("%s; it is forced off", error)  # not all BMCs can, and none with a machine that does not listen
+            return False
+        return self._becomes(place, False, self._settings.graceful_timeout)
 
     def _becomes(self, place: Place, is_on: bool, seconds: float) -> bool:
         end, pause = time.monotonic() + seconds, FIRST_LOOK
