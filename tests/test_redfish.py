@@ -454,12 +454,14 @@ def test_a_bmc_that_fails_is_left_alone_for_longer_and_longer(bmcs: Rack, tmp_pa
 def test_a_failing_machine_is_power_cycled_once_if_asked_for(bmcs: Rack, tmp_path: Path) -> None:
     """What becomes of it is waited for; what still fails then is given up, and not cycled again, also by the next daemon."""
     redfish = provider(tmp_path, bmcs.settings(power_cycle=True, power_timeout=0.4))
+    redfish.ready = {"1a"}
     redfish.provision("1a", spec("b0n1"))
     bmcs.sick("b0n1")
     assert seen(redfish, "1a").unknown
     _wait_out(redfish)
     _wait_out(redfish)
     for each in (redfish, provider(tmp_path, bmcs.settings(power_cycle=True, power_timeout=0.4))):
+        each.ready = {"1a"}
         assert "its health is Critical: its BMC's log says more, also after a power cycle" == reason(each, "1a")
     assert 2 == sum(request.endswith("Reset") for request in bmcs.state()["requests"]), "on, and one restart"
 
@@ -467,6 +469,7 @@ def test_a_failing_machine_is_power_cycled_once_if_asked_for(bmcs: Rack, tmp_pat
 def test_a_machine_that_went_off_is_switched_on_again_if_asked_for(bmcs: Rack, tmp_path: Path) -> None:
     """That is its power cycle."""
     redfish = provider(tmp_path, bmcs.settings(power_cycle=True, power_timeout=0.4))
+    redfish.ready = {"1a"}
     redfish.provision("1a", spec("b0n1"))
     bmcs.power("b0n1", "Off")
     assert seen(redfish, "1a").unknown
@@ -474,12 +477,11 @@ def test_a_machine_that_went_off_is_switched_on_again_if_asked_for(bmcs: Rack, t
     assert seen(redfish, "1a").functional
 
 
-def test_a_machine_that_is_set_aside_is_not_power_cycled(bmcs: Rack, tmp_path: Path) -> None:
+def test_a_machine_whose_instance_is_not_ready_is_not_power_cycled(bmcs: Rack, tmp_path: Path) -> None:
     """Somebody may have their hands in it."""
     redfish = provider(tmp_path, bmcs.settings(power_cycle=True))
     redfish.provision("1a", spec("b0n1"))
     bmcs.power("b0n1", "Off")
-    redfish.aside = {"1a"}
     assert "it is powered off, and should not be" == reason(redfish, "1a")
     assert "Off" == bmcs.system("b0n1")["power_state"]
 

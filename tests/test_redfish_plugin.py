@@ -107,6 +107,19 @@ def test_a_bmc_that_can_not_be_reached_changes_nothing_for_a_while(home: Path, t
         eventually(lambda: {id, other} == set(second.described()), "it is back")
 
 
+def test_only_what_is_ready_is_power_cycled(home: Path, tmp_path: Path, bmcs: Rack) -> None:
+    """One that goes off is switched on again, and InfraKit sees no change; one that is set aside by hand stays off."""
+    with Daemon(home, "--config", configured(tmp_path, bmcs, power_cycle=True), *QUICK) as daemon:
+        ready, aside = daemon.provision(logical="b0n1"), daemon.provision(logical="b0n2")
+        command(daemon.home, "set-aside", "rack1", aside, "--reason", "new disk")
+        bmcs.power("b0n2", "Off")
+        bmcs.power("b0n1", "Off")
+        eventually(lambda: bmcs.system("b0n1")["power_state"] == "On", "it is switched on")
+        eventually(lambda: pool(daemon)["b0n1"]["Power"] == "On", "that is seen")
+        assert "Off" == bmcs.system("b0n2")["power_state"]
+        assert [ready] == daemon.described()
+
+
 def test_a_whole_management_network_that_fails_replaces_nothing(home: Path, tmp_path: Path, bmcs: Rack) -> None:
     """Losses at once are held: all stay described, it is told, and they are let go as the network comes back."""
     with Daemon(home, "--config", configured(tmp_path, bmcs, unreachable_after=0.5), *QUICK) as daemon:

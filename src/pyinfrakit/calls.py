@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import inspect
 import logging
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Container, Coroutine, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from msgspec import Raw
@@ -54,9 +54,9 @@ class Calls:
         """Does the provider want to be told of tags that change?"""
         self._validates = type(provider).validate is not Provider.validate
 
-    async def start(self, mark: str, known: Sequence[Record]) -> None:
-        """Tell the provider who it is, and have it start."""
-        self._provider.mark, self._provider.known = mark, known
+    async def start(self, mark: str, known: Sequence[Record], ready: Container[str] = frozenset()) -> None:
+        """Tell the provider who it is, and have it start. *ready* has, at any time, the IDs of the instances that are ready."""
+        self._provider.mark, self._provider.known, self._provider.ready = mark, known, ready
         try:
             await self._ask("start", _anything, self._provider.start)
             self._has_started = True
@@ -111,12 +111,8 @@ class Calls:
         found: list[PoolMachine] = await _within(POOL, self._ask("pool", _pool, self._provider.pool))
         return found
 
-    async def observe(self, aside: Collection[str] = frozenset()) -> dict[str, Machine]:
-        """Give all machines by ID. Of two with one ID, as a copied machine has, the first is given, and the other told.
-
-        *aside* are the IDs of the instances that are set aside.
-        """
-        self._provider.aside = aside
+    async def observe(self) -> dict[str, Machine]:
+        """Give all machines by ID. Of two with one ID, as a copied machine has, the first is given, and the other told."""
         machines = await self._ask("observe", _machines, self._provider.observe)
         by_id = {machine.id: machine for machine in reversed(machines)}
         twins = frozenset(machine.id for machine in machines if by_id[machine.id] is not machine)

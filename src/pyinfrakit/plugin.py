@@ -32,6 +32,17 @@ ROLLING_UPDATE = "rolling_update"
 """The reason that InfraKit's last release gives where it destroys a member to replace it."""
 
 
+class _Ready:
+    """The IDs of the instances that are ready now."""
+
+    def __init__(self, records: Records) -> None:
+        self._records = records
+
+    def __contains__(self, id: object) -> bool:
+        record = self._records.get(id) if isinstance(id, str) else None
+        return record is not None and record.state is State.READY
+
+
 class Plugin:
     """One provider's instances, and all that can be done with them.
 
@@ -82,7 +93,7 @@ class Plugin:
 
     async def start(self) -> None:
         """Start the provider, and begin to observe."""
-        await self.calls.start(self._store.mark, list(self.records))
+        await self.calls.start(self._store.mark, list(self.records), _Ready(self.records))
         self._watching = asyncio.create_task(self.watch.run(), name="watch")
         self._watching.add_done_callback(self._must_not_end)
 

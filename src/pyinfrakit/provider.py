@@ -8,7 +8,7 @@ Methods may be ``async`` or plain. Plain ones run in threads, several at once: w
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -133,8 +133,8 @@ class Provider(ABC):
     known: Sequence[Record] = ()
     """The records that there are at the start; only `start` sees them."""
 
-    aside: Collection[str] = frozenset()
-    """IDs of the instances that are set aside, as `observe` begins: somebody may be at work on their machines."""
+    ready: Container[str] = frozenset()
+    """IDs of the instances that are ready now, neither set aside nor being destroyed: for these alone it may mend what breaks."""
 
     def __init__(self, name: str, folder: Path, options: Any = None) -> None:
         """Be the provider of plugin *name*, which may keep files in *folder*; *options* are of type `Options`."""

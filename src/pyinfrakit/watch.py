@@ -12,7 +12,7 @@ from msgspec import Raw, Struct
 from pyinfrakit.calls import Calls
 from pyinfrakit.decoding import WrongShape, decode, encodable
 from pyinfrakit.errors import CannotStart, PyInfrakitError, StoreFailed, TryAgain
-from pyinfrakit.instance import Event, Record, State
+from pyinfrakit.instance import Event, Record
 from pyinfrakit.logs import NOTICE
 from pyinfrakit.provider import Machine
 from pyinfrakit.reconcile import History, Limits, Observation, Plan, Transition, plan
@@ -101,8 +101,7 @@ class Watch:
     async def _observe(self) -> dict[str, Machine] | None:
         """Give the machines by ID, or None where that is not known: then nothing changes."""
         self._records.touched = set(self._calls.in_flight)
-        aside = frozenset(record.id for record in self._records if record.state is State.NON_FUNCTIONAL)
-        call = asyncio.create_task(self._calls.observe(aside))
+        call = asyncio.create_task(self._calls.observe())
         try:
             done, _ = await asyncio.wait({call}, timeout=self._timeout)
             if not done:

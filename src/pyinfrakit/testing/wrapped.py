@@ -21,7 +21,7 @@ class Wrapped(Provider):
         self.calls = Calls(inner, Bounds(), lambda id: None)
 
     async def start(self) -> None:
-        await self.calls.start(self.mark, self.known)
+        await self.calls.start(self.mark, self.known, self.ready)
 
     async def stop(self) -> None:
         try:
@@ -43,7 +43,7 @@ class Wrapped(Provider):
         return {instance.id: error for instance, error in pairs if isinstance(error, Exception)}
 
     async def observe(self) -> Iterable[Machine]:
-        return (await self.calls.observe(self.aside)).values()
+        return (await self.calls.observe()).values()
 
     async def label(self, instance: Record, tags: Mapping[str, str]) -> None:
         if self.calls.keeps_labels:

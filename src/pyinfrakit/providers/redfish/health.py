@@ -1,7 +1,7 @@
 """What is said of an instance's machine: that it works, that it does not and why, or that this can't be told now."""
 
 import time
-from collections.abc import Collection
+from collections.abc import Container
 from typing import Any
 
 from pyinfrakit.errors import TryAgain
@@ -23,8 +23,8 @@ class Health:
         self._mark = mark
         self._started = time.monotonic()
 
-    def judged(self, id: str, claim: Claim, place: Place | None, aside: Collection[str]) -> Machine | None:
-        """Say how an instance's machine is; None where it is not the instance's any more. Those *aside* are left alone."""
+    def judged(self, id: str, claim: Claim, place: Place | None, ready: Container[str]) -> Machine | None:
+        """Say how an instance's machine is; None where it is not the instance's any more. Those not *ready* are left alone."""
         if place is None:
             problem = f"machine {claim.machine} is not in the inventory any more: put it back, or destroy this instance"
             return Machine(id, claim.machine, functional=False, reason=problem)
@@ -41,7 +41,7 @@ class Health:
         if place.machine.aside:
             return _broken(id, place, place.machine.aside)
         problem = _problem(place)
-        return self._failing(id, claim, place, problem, id in aside) if problem else _machine(id, place)
+        return self._failing(id, claim, place, problem, ready) if problem else _machine(id, place)
 
     def _unseen(self, id: str, place: Place) -> Machine:
         """Not known is not broken, until it was not known for too long."""
@@ -50,19 +50,26 @@ class Health:
             return Machine(id, place.machine.name, unknown=True)
         return _broken(id, place, f"not seen for more than {limit:g} s: {place.trouble or 'not looked at'}")
 
-    def _failing(self, id: str, claim: Claim, place: Place, problem: str, is_aside: bool) -> Machine:
+    def _failing(self, id: str, claim: Claim, place: Place, problem: str, ready: Container[str]) -> Machine:
         """Give it up; before that, where this is asked for, power-cycle it once, and wait for what comes of it."""
-        if not self._settings.power_cycle or is_aside:
+        if not self._settings.power_cycle or id not in ready:
             return _broken(id, place, problem)
         age = time.time() - claim.cycled
         if age < self._settings.power_timeout:
             return Machine(id, place.machine.name, unknown=True)
         if age < max(STEADY, 2 * self._settings.power_timeout):
             return _broken(id, place, f"{problem}, also after a power cycle")
-        return self._cycle(id, place, problem)
+        if not place.busy.acquire(blocking=False):
+            return Machine(id, place.machine.name, unknown=True)
+        try:
+            return self._cycle(id, place, problem, ready)
+        finally:
+            place.busy.release()
 
-    def _cycle(self, id: str, place: Place, problem: str) -> Machine:
+    def _cycle(self, id: str, place: Place, problem: str, ready: Container[str]) -> Machine:
         """Note it first: a crash in between must not have it done twice."""
+        if self._claims.of(id) is None or id not in ready:  # it was freed, or set aside, meanwhile
+            return Machine(id, place.machine.name, unknown=True)
         self._claims.note(id, cycled=time.time())
         try:
             place.bmc.reset(place.machine, "ForceRestart" if place.sight and place.sight.is_on else "On")

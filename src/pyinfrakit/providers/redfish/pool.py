@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from pyinfrakit.errors import CannotStart, GiveUp
 from pyinfrakit.providers.redfish import claims
@@ -16,7 +16,7 @@ from pyinfrakit.providers.redfish.inventory import Settings, System, Wanted
 CRITICAL = "Critical"
 
 
-class Place(Struct):
+class Place(Struct, eq=False):
     """A machine of the pool. *seen_at* is when it was last looked at with success, *trouble* why not since then."""
 
     machine: System
@@ -26,6 +26,8 @@ class Place(Struct):
     trouble: str = ""
     doubted_until: float = 0.0
     doubt: str = ""
+    busy: threading.Lock = field(default_factory=threading.Lock)
+    """Held by whoever sets it up, frees it, or power-cycles it."""
 
     def look(self) -> Sight:
         """Look at it now, and remember."""

@@ -68,7 +68,8 @@ class Redfish(Provider):
             raise GiveUp("Init: the plugin has no folder for it: set the option `media`, or leave Init out")
         place = self._claimed(id) or self._claim(id, spec, wanted)
         try:
-            self._set_up(id, place, spec, wanted)
+            with place.busy:
+                self._set_up(id, place, spec, wanted)
         except (NoPower, Refuses) as error:
             place.doubted(str(error), self.options.doubtful)
             raise
@@ -167,7 +168,7 @@ class Redfish(Provider):
             if (owner := place.owner) is not None and owner.mark == self.mark and owner.id not in claims:
                 claims[owner.id] = Claim(place.machine.name, self.mark)
         for id, claim in claims.items():
-            machine = self._health.judged(id, claim, self._pool.places.get(claim.machine), self.aside)
+            machine = self._health.judged(id, claim, self._pool.places.get(claim.machine), self.ready)
             if machine is not None:
                 yield machine
 

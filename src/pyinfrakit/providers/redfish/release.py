@@ -1,5 +1,7 @@
 """Give a machine back to the pool."""
 
+import contextlib
+
 from pyinfrakit.errors import TryAgain
 from pyinfrakit.providers.redfish.bmc import Changed
 from pyinfrakit.providers.redfish.claims import CLEANING, Claim, Claims, Owner
@@ -23,6 +25,10 @@ class Release:
 
     def free(self, id: str, place: Place | None, claim: Claim) -> None:
         """Free an instance's machine, if it has one. What is by now another's is left alone."""
+        with contextlib.nullcontext() if place is None else place.busy:
+            self._free(id, place, claim)
+
+    def _free(self, id: str, place: Place | None, claim: Claim) -> None:
         if place is not None:
             place.look()
             if self._is_its(id, place, claim):
