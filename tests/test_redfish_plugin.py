@@ -78,6 +78,13 @@ def shown(machine: dict[str, Any]) -> tuple[Any, ...]:
     return tuple(machine[key] for key in ("Power", "Health", "State", "Instance", "Reason"))
 
 
+def test_it_does_what_infrakit_relies_on(daemon: Daemon, bmcs: Rack) -> None:
+    """`conformance` finds nothing that does not hold, and leaves all machines free."""
+    done = command(daemon.home, "conformance", "rack1")
+    assert 0 == done.returncode, done.stdout
+    eventually(lambda: {} == bmcs.tags(), "all are free")
+
+
 def test_a_broken_machine_is_set_aside_with_its_reason_and_comes_back(daemon: Daemon, bmcs: Rack) -> None:
     """InfraKit sees it no more until it heals."""
     broken, works = (daemon.provision(logical=name) for name in ("b0n1", "b1n1"))

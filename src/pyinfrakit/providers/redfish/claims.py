@@ -5,6 +5,7 @@ there is kept in the file, to be written back, with what the machine booted from
 about to be given when a crash came: it is written first.
 """
 
+import re
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +20,7 @@ from pyinfrakit.errors import CannotStart, TryAgain
 
 PREFIX = "infrakit"
 CLEANING = "cleaning"
+TAG = re.compile(rf"{PREFIX}:(?P<mark>[!-9;-~]+):(?P<id>[A-Za-z0-9-]+)(:(?P<phase>[a-z]+))?")
 
 
 class Owner(Struct, frozen=True):
@@ -35,10 +37,8 @@ class Owner(Struct, frozen=True):
 
 def owner(tag: str) -> Owner | None:
     """Read an asset tag; None where it says nothing of that kind."""
-    prefix, _, rest = tag.partition(":")
-    mark, _, rest = rest.partition(":")
-    id, _, phase = rest.partition(":")
-    return Owner(mark, id, phase) if prefix == PREFIX and mark and id else None
+    found = TAG.fullmatch(tag)
+    return None if found is None else Owner(found["mark"], found["id"], found["phase"] or "")
 
 
 class Claim(Struct, frozen=True, omit_defaults=True):

@@ -1,6 +1,7 @@
 """The command that cleans a machine before it is free again."""
 
 import contextlib
+import fcntl
 import os
 import signal
 import subprocess
@@ -19,20 +20,27 @@ READ, SHOWN = 65536, 300
 class Hook:
     """A command that must succeed."""
 
-    def __init__(self, command: Sequence[str], timeout: float) -> None:
+    def __init__(self, command: Sequence[str], timeout: float, folder: Path) -> None:
+        """*folder* has locks: what an earlier run of the plugin has left running holds its machine's."""
         path = Path(command[0]) if command else Path()
         if not path.is_absolute() or not os.access(path, os.X_OK):
             raise CannotStart(f"cleaning: expected the full path of a command that can be run, got {str(path)!r}")
         ownership.check(path)
         self._command = list(command)
         self._timeout = timeout
+        self._folder = folder
 
     def run(self, machine: str, told: Mapping[str, str]) -> None:
         """Run it, in an environment with nothing but PATH and what it is *told*; raise `TryAgain` where it fails."""
         environment = {"PATH": os.defpath, **told}
-        with tempfile.TemporaryFile() as output:
+        with tempfile.TemporaryFile() as output, (self._folder / f"{machine}.cleaning").open("ab") as lock:
             try:
-                status = self._run(environment, output)
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                status = self._run(environment, output, lock.fileno())
+            except BlockingIOError:
+                raise TryAgain(
+                    f"{self._of(machine)}, which an earlier run of the plugin began, goes on; it is not free"
+                ) from None
             except subprocess.TimeoutExpired:
                 raise TryAgain(f"{self._of(machine)} did not end within {self._timeout:g} s; it is not free") from None
             except OSError as error:
@@ -45,10 +53,16 @@ class Hook:
     def _of(self, machine: str) -> str:
         return f"machine {machine}: its cleaning by {self._command[0]}"
 
-    def _run(self, environment: Mapping[str, str], output: IO[bytes]) -> int:
+    def _run(self, environment: Mapping[str, str], output: IO[bytes], lock: int) -> int:
         """Run it to its end, or end it with all that it started."""
         process = subprocess.Popen(
-            self._command, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+            self._command,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            pass_fds=(lock,),
+            start_new_session=True,
         )
         try:
             return process.wait(self._timeout)

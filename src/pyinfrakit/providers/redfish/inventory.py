@@ -16,7 +16,10 @@ Seconds = Annotated[float, Meta(gt=0)]
 class System(Struct, forbid_unknown_fields=True, frozen=True):
     """A machine."""
 
-    name: Annotated[str, Meta(description="what it is called: the instance's handle", examples=["r1u07"], pattern="^[!-~]+$")]
+    name: Annotated[
+        str,
+        Meta(description="what it is called: the instance's handle", examples=["r1u07"], pattern="^[A-Za-z0-9][A-Za-z0-9._-]*$"),
+    ]
     system: Annotated[
         str | None,
         Meta(description="its resource at the BMC; else the only one there", examples=["/redfish/v1/Systems/1"]),
@@ -91,6 +94,8 @@ class Wanted(Struct, forbid_unknown_fields=True, frozen=True):
             raise InvalidSpec("Properties.url", f"expected none, as boot is {self.boot}; got {self.url!r}")
         if self.url is not None and not _is_web(self.url):
             raise InvalidSpec("Properties.url", f"expected an address as http://HOST/PATH, got {self.url!r}")
+        if self.url is not None and urllib.parse.urlsplit(self.url).username is not None:
+            raise InvalidSpec("Properties.url", "expected an address without credentials, as it is shown to whoever asks")
 
 
 def machines(settings: Settings) -> Iterator[tuple[Controller, System]]:

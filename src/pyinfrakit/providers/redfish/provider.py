@@ -10,7 +10,7 @@ from msgspec import Raw
 from pyinfrakit.errors import CannotStart, GiveUp, TryAgain
 from pyinfrakit.instance import Record, Spec
 from pyinfrakit.provider import Machine, PoolMachine, Provider
-from pyinfrakit.providers.redfish import health, inventory
+from pyinfrakit.providers.redfish import claims, health, inventory
 from pyinfrakit.providers.redfish.bmc import BOOT, Changed, Refuses
 from pyinfrakit.providers.redfish.claims import Claim, Claims, Owner
 from pyinfrakit.providers.redfish.drive import KINDS, Drive
@@ -43,12 +43,12 @@ class Redfish(Provider):
         self.polls = Polls(self._pool, options.poll_timeout)
         self._power = Power(options)
         self._drive = None if options.media is None else Drive(options.media, folder)
-        self._hook = None if options.cleaning is None else Hook(options.cleaning, options.cleaning_timeout)
+        self._hook = None if options.cleaning is None else Hook(options.cleaning, options.cleaning_timeout, folder)
 
     def start(self) -> None:
         """Know what was claimed. No BMC is asked: one that does not answer must not keep the others waiting."""
-        if ":" in self.mark:
-            raise CannotStart(f"mark {self.mark!r}: expected one without a colon, as it is written into asset tags")
+        if claims.owner(Owner(self.mark, "1").tag) is None:
+            raise CannotStart(f"mark {self.mark!r}: expected ASCII without blanks and colons, as it is written into asset tags")
         self._claims = Claims(self.folder / f"{self.name}.claims", self.mark)
         for record in self.known:
             if record.handle is not None and self._claims.of(record.id) is None:
@@ -163,11 +163,11 @@ class Redfish(Provider):
 
     def observe(self) -> Iterator[Machine]:
         self.polls.look()
-        claims = dict(self._claims.mine())
+        mine = dict(self._claims.mine())
         for place in self._pool.places.values():
-            if (owner := place.owner) is not None and owner.mark == self.mark and owner.id not in claims:
-                claims[owner.id] = Claim(place.machine.name, self.mark)
-        for id, claim in claims.items():
+            if (owner := place.owner) is not None and owner.mark == self.mark and owner.id not in mine:
+                mine[owner.id] = Claim(place.machine.name, self.mark)
+        for id, claim in mine.items():
             machine = self._health.judged(id, claim, self._pool.places.get(claim.machine), self.ready)
             if machine is not None:
                 yield machine
