@@ -89,7 +89,6 @@ class Layer:
         self.said: dict[str, dict[str, Any]] = {}
         self._versions: dict[str, int] = {}
         self.requests: list[str] = []
-        self.most_at_once = self._at_once = 0
 
     def __call__(self, environ: Environ, start: Start) -> Iterable[bytes]:
         path, method = environ["PATH_INFO"], environ["REQUEST_METHOD"]

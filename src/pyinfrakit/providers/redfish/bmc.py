@@ -239,30 +239,28 @@ def _eject(system: Any) -> None:
 def _problem(error: Exception, timeout: float) -> tuple[str, bool]:
     """Say what is wrong and what to do, and whether it is the BMC that can't be asked."""
     match error:
-        case Refuses():
-            return str(error), False
-        case wrong.AccessError():
-            return (
-                f"it refuses the credentials ({error.status_code}): check them in the inventory, and its accounts",
-                True,
-            )
-        case wrong.ResourceNotFoundError():
-            return (
-                "it has no such thing (404): check the machine's `system` in the inventory, and whether the machine is in place",
-                False,
-            )
-        case wrong.ServerSideError():
-            return (
-                f"it fails ({error.status_code}: {error.detail or 'no reason given'}): look into its own log, or reset it",
-                False,
-            )
-        case wrong.HTTPError():
-            return f"it refuses ({error.status_code}: {error.detail or 'no reason given'}): look into its own log", False
         case wrong.ConnectionError() | requests.RequestException():
             return _unreached(error, timeout), not _is_nonsense(error)
+        case wrong.AccessError():
+            return f"it refuses the credentials ({error.status_code}): check them in the inventory, and its accounts", True
+    return _machine_problem(error), False
+
+
+def _machine_problem(error: Exception) -> str:
+    match error:
+        case Refuses():
+            return str(error)
+        case wrong.ResourceNotFoundError():
+            return (
+                "it has no such thing (404): check the machine's `system` in the inventory, and whether the machine is in place"
+            )
+        case wrong.ServerSideError():
+            return f"it fails ({error.status_code}: {error.detail or 'no reason given'}): look into its own log, or reset it"
+        case wrong.HTTPError():
+            return f"it refuses ({error.status_code}: {error.detail or 'no reason given'}): look into its own log"
         case wrong.SushyError():
-            return f"it can't do that ({error}): look for newer firmware", False
-    return f"it answers what is not Redfish ({type(error).__name__}): is the address a BMC's? Or reset it", False
+            return f"it can't do that ({error}): look for newer firmware"
+    return f"it answers what is not Redfish ({type(error).__name__}): is the address a BMC's? Or reset it"
 
 
 def _is_nonsense(error: Exception) -> bool:
