@@ -153,6 +153,14 @@ def test_a_machine_that_runs_and_that_nobody_claims_is_not_taken(bmcs: Rack, red
     assert "b1n2" == redfish.provision("1a", spec()).handle
 
 
+@pytest.mark.parametrize("kind", ["401", "404", "500", "garbage", "half", "drop", "hang"])
+def test_a_bmc_that_fails_keeps_no_machine_of_another_from_being_taken(bmcs: Rack, tmp_path: Path, kind: str) -> None:
+    """The next one that fits is."""
+    redfish = provider(tmp_path, bmcs.settings(timeout=0.5))
+    bmcs.fault(kind, path="Systems")
+    assert "b1n1" == redfish.provision("1a", spec()).handle
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -193,6 +201,20 @@ def test_init_is_on_a_disc_that_cloud_init_finds(bmcs: Rack, tmp_path: Path) -> 
         assert {"user-data": b"#!/bin/sh\njoin --token sesame\n", "meta-data": META} == disc(image)
         destroy(redfish, "1a")
     assert [] == list((tmp_path / "www").iterdir())
+
+
+def test_init_and_an_iso_are_in_two_drives(bmcs: Rack, tmp_path: Path) -> None:
+    """The machine boots from the one, and finds the other; both are ejected in the end."""
+    (tmp_path / "www").mkdir()
+    with served(tmp_path / "www") as url:
+        (tmp_path / "www" / "installer.iso").write_bytes(b"iso")
+        redfish = provider(tmp_path, bmcs.settings(media=Media("www", url)))
+        redfish.provision("1a", spec("b0n1", init="join", boot="iso", url=f"{url}/installer.iso"))
+        media = bmcs.state()["media"]
+        assert f"{url}/installer.iso" == media["node-1/Cd"]
+        assert (tmp_path / "www" / media["node-1/Floppy"].rpartition("/")[2]).exists()
+        destroy(redfish, "1a")
+    assert {"node-1/Cd": "", "node-1/Floppy": ""} == bmcs.state()["media"]
 
 
 META = b'{"instance-id": "1a", "local-hostname": "b0n1", "logical-id": "b0n1", "tags": {}}'

@@ -127,19 +127,27 @@ def test_only_what_is_ready_is_power_cycled(home: Path, tmp_path: Path, bmcs: Ra
         assert [ready] == daemon.described()
 
 
-def test_a_whole_management_network_that_fails_replaces_nothing(home: Path, tmp_path: Path, bmcs: Rack) -> None:
-    """Losses at once are held: all stay described, it is told, and they are let go as the network comes back."""
+def test_a_management_network_that_fails_does_not_have_the_rack_replaced(home: Path, tmp_path: Path, bmcs: Rack) -> None:
+    """Beyond the few that may be lost, whose time is up first, all are held and stay described; they come back with it."""
     with Daemon(home, "--config", configured(tmp_path, bmcs, unreachable_after=0.5), *QUICK) as daemon:
-        made = {daemon.provision() for _ in range(6)}
+        made = {daemon.provision() for _ in range(8)}
         for bmc in (0, 1):
             bmcs.fault("drop", bmc)
-        eventually(lambda: made == set(daemon.call("Operator.Status")["Held"]), "all are held")
-        assert made == set(daemon.described())
-        assert "6 instances seem lost at once" in daemon.log
+        held = eventually(lambda: _held(daemon, made), "each is held, or was set aside")
+        assert 5 <= len(held)
+        assert held <= set(daemon.described())
+        assert "instances seem lost at once" in daemon.log
         for bmc in (0, 1):
             bmcs.mend(bmc)
         eventually(lambda: not daemon.call("Operator.Status")["Held"], "none is held any more")
-        assert made == set(daemon.described())
+        eventually(lambda: made == set(daemon.described()), "all are described")
+
+
+def _held(daemon: Daemon, made: set[str]) -> set[str]:
+    """Give what is held, once nothing is left that is neither that nor set aside."""
+    held = set(daemon.call("Operator.Status")["Held"])
+    aside = {id for id, state in states(daemon).items() if state == "non-functional"}
+    return held if held | aside == made else set()
 
 
 def test_credentials_are_nowhere(daemon: Daemon, bmcs: Rack, tmp_path: Path) -> None:
