@@ -202,8 +202,8 @@ RAISED: Mapping[str, tuple[BaseException, str]] = {
     "an exit": (SystemExit(3), "the provider has a bug: SystemExit: 3"),
     "a cancellation": (asyncio.CancelledError(), "was cancelled from within"),
     "an interrupt": (KeyboardInterrupt(), "the provider has a bug: KeyboardInterrupt"),
-    "no usual exception": (Apart("late"), "the provider has a bug: Apart: late"),
-    "one without a text": (Wordless(), "the provider has a bug: Wordless, whose text can't be had"),
+    "no usual exception": (Apart("late"), "the provider has a bug: test_calls.Apart: late"),
+    "one without a text": (Wordless(), r"the provider has a bug: test_calls.Wordless: <exception str\(\) failed>"),
     "its own": (GiveUp("no room"), "no room"),
 }
 

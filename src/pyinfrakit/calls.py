@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import inspect
 import logging
+import traceback
 from collections.abc import Awaitable, Callable, Collection, Container, Coroutine, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -283,8 +284,5 @@ def _as_ours(error: Exception) -> PyInfrakitError:
 
 
 def _told(error: BaseException) -> str:
-    name = type(error).__name__
-    try:
-        return f"{name}: {error}"
-    except Exception:  # noqa: BLE001 - its own text is a provider's code, too
-        return f"{name}, whose text can't be had"
+    """Say what it is in one line, also where its own text, which is a provider's code too, can't be had."""
+    return " ".join("".join(traceback.format_exception_only(error)).split())
