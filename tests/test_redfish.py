@@ -187,6 +187,23 @@ def test_an_iso_is_inserted_and_ejected(bmcs: Rack, redfish: Redfish, tmp_path: 
     assert "" == bmcs.state()["media"]["node-1/Cd"]
 
 
+def test_a_machine_boots_by_http(bmcs: Rack, redfish: Redfish) -> None:
+    """Its BMC is told the URL, and that it is for once."""
+    redfish.provision("1a", spec("b0n1", boot="http", url="http://images/image.efi"))
+    asked = bmcs.state()["boots"][-1]
+    assert ("UefiHttp", "http://images/image.efi", "Once") == tuple(
+        asked[key] for key in ("BootSourceOverrideTarget", "HttpBootUri", "BootSourceOverrideEnabled")
+    )
+    assert "On" == bmcs.system("b0n1")["power_state"]
+
+
+def test_a_machine_boots_so_always_if_that_is_wanted(bmcs: Rack, redfish: Redfish) -> None:
+    """The boot source is set for good, and not for the next start alone."""
+    redfish.provision("1a", spec("b0n1", boot="pxe", always=True))
+    asked = bmcs.state()["boots"][-1]
+    assert ("Pxe", "Continuous") == (asked["BootSourceOverrideTarget"], asked["BootSourceOverrideEnabled"])
+
+
 # Init
 
 

@@ -89,6 +89,8 @@ class Layer:
         self.said: dict[str, dict[str, Any]] = {}
         self._versions: dict[str, int] = {}
         self.requests: list[str] = []
+        self.boots: list[Any] = []
+        """What systems were told to boot from, of which the emulator keeps but the source."""
 
     def __call__(self, environ: Environ, start: Start) -> Iterable[bytes]:
         path, method = environ["PATH_INFO"], environ["REQUEST_METHOD"]
@@ -102,8 +104,13 @@ class Layer:
         if path.rstrip("/") != "/redfish/v1" and environ.get("HTTP_AUTHORIZATION") != AUTHORIZATION:
             return _json(start, "401 Unauthorized", _error("wrong credentials"))
         system = re.fullmatch(r"/redfish/v1/Systems/([^/]+)", path)
-        if system and method == "PATCH" and "AssetTag" in (body := _body(environ)):
-            return self._set_tag(system[1], body["AssetTag"], environ, start)
+        if system and method == "PATCH":
+            body = _body(environ)
+            if "AssetTag" in body:
+                return self._set_tag(system[1], body["AssetTag"], environ, start)
+            self.boots.append(boot := dict(body.get("Boot") or {}))
+            if "HttpBootUri" in boot:
+                _replace(environ, {"Boot": {key: value for key, value in boot.items() if key != "HttpBootUri"}})
         reply = self._pass_on(environ, start if system is None or method != "GET" else _Withheld(start))
         return self._described(system[1], reply, start) if system and method == "GET" else reply
 
@@ -175,7 +182,7 @@ class Layer:
                 self._versions[system] = self._versions.get(system, 0) + 1
             systems = emulator.app.systems._systems
             media = {"/".join(key): each.get("Image", "") for key, each in list(emulator.app.vmedia._devices.items())}
-            state = {"systems": systems, "said": self.said, "media": media, "requests": self.requests}
+            state = {"systems": systems, "said": self.said, "media": media, "requests": self.requests, "boots": self.boots}
         return _json(start, "200 OK", state)
 
 
@@ -194,6 +201,12 @@ def _body(environ: Environ) -> Any:
     data = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
     environ["wsgi.input"] = io.BytesIO(data)
     return json.loads(data or b"null")
+
+
+def _replace(environ: Environ, body: Any) -> None:
+    """Put another body into a request: simulated systems know no URL to boot from, and would refuse it."""
+    data = json.dumps(body).encode()
+    environ["wsgi.input"], environ["CONTENT_LENGTH"] = io.BytesIO(data), str(len(data))
 
 
 def _error(message: str) -> dict[str, Any]:
