@@ -58,6 +58,15 @@ class Console:
             "PYTHONPATH": os.pathsep.join(map(str, paths)),
         }
 
+    def __enter__(self) -> "Console":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """End the daemon, if one was started and not stopped."""
+        if self.daemon is not None and self.daemon.poll() is None:
+            self.daemon.kill()
+            self.daemon.wait()
+
     def type(self, command: str, output: str) -> None:
         """Run a command, which must print *output*; one that only looks may have to look again."""
         command = self.real(command)

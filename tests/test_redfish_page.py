@@ -27,15 +27,10 @@ def bmcs() -> Iterator[Rack]:
 @pytest.fixture
 def console(tmp_path: Path, bmcs: Rack) -> Iterator[Console]:
     """A console beside the example's files, where the page's addresses stand for those of BMCs that really run."""
-    console = Console(tmp_path)
-    (console.folder / "health.py").symlink_to(BMCS.with_name("health.py"))
-    console.ids |= {f"http://127.0.0.1:1500{number}": address for number, address in enumerate(bmcs.addresses, 1)}
-    try:
+    with Console(tmp_path) as console:
+        (console.folder / "health.py").symlink_to(BMCS.with_name("health.py"))
+        console.ids |= {f"http://127.0.0.1:1500{number}": address for number, address in enumerate(bmcs.addresses, 1)}
         yield console
-    finally:
-        if console.daemon is not None and console.daemon.poll() is None:
-            console.daemon.kill()
-            console.daemon.wait()
 
 
 def test_the_page_is_true(console: Console) -> None:

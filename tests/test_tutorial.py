@@ -15,13 +15,8 @@ BLOCKS = blocks(TUTORIAL)
 @pytest.fixture
 def console(tmp_path: Path) -> Iterator[Console]:
     """A console, whose daemon ends with the test."""
-    console = Console(tmp_path)
-    try:
+    with Console(tmp_path) as console:
         yield console
-    finally:
-        if console.daemon is not None and console.daemon.poll() is None:
-            console.daemon.kill()
-            console.daemon.wait()
 
 
 def test_the_tutorial_is_true(console: Console) -> None:
