@@ -237,7 +237,7 @@ def entry(daemon: Daemon, id: str) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("fixture", "example"), [("daemon", {"note": "anything at all"}), ("simulated", {"delay": 2, "failure_rate": 0.1})]
+    ("fixture", "example"), [("daemon", {"note": "anything at all"}), ("simulated", {"delay": 2, "breaks_after": 3600})]
 )
 def test_the_api_document_is_as_infrakit_reads_it(request: pytest.FixtureRequest, fixture: str, example: Any) -> None:
     """`/info/api.json` has InfraKit's shape, methods in alphabetical order, and the provider's example properties."""

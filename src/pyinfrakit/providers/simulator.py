@@ -39,9 +39,9 @@ class Behaviour(Struct, forbid_unknown_fields=True):
     ] = None
     destroy_delay: Annotated[Seconds, Meta(description="seconds that its destruction takes")] = 0
     failure_rate: Annotated[
-        Share | None, Meta(description="how likely its provision fails, half-way; else as the world says", examples=[0.1])
+        Share | None, Meta(description="how likely its provision fails, half-way; else as the world says")
     ] = None
-    breaks_after: Annotated[Seconds | None, Meta(description="seconds until it breaks; else never")] = None
+    breaks_after: Annotated[Seconds | None, Meta(description="seconds until it breaks; else never", examples=[3600])] = None
     heals_after: Annotated[Seconds | None, Meta(description="seconds, once broken, until it works again; else never")] = None
     dies_after: Annotated[Seconds | None, Meta(description="seconds until it vanishes; else never")] = None
 
