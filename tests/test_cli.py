@@ -261,6 +261,8 @@ def test_the_log_has_what_its_level_says(home: Path, run: Run) -> None:
         (["describe"], "NAME"),
         (["describe", "rack1", "--tags", "a"], "expected key=value, got 'a'"),
         (["describe", "rack1", "--tags", "a=1,b"], "expected key=value, got 'b'"),
+        (["describe", "rack1", "--tags", "a=1,a=2"], "a is given twice, as '1' and '2'"),
+        (["--option", "world=a", "--option", "world=b"], "--option world=… is given twice"),
         (["provision", "rack1"], "FILE"),
         (["validate", "rack1"], "FILE"),
         (["destroy", "rack1"], "ID"),

@@ -63,11 +63,13 @@ class Tags(click.ParamType[dict[str, str]]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dict[str, str]:
         if isinstance(value, dict):
             return value
-        tags = {}
+        tags: dict[str, str] = {}
         for pair in value.split(",") if value else ():
             key, equals, text = pair.partition("=")
             if not key or not equals:
                 self.fail(f"expected key=value, got {pair!r}", param, ctx)
+            if key in tags:
+                self.fail(f"{key} is given twice, as {tags[key]!r} and {text!r}", param, ctx)
             tags[key] = text
         return tags
 

@@ -35,11 +35,15 @@ class _Seconds(click.FloatRange):
 
 
 def _check_conflicts(context: click.Context) -> None:
-    """Refuse a provider, or options of one, beside a file that has them."""
+    """Refuse a provider, or options of one, beside a file that has them, and an option that is given twice."""
     given = ("config", "provider", "option")
     there = [name for name in given if context.get_parameter_source(name) not in (None, ParameterSource.DEFAULT)]
     if "config" in there and len(there) > 1:
         raise click.UsageError(f"--config has the provider and its options: leave out --{there[1]}, or put it there", context)
+    keys = [key for key, _ in context.params["option"]]
+    if len(keys) > len(set(keys)):
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise click.UsageError(f"--option {twice}=… is given twice: which of the two is meant?", context)
 
 
 _SECONDS = _Seconds(min=0.01)
