@@ -1,9 +1,11 @@
 """Fixtures: daemons that end with their test."""
 
+import signal
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -14,11 +16,20 @@ from processes import AS_USER, Instances, none_left
 
 FAST = ("--sync-interval", "0.1")
 
+signal.signal(signal.SIGINT, signal.default_int_handler)
+"""What a shell runs in the background ignores it, and so would what is started here."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes longest: the rest is done meanwhile, by others."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
 
 @pytest.fixture
-def home(tmp_path: Path) -> Path:
-    """InfraKit's home for one test."""
-    return tmp_path / "ik"
+def home() -> Iterator[Path]:
+    """InfraKit's home for one test: somewhere short, as a socket's path may have 107 bytes."""
+    with TemporaryDirectory(prefix="ik-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder) / "ik"
 
 
 @pytest.fixture

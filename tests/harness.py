@@ -14,13 +14,14 @@ from typing import Any
 
 from pyinfrakit.client import Client
 from pyinfrakit.durable import Disk
+from pyinfrakit.errors import Unreachable
 from pyinfrakit.providers.simulator import World
 from pyinfrakit.spi import wire
 from pyinfrakit.spi.remote import Remote
 from pyinfrakit.store import document, recovery
 
 COMMAND = (sys.executable, "-m", "pyinfrakit")
-PATIENCE = 20.0
+PATIENCE = 60.0
 """Seconds after which something that should happen has not."""
 
 
@@ -97,9 +98,8 @@ class Daemon:
         assert self.process is not None
         assert self.process.poll() is None, f"the daemon ended: {self.log}"
         try:
-            with socket.socket(socket.AF_UNIX) as probe:
-                probe.connect(str(self.socket))
-        except OSError:
+            self.call("Plugin.Implements")  # to connect would say little: a child of one that was killed may still listen for it
+        except Unreachable:
             return False
         return True
 

@@ -1,7 +1,7 @@
 """An executable for the provider exec: machines as files in $MACHINES/made, slow, and it notices when it is not alone.
 
 Where another run is at work on the same instance, it says so in $MACHINES/overlaps. `delay` and `destroy_delay` in a machine's
-properties are how many seconds its provision, and its destruction, take.
+properties are how many seconds its provision, and its destruction, take; while $MACHINES/hold is there, neither ends.
 """
 
 import fcntl
@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(os.environ["MACHINES"])
+HOLD, LONGEST = ROOT / "hold", 60
+"""Seconds that a hold lasts at most."""
 MADE, WORK, BEGUN, OVERLAPS = ROOT / "made", ROOT / "work", ROOT / "begun", ROOT / "overlaps"
 
 
@@ -32,13 +34,20 @@ def work(verb: str, id: str) -> None:
         note(OVERLAPS, f"{verb} {id}")
 
 
+def spend(seconds: float) -> None:
+    time.sleep(seconds)
+    end = time.monotonic() + LONGEST
+    while HOLD.exists() and time.monotonic() < end:
+        time.sleep(0.01)
+
+
 def provision(request: dict[str, Any]) -> dict[str, Any]:
     id, delay = request["id"], request["spec"]["properties"].get("delay", 0)
     work("provision", id)
-    time.sleep(delay / 2)
+    spend(delay / 2)
     with suppress(FileExistsError), (MADE / id).open("x") as file:
         json.dump({"mark": request["mark"], "delay": delay}, file)
-    time.sleep(delay / 2)
+    spend(delay / 2)
     return {"handle": f"slow-{id}"}
 
 
@@ -47,10 +56,10 @@ def destroy(request: dict[str, Any]) -> dict[str, Any]:
     for id in ids:
         work("destroy", id)
     delay = max(each["properties"].get("destroy_delay", 0) for each in request["instances"])
-    time.sleep(delay / 2)
+    spend(delay / 2)
     for id in ids:
         (MADE / id).unlink(missing_ok=True)
-    time.sleep(delay / 2)
+    spend(delay / 2)
     return {"destroyed": ids}
 
 

@@ -8,6 +8,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 ROOT = Path(__file__).parent.parent
 SIZES = (0, 10, 200, 1000)
 CONNECTIONS = (1, 8, 64)
@@ -44,6 +46,7 @@ def measured(report: dict[str, Any]) -> list[tuple[Any, ...]]:
     return [(row["what"], row.get("instances"), row.get("connections")) for row in report["rows"]]
 
 
+@pytest.mark.long
 def test_a_short_look_measures_everything() -> None:
     """All parts have all their rows, with finite numbers, and positive ones but for differences."""
     reports = run("--quick", "--json")

@@ -350,6 +350,7 @@ def steps_of(story: Story, path: Path, files: dict[str, bytes]) -> range:
     return range(played(story, path, disk_with(path.parent, files), lambda run: None).disk.steps + 5)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("done", [0.5, 1.0])
 def test_a_step_that_fails_once_fails_its_batch_alone(tmp_path: Path, done: float) -> None:
     """Whichever step fails, its batch is taken back, with what was decided on it; all else is kept.
@@ -365,6 +366,7 @@ def test_a_step_that_fails_once_fails_its_batch_alone(tmp_path: Path, done: floa
             check(image, path, image.possible(failed=not image.by_kill), run.dice, nested=0)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("fault", [full, broken])
 def test_a_disk_that_fails_for_a_while_is_got_over(
     tmp_path: Path, fault: Callable[[int, int], Callable[[Step], Fault | None]]

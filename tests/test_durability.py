@@ -28,6 +28,7 @@ def seeded() -> random.Random:
     return random.Random(seed)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("provider", "kills"), [("file", 75), ("simulator", 25)])
 def test_kills_under_load_lose_nothing_acknowledged(run: Run, provider: str, kills: int) -> None:
     """A hundred times killed under the load of several clients: all that was acknowledged is there, once, and nothing else.

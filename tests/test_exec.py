@@ -443,14 +443,16 @@ def begun(machines: Path, what: str) -> bool:
 def test_a_provision_that_outlives_its_daemon_is_not_doubled(run: Run, tmp_path: Path, machines: Path) -> None:
     """While an executable of a daemon that was killed makes a machine, the next daemon asks for nothing about that instance."""
     path = executables.slow_machines(tmp_path / "slow")
+    (machines / "hold").touch()
     first = run(*options(path), "--provision-wait", "0.1")
-    ids = [first.provision({"delay": 4}) for _ in range(3)]
+    ids = [first.provision() for _ in range(3)]
     eventually(lambda: all(begun(machines, f"provision {id}") for id in ids), "all are at work")
     first.kill()
 
     second = run(*options(path))
     eventually(lambda: f"still at work on {ids[0]}" in second.log, "it is told")
     second.call("Instance.Destroy", Instance=ids[0])
+    (machines / "hold").unlink()
     eventually(lambda: at_rest(second, machines), "records and machines agree")
     assert sorted(ids[1:]) == made(machines)
     assert alone(machines)
@@ -462,7 +464,8 @@ def test_a_destroy_that_outlives_its_daemon_is_not_doubled(run: Run, tmp_path: P
     """While an executable of a daemon that was killed destroys a machine, the next daemon waits, and asks again then."""
     path = executables.slow_machines(tmp_path / "slow")
     first = run(*options(path))
-    lost, kept = first.provision({"destroy_delay": 4}), first.provision()
+    lost, kept = first.provision(), first.provision()
+    (machines / "hold").touch()
     first.call("Instance.Destroy", Instance=lost)
     eventually(lambda: begun(machines, f"destroy {lost}"), "it is at work")
     first.kill()
@@ -470,6 +473,7 @@ def test_a_destroy_that_outlives_its_daemon_is_not_doubled(run: Run, tmp_path: P
     second = run(*options(path))
     eventually(lambda: f"still at work on {lost}" in second.log, "it is told")
     assert [kept] == second.described()
+    (machines / "hold").unlink()
     eventually(lambda: at_rest(second, machines), "records and machines agree")
     assert [kept] == made(machines)
     assert alone(machines)
@@ -478,6 +482,7 @@ def test_a_destroy_that_outlives_its_daemon_is_not_doubled(run: Run, tmp_path: P
 KILLS = 30
 
 
+@pytest.mark.long
 def test_random_crashes_under_load_lose_and_double_nothing(run: Run, tmp_path: Path, machines: Path) -> None:
     """However often the daemon is killed while members come and go, records and machines agree in the end."""
     arguments = (*options(executables.slow_machines(tmp_path / "slow")), "--provision-wait", "0.05")

@@ -484,7 +484,7 @@ def test_several_are_ended_together(start: Start, instances: Instances) -> None:
     ids = [daemon.provision(script("trap '' TERM; while :; do sleep 600; done")) for _ in range(40)]
     for id in ids:
         daemon.call("Instance.Destroy", Instance=id)
-    eventually(lambda: not daemon.saved()["NonFunctional"], "all are gone", patience=15)
+    eventually(lambda: not daemon.saved()["NonFunctional"], "all are gone")
     assert [] == instances.all()
 
 
@@ -575,6 +575,7 @@ def test_a_provision_is_begun_anew_where_nothing_is_left_to_wait_for(start: Star
 KILLS = 50
 
 
+@pytest.mark.long
 def test_kills_under_load_lose_and_double_no_process(start: Start, instances: Instances) -> None:
     """Fifty times killed under the load of three clients: each instance that there should be has one process."""
     seed = random.randrange(2**32)

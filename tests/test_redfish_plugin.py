@@ -183,6 +183,7 @@ def test_two_daemons_share_a_pool(home: Path, tmp_path: Path, bmcs: Rack) -> Non
         assert 8 == len({tag.rpartition(":")[2] for tag in bmcs.tags().values()})
 
 
+@pytest.mark.long
 def test_daemons_that_are_killed_claim_none_twice_and_lose_none(tmp_path: Path, bmcs: Rack) -> None:
     """Two that share a pool are killed in the midst of provisions and destroys; in the end machines and records agree."""
     config = configured(tmp_path, bmcs)

@@ -577,6 +577,7 @@ def used_again(daemon: Daemon, is_used: bool) -> bool:
     return True
 
 
+@pytest.mark.long
 @pytest.mark.timeout(150)
 def test_slow_clients_are_let_go(daemon: Daemon) -> None:
     """A request's head, and its body, may take 10 s, and are then answered by 408; a connection may idle for 60 s."""
