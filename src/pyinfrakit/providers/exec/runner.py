@@ -28,8 +28,8 @@ T = TypeVar("T")
 ALWAYS = ("PATH", "HOME", "LANG")
 """Variables of the environment that executables get without having to be named: a clean environment."""
 
-LAST_WORDS = 1.0
-"""Seconds that executables have to end at a stop."""
+LAST_WORDS, KILLED = 0.6, 0.2
+"""Seconds that executables have to end at a stop, and then, killed, to be gone: together less than a provider has for its stop."""
 
 
 class Bounds(Struct, frozen=True):
@@ -48,6 +48,8 @@ class Runner:
         self._requests = requests
         self._clean = {name: os.environ[name] for name in ALWAYS if name in os.environ}
         self._lock = threading.Lock()
+        self._runs = 0
+        """How many are under way, from before there is a request until after there is none."""
         self._children: set[Child] = set()
         self._stopped = False
 
@@ -86,25 +88,41 @@ class Runner:
         return Hiding([*self._passed.values(), *within(request.members, properties=properties)])
 
     def stop(self) -> None:
-        """End all that run; none is started any more."""
+        """End all that run, and wait for that; none is started any more."""
         with self._lock:
             self._stopped = True
-            children = set(self._children)
-        for child in children:
-            child.signal(signal.SIGTERM)
-        deadline = time.monotonic() + LAST_WORDS
-        while self._children and time.monotonic() < deadline:
-            time.sleep(0.02)
-        for child in children:
-            child.signal(signal.SIGKILL)
+        for number, seconds in ((signal.SIGTERM, LAST_WORDS), (signal.SIGKILL, KILLED)):
+            with self._lock:
+                children = set(self._children)
+            for child in children:
+                child.signal(number)
+            deadline = time.monotonic() + seconds
+            while self._runs and time.monotonic() < deadline:
+                time.sleep(0.02)
 
     def _ended(self, executable: Path, request: Request, bounds: Bounds, lines: Lines) -> Ended:
         data = request.encoded(self._name, self._mark)
-        with self._requests.one(data) as stdin, self._child(executable, request, stdin, lines, bounds.output) as child:
+        with (
+            self._under_way(),
+            self._requests.one(data) as stdin,
+            self._child(executable, request, stdin, lines, bounds.output) as child,
+        ):
             try:
                 return child.finish(bounds.timeout)
             finally:
                 lines.end()
+
+    @contextmanager
+    def _under_way(self) -> Iterator[None]:
+        with self._lock:
+            if self._stopped:
+                raise TryAgain("not run, as the plugin stops")
+            self._runs += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._runs -= 1
 
     @contextmanager
     def _child(self, executable: Path, request: Request, stdin: int, lines: Lines, limit: int) -> Iterator[Child]:
