@@ -3,7 +3,6 @@
 import json
 import socket
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -39,6 +38,8 @@ class Plugin:
         self.provisioned: list[dict[str, Any]] = []
         self.counter = 0
         self.crash: Callable[[], None]
+        self.over = threading.Event()
+        """Until then hangs what hangs."""
 
     def answer(self, body: bytes) -> bytes:
         """Give the reply to a request, be it what it may."""
@@ -264,17 +265,17 @@ class DiesOfBadRequests(Plugin):
 
 
 class SilentOnEmptyBodies(Plugin):
-    patience: ClassVar[float] = 0.5
+    patience: ClassVar[float] = 3.0
 
     def answer(self, body: bytes) -> bytes:
         if not body:
-            time.sleep(2)
+            self.over.wait(60)
             raise Nothing
         return super().answer(body)
 
 
 class DescribesDestroyed(Plugin):
-    patience: ClassVar[float] = 0.5
+    patience: ClassVar[float] = 3.0
 
     def remove(self, id: str) -> None:
         pass
@@ -342,7 +343,7 @@ class TakesAnyMethod(Plugin):
 class LosesSome(Plugin):
     """Does not describe the last one of those that were provisioned at once."""
 
-    patience: ClassVar[float] = 0.5
+    patience: ClassVar[float] = 3.0
 
     def DescribeInstances(self, params: Any) -> Any:  # noqa: N802
         found = super().DescribeInstances(params)["Descriptions"] or []
@@ -350,18 +351,18 @@ class LosesSome(Plugin):
 
 
 class NeverDestroys(Plugin):
-    patience: ClassVar[float] = 0.5
+    patience: ClassVar[float] = 3.0
 
     def Destroy(self, params: Any) -> Any:  # noqa: N802
         raise Refusal("not today")
 
 
 class HangsOnLabel(Plugin):
-    patience: ClassVar[float] = 0.5
+    patience: ClassVar[float] = 3.0
 
     def answer(self, body: bytes) -> bytes:
         if b"Instance.Label" in body:
-            time.sleep(2)
+            self.over.wait(60)
             raise Nothing
         return super().answer(body)
 
@@ -374,21 +375,21 @@ class GarbageOnDescribe(Plugin):
 class HangsOnTags(Plugin):
     """Hangs where it is asked for instances with tags."""
 
-    patience: ClassVar[float] = 0.5
+    patience: ClassVar[float] = 3.0
 
     def answer(self, body: bytes) -> bytes:
         if b"Describe" in body and b'"Tags":{"' in body:
-            time.sleep(1)
+            self.over.wait(60)
             raise Nothing
         return super().answer(body)
 
 
 class HangsOnProvision(Plugin):
-    patience: ClassVar[float] = 0.5
+    patience: ClassVar[float] = 3.0
 
     def answer(self, body: bytes) -> bytes:
         if b"Instance.Provision" in body:
-            time.sleep(1)
+            self.over.wait(60)
             raise Nothing
         return super().answer(body)
 
@@ -407,13 +408,12 @@ class HangsOnLabelAndDestroy(Plugin):
     def __init__(self) -> None:
         super().__init__()
         self.asked = threading.Event()
-        self.over = threading.Event()
 
     def answer(self, body: bytes) -> bytes:
         if b"Instance.Destroy" in body:
             self.asked.set()
         if b"Instance.Destroy" in body or b"Instance.Label" in body:
-            self.over.wait(20)
+            self.over.wait(60)
             raise Nothing
         return super().answer(body)
 
@@ -447,7 +447,7 @@ class ClosesWithoutSaying(Plugin):
 class OneAtATime(Plugin):
     """Serves one connection at a time, until that is closed."""
 
-    patience: ClassVar[float] = 0.5
+    patience: ClassVar[float] = 3.0
 
 
 class SaysNothingElse(Plugin):
@@ -525,6 +525,7 @@ def served(plugin: Plugin, path: Path) -> Iterator[Path]:
     try:
         yield path
     finally:
+        plugin.over.set()
         server.shutdown()
         thread.join()
         server.server_close()

@@ -27,7 +27,7 @@ def run(*arguments: str) -> dict[str, Any]:
     command = [sys.executable, "-m", "benchmarks", *arguments]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as process:
         try:
-            output, _ = process.communicate(timeout=200)
+            output, _ = process.communicate(timeout=500)
         finally:
             process.terminate()
     assert process.returncode == 0

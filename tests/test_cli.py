@@ -197,7 +197,7 @@ def test_what_is_not_a_number_is_no_time(home: Path, flag: str) -> None:
     """NaN, which is in no range, is refused as a number of seconds."""
     process = subprocess.Popen([*COMMAND, f"--{flag}", "nan"], stderr=subprocess.PIPE, text=True, env=environment(home))
     try:
-        _, errors = process.communicate(timeout=10)
+        _, errors = process.communicate(timeout=60)
     except subprocess.TimeoutExpired:
         process.kill()
         _, errors = process.communicate()

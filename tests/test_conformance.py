@@ -9,8 +9,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -250,35 +250,43 @@ def test_the_plan_is_what_is_made(tmp_path: Path) -> None:
     assert report.plan.endswith(logical)
 
 
+@contextmanager
+def examining(path: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """Run the command beside the test, and no longer than that."""
+    with subprocess.Popen(
+        [*COMMAND, "conformance", str(path), *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(path.parent),
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
 def test_an_interrupt_cleans_up(tmp_path: Path) -> None:
     """On ^C, and on SIGTERM, what was made is destroyed before the command ends."""
     for number in (signal.SIGINT, signal.SIGTERM):
         plugin = raw.HangsOnLabel()
-        with raw.served(plugin, tmp_path / number.name) as path:
-            process = subprocess.Popen(
-                [*COMMAND, "conformance", str(path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(tmp_path)
-            )
+        with raw.served(plugin, tmp_path / number.name) as path, examining(path, "--timeout", "60") as process:
             eventually(partial(_has, plugin, 3), "instances are there")
             process.send_signal(number)
-            out, _ = process.communicate(timeout=20)
-        assert (130, b"") == (process.returncode, out)
+            out, _ = process.communicate(timeout=60)
+        assert (130, "") == (process.returncode, out)
         assert {} == plugin.instances
 
 
 def test_an_interrupt_of_the_clean_up_is_told(tmp_path: Path) -> None:
     """On a second ^C, while it cleans up, the command ends, and says by their IDs what it has not destroyed."""
     plugin = raw.HangsOnLabelAndDestroy()
-    with raw.served(plugin, tmp_path / "plugin") as path:
-        arguments = [*COMMAND, "conformance", str(path), "--timeout", "60"]
-        process = subprocess.Popen(
-            arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(tmp_path)
-        )
+    with raw.served(plugin, tmp_path / "plugin") as path, examining(path, "--timeout", "60") as process:
         eventually(partial(_has, plugin, 3), "instances are there")
         process.send_signal(signal.SIGINT)
-        assert plugin.asked.wait(20)
+        assert plugin.asked.wait(60)
         process.send_signal(signal.SIGINT)
-        _, told = process.communicate(timeout=20)
-        plugin.over.set()
+        _, told = process.communicate(timeout=60)
     assert 130 == process.returncode
     assert sorted(plugin.instances) == re.findall(r"^left behind: (i-\d+): .*interrupted", told, re.MULTILINE)
 
@@ -294,11 +302,11 @@ def test_an_answer_that_comes_too_late_is_cleaned_up(tmp_path: Path) -> None:
         def answer(self, body: bytes) -> bytes:
             reply = super().answer(body)
             if b"Instance.Provision" in body:
-                time.sleep(1)
+                self.over.wait(60)
             return reply
 
     plugin = Slow()
-    report = examined(plugin, tmp_path, timeout=0.3)
+    report = examined(plugin, tmp_path, timeout=3)
     assert ["provision"] == [each.name for each in report.failed]
     assert 1 == len(plugin.provisioned)
     assert {} == plugin.instances
@@ -382,7 +390,7 @@ def test_json_for_programs(daemon: Daemon, flag: str) -> None:
 def test_what_does_not_hold_is_told(tmp_path: Path) -> None:
     """Where something does not hold the exit status is 1, and one line names it, and what was left behind."""
     with raw.served(raw.NeverDestroys(), tmp_path / "plugin") as path:
-        done = command(tmp_path, "conformance", str(path), "--timeout", "0.5", "--count", "2")
+        done = command(tmp_path, "conformance", str(path), "--timeout", "3", "--count", "2")
     assert 1 == done.returncode
     assert re.search(r"^destroy +does not hold .* not today$", done.stdout, re.MULTILINE)
     last = done.stderr.splitlines()[-1]

@@ -94,7 +94,7 @@ def failed() -> dict[str, set[str]]:
     """The tests that the wrong providers fail."""
     file = Path(__file__).with_name("wrong_providers.py")
     command = [sys.executable, "-m", "pytest", "-q", "-rf", "--tb=no", "-p", "no:cacheprovider", str(file)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False, env={**os.environ, "COLUMNS": "200"})
+    done = subprocess.run(command, capture_output=True, text=True, timeout=500, check=False, env={**os.environ, "COLUMNS": "200"})
     assert done.returncode == 1, done.stdout
     found: dict[str, set[str]] = {name: set() for name in FAILS}
     for provider, test in re.findall(r"^FAILED .*::Test(\w+)::(\w+)", done.stdout, re.MULTILINE):

@@ -2,6 +2,7 @@
 
 import asyncio
 import shutil
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -145,11 +146,16 @@ class HasTenHands(Right):
 
     busy = 0
 
+    def start(self) -> None:
+        super().start()
+        self.one_too_many = threading.Event()
+
     def provision(self, id: str, spec: Spec) -> Any:
         if self.busy == 10:
+            self.one_too_many.set()
             return f"on the shelf: {id}"
         self.busy += 1
-        time.sleep(0.2)
+        self.one_too_many.wait(0.2 if self.busy == 1 else 5)
         self.busy -= 1
         return super().provision(id, spec)
 
@@ -228,7 +234,6 @@ class Held(ProviderContract):
     """The contract for one of them."""
 
     kind: ClassVar[type[Provider]]
-    patience = 5
 
     def provider(self, folder: Path) -> Provider:
         return self.kind("contract", folder)
@@ -250,3 +255,4 @@ WRONG = [
 ]  # fmt: skip
 for wrong in (Right, *WRONG):
     globals()[f"Test{wrong.__name__}"] = type(f"Test{wrong.__name__}", (Held,), {"kind": wrong})
+TestHangsOnTheGone.patience = 5  # type: ignore[name-defined]  # noqa: F821 - made above

@@ -29,7 +29,7 @@ ALWAYS = ("PATH", "HOME", "LANG")
 """Variables of the environment that executables get without having to be named: a clean environment."""
 
 LAST_WORDS, KILLED = 0.6, 0.2
-"""Seconds that executables have to end at a stop, and then, killed, to be gone: together less than a provider has for its stop."""
+"""Seconds that executables have at a stop to end, and then, killed, to be gone: together less than a provider has."""
 
 
 class Bounds(Struct, frozen=True):
