@@ -9,12 +9,16 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from executables import Examples
 from harness import Daemon, eventually
 from processes import AS_USER, Instances, none_left
 
 FAST = ("--sync-interval", "0.1")
+
+settings.register_profile("steady", derandomize=True)
+"""Judges a change by the same examples each time; without it they are drawn, and may find what is older than the change."""
 
 signal.signal(signal.SIGINT, signal.default_int_handler)
 """What a shell runs in the background ignores it, and so would what is started here."""

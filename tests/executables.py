@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+BUILT = pytest.mark.xdist_group("go")
+"""Has all tests of what must be built done by one worker: it is built once."""
+
 EXAMPLES = Path(__file__).parent.parent / "examples" / "exec"
 
 SHELL = """\

@@ -294,7 +294,7 @@ def test_no_more_calls_of_a_kind_run_than_may(tmp_path: Path) -> None:
         assert 30 == len(set(provider.asked_for("provision")))
         assert provider.most_at_once <= 5  # an observation may be under way
 
-    with_plugin(tmp_path, Plain(tmp_path), test, bounds=Bounds(at_once=4), interval=60)
+    with_plugin(tmp_path, Plain(tmp_path), test, bounds=Bounds(at_once=4), interval=60, wait=60)
 
 
 def test_calls_that_hang_starve_no_other_kind(tmp_path: Path) -> None:
@@ -341,7 +341,7 @@ def test_a_late_call_keeps_its_instance_to_itself(tmp_path: Path) -> None:
     async def test(plugin: Plugin, provider: Plain) -> None:
         provider.instead["provision"] = lambda id: gate.wait(PATIENCE) and provider.machines.setdefault(id, Machine(id))
         id = await plugin.provision(Spec())
-        await until(lambda: bool(plugin.calls.late))
+        await until(lambda: bool(plugin.calls.late and provider.asked_for("provision")))
         await plugin.destroy(id, "terminate")
         await asyncio.sleep(0.3)
         assert [id] == provider.asked_for("provision")
@@ -510,6 +510,8 @@ def test_a_provider_that_lies_loses_no_record(tmp_path: Path) -> None:
 
     async def test(plugin: Plugin, provider: Plain) -> None:
         ids = {await plugin.provision(Spec()) for _ in range(10)}
+        seen = plugin.watch.observed
+        await until(lambda: plugin.watch.observed != seen)  # one that began before all were there would lose some of them sooner
         provider.instead["observe"] = list
         await until(lambda: ids == plugin.watch.held.keys())
         assert ids == {record.id for record in plugin.records}

@@ -699,9 +699,11 @@ def test_confirm_lets_held_losses_happen(run: Run) -> None:
     daemon = run("--provider", "simulator", *FAST)
     assert "nothing is held\n" == ok(daemon.home, "confirm", "rack1")
     made = sorted(daemon.provision() for _ in range(5))
+    seen = daemon.call("Operator.Status")["Observed"]
+    eventually(lambda: seen != daemon.call("Operator.Status")["Observed"], "all are observed as one")
     with daemon.world.change() as scene:
         scene.machines = {}
-    eventually(lambda: daemon.call("Operator.Status")["Held"], "the losses are held")
+    eventually(lambda: made == daemon.call("Operator.Status")["Held"], "the losses are held")
     assert made == sorted(daemon.described())
     assert "5 seem lost" in ok(daemon.home, "info", "rack1")
     assert 5 == ok(daemon.home, "describe", "rack1", "--all").count("held: missing")

@@ -93,7 +93,7 @@ FILES = {
         f"types.a.options.networks[0].vlan: expected an integer <= 4094, got 5000; {EXAMPLE}",
     ),
     "a secret itself": ('provider = "rack.py:Rack"\noptions = { address = "a", token = "hunter2" }', f"options.{LITERAL}"),
-    "a number as secret": ('provider = "rack.py:Rack"\noptions = { address = "a", token = 4711 }', f"options.{LITERAL}"),
+    "a number as secret": ('provider = "rack.py:Rack"\noptions = { address = "a", token = 471100815 }', f"options.{LITERAL}"),
     "two sources of a secret": (
         'provider = "rack.py:Rack"\noptions = { address = "a", token = { env = "RACK_TOKEN", file = "rack.py" } }',
         f"options.{LITERAL}",
@@ -170,7 +170,7 @@ def test_what_is_wrong_in_a_file_is_told(home: Path, configured: Callable[[str],
     assert line.startswith(f"config file {path}: ")
     assert says in line
     assert "hunter2" not in line
-    assert "4711" not in line
+    assert "471100815" not in line
 
 
 @pytest.mark.parametrize("wrong", OPTIONS)

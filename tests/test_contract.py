@@ -102,6 +102,7 @@ def failed() -> dict[str, set[str]]:
     return found
 
 
+@pytest.mark.xdist_group("wrong providers")
 @pytest.mark.parametrize("provider", FAILS)
 def test_a_fault_fails_the_tests_that_are_about_it(failed: dict[str, set[str]], provider: str) -> None:
     """A wrong provider fails what its fault breaks, and nothing else; none of them makes a test hang."""

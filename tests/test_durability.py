@@ -52,6 +52,9 @@ def test_kills_under_load_lose_nothing_acknowledged(run: Run, provider: str, kil
     assert [] == [each for caller in callers for each in caller.failures]
     assert watcher.journals, "there was a journal at some time"
     assert 0 == daemon.stop()
+    if provider == "simulator":
+        with daemon.world.change():  # which takes away what a kill left of one
+            pass
     assert {daemon.state, daemon.world.path, daemon.world.path.with_name("rack1.world.lock")} >= set(
         daemon.state.parent.iterdir()
     )

@@ -15,7 +15,7 @@ import pytest
 import executables
 from conftest import FAST
 from dying import STEPS
-from executables import Examples
+from executables import BUILT, Examples
 from harness import Daemon, command, eventually
 from pyinfrakit.client import RemoteError
 from pyinfrakit.errors import Unreachable
@@ -45,7 +45,7 @@ def options(path: Path, **more: Any) -> tuple[str, ...]:
     return ("--provider", "exec", *FAST, "--missing-after", "10000", *flags)
 
 
-@pytest.fixture(params=["sh", "node", "go"])
+@pytest.fixture(params=["sh", "node", pytest.param("go", marks=BUILT)])
 def example(request: pytest.FixtureRequest, examples: Examples) -> Path:
     """Each of the examples."""
     return examples.get(request.param)
@@ -77,7 +77,7 @@ def handle(daemon: Daemon, id: str) -> str | None:
     return record.Handle
 
 
-@pytest.mark.parametrize("language", ["node", "go"])
+@pytest.mark.parametrize("language", ["node", pytest.param("go", marks=BUILT)])
 def test_the_examples_refuse_wrong_properties(run: Run, machines: Path, examples: Examples, language: str) -> None:
     """Those that read properties say which are wrong, and what would be right."""
     daemon = run(*options(examples.get(language)))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from executables import Examples
+from executables import BUILT, Examples
 from pyinfrakit.provider import Provider
 from pyinfrakit.providers.exec import Exec, Executables
 from pyinfrakit.testing import ProviderContract
@@ -39,6 +39,7 @@ class TestNode(Example):
     language = "node"
 
 
+@BUILT
 class TestGo(Example):
     language = "go"
 
