@@ -1,6 +1,7 @@
 """Calls to providers: async and plain ones, limits, time-outs, batches, and what is wrong with what comes back."""
 
 import asyncio
+import gc
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
@@ -416,6 +417,28 @@ def test_a_provider_s_own_stop_has_a_bound(tmp_path: Path) -> None:
 
     with_plugin(tmp_path, NeverStops(tmp_path), test)
     gate.set()
+
+
+def test_an_observation_that_a_stop_ends_is_no_error(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It may end by an exception then, to which nobody listens any more."""
+
+    class EndsBadly(Plain):
+        async def observe(self) -> Any:
+            self.asked.append(("observe",))
+            try:
+                await asyncio.sleep(PATIENCE)
+            finally:
+                self.asked.append(("end",))
+                raise TryAgain("ended")
+
+    async def test(plugin: Plugin, provider: EndsBadly) -> None:
+        await until(lambda: bool(provider.asked))
+
+    provider = EndsBadly(tmp_path)
+    with_plugin(tmp_path, provider, test)
+    gc.collect()
+    assert [("observe",), ("end",)] == provider.asked
+    assert "ended" not in caplog.text
 
 
 def test_what_did_not_start_is_not_stopped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

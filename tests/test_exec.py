@@ -338,6 +338,15 @@ def test_a_stop_ends_executables_and_leaves_nothing(run: Run, machines: Path, sh
     assert not (daemon.state.parent / "rack1.exec").exists()
 
 
+def test_a_stop_ends_an_observation_without_fuss(run: Run, machines: Path, shell: Callable[[str], Path]) -> None:
+    """It leaves nothing either, and is no error."""
+    daemon = run(*options(shell("observe() { touch $MACHINES/observing; sleep 600; }")))
+    eventually((machines / "observing").exists, "it is at work")
+    assert 0 == daemon.stop()
+    assert "Traceback" not in daemon.log
+    assert not (daemon.state.parent / "rack1.exec").exists()
+
+
 def test_secrets_are_not_logged(run: Run, machines: Path, shell: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """Even an executable that tells all it reads has nothing secret in the log: not init, not properties, not its environment."""
     monkeypatch.setenv("RACK_TOKEN", "token-from-outside")

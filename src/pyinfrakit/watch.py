@@ -102,6 +102,7 @@ class Watch:
         """Give the machines by ID, or None where that is not known: then nothing changes."""
         self._records.touched = set(self._calls.in_flight)
         call = asyncio.create_task(self._calls.observe())
+        call.add_done_callback(lambda call: call.cancelled() or call.exception())  # at a stop nobody may wait for it any more
         try:
             done, _ = await asyncio.wait({call}, timeout=self._timeout)
             if not done:
@@ -111,8 +112,6 @@ class Watch:
             self._say_trouble(encodable(str(error)))
             call.cancel()
             await asyncio.wait({call})  # one observe at a time, however long the last one takes
-            if not call.cancelled():
-                call.exception()
             return None
         finally:
             call.cancel()
