@@ -93,12 +93,13 @@ FAILS = {
 def failed() -> dict[str, set[str]]:
     """The tests that the wrong providers fail."""
     file = Path(__file__).with_name("wrong_providers.py")
-    command = [sys.executable, "-m", "pytest", "-q", "-rf", "--tb=no", "-p", "no:cacheprovider", str(file)]
+    command = [sys.executable, "-m", "pytest", "-q", "-rfE", "--tb=no", "--color=no", "-p", "no:cacheprovider", str(file)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=500, check=False, env={**os.environ, "COLUMNS": "200"})
     assert done.returncode == 1, done.stdout
     found: dict[str, set[str]] = {name: set() for name in FAILS}
     for provider, test in re.findall(r"^FAILED .*::Test(\w+)::(\w+)", done.stdout, re.MULTILINE):
         found[provider].add(test)
+    assert any(found.values()), done.stdout
     return found
 
 
