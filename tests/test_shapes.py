@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import Meta, Raw, Struct
 
@@ -106,6 +106,7 @@ def test_an_example_s_secrets_can_be_named() -> None:
 BOUNDS = st.one_of(st.none(), st.integers(-20, 20))
 
 
+@settings(deadline=None)
 @given(kind=st.sampled_from([int, float]), low=BOUNDS, high=BOUNDS, open_low=st.booleans(), open_high=st.booleans())
 def test_an_example_number_is_within_its_bounds(
     kind: type, low: int | None, high: int | None, open_low: bool, open_high: bool
@@ -117,12 +118,14 @@ def test_an_example_number_is_within_its_bounds(
     is_right(Annotated[kind, Meta(**{name: bound for name, bound in bounds.items() if bound is not None})])
 
 
+@settings(deadline=None)
 @given(step=st.integers(1, 7), low=BOUNDS)
 def test_an_example_number_is_a_multiple(step: int, low: int | None) -> None:
     """Where only multiples are right, the example is one."""
     is_right(Annotated[int, Meta(multiple_of=step) if low is None else Meta(multiple_of=step, gt=low)])
 
 
+@settings(deadline=None)
 @given(
     low=st.integers(0, 12), extra=st.one_of(st.none(), st.integers(0, 3)), kind=st.sampled_from([str, list[int], dict[str, int]])
 )
