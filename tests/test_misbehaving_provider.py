@@ -9,7 +9,8 @@ from harness import Daemon, eventually
 from pyinfrakit.client import RemoteError
 
 PROVIDER = Path(__file__).with_name("misbehaving.py")
-MODES = ("raise", "exit", "hang", "stay busy", "talk nonsense", "lie")
+HANGING = ("hang", "stay busy")
+MODES = ("raise", "exit", *HANGING, "talk nonsense", "lie")
 COUNT = 6
 
 
@@ -30,7 +31,8 @@ def test_a_misbehaving_provider_loses_no_record_and_stops_nothing(run: Callable[
     """It is described as before, a provision has an answer, a stop has its bound; when it behaves again all is as it was."""
     (home / "state").mkdir(parents=True)
     (home / "state" / "mode").write_text("behave")
-    daemon = run("--provider", f"{PROVIDER}:Misbehaving", "--sync-interval", "0.1", "--provision-wait", "0.5", "--log", "4")
+    wait = "0.5" if mode in HANGING else "10"
+    daemon = run("--provider", f"{PROVIDER}:Misbehaving", "--sync-interval", "0.1", "--provision-wait", wait, "--log", "4")
     made = {daemon.provision() for _ in range(COUNT)}
     doomed = min(made)
     set_mode(daemon, mode)
@@ -39,7 +41,7 @@ def test_a_misbehaving_provider_loses_no_record_and_stops_nothing(run: Callable[
     asked = answered(daemon)
     if mode == "lie":
         eventually(lambda: daemon.call("Operator.Status")["Held"], "its losses are held")
-    elif mode in ("hang", "stay busy"):
+    elif mode in HANGING:
         assert daemon.record(asked) is not None
     else:
         eventually(lambda: daemon.call("Operator.Status")["Trouble"], "its trouble is told")
