@@ -5,7 +5,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from msgspec import Struct
@@ -40,6 +40,11 @@ def blocks(page: Path) -> list[Block]:
     return [Block(*found) for found in BLOCK.findall(page.read_text())]
 
 
+def without_pytest(environment: Mapping[str, str]) -> dict[str, str]:
+    """Give an environment in which pytest runs as by hand, whatever runs this."""
+    return {key: value for key, value in environment.items() if not key.startswith(("PYTEST_ADDOPTS", "PYTEST_XDIST_"))}
+
+
 class Console:
     """A terminal in *folder* of a user with the home *home*; the page's IDs stand for those that there really are."""
 
@@ -50,7 +55,7 @@ class Console:
         self.ids: dict[str, str] = {}
         self.daemon: subprocess.Popen[bytes] | None = None
         paths = [Path(__file__).parent, *map(Path, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
-        self.environment = environment(home)
+        self.environment = without_pytest(environment(home))
         del self.environment["INFRAKIT_HOME"]
         self.environment |= {
             "HOME": str(home),

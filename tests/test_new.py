@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from conftest import FAST
+from console import without_pytest
 from harness import COMMAND, PATIENCE, Daemon, eventually
 
 
@@ -39,7 +40,15 @@ def written(tmp_path: Path) -> Path:
 
 def checked(folder: Path, *command: str) -> str:
     """Run a Python program in *folder*, which must succeed; give what it prints."""
-    done = subprocess.run([sys.executable, "-m", *command], cwd=folder, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", *command],
+        cwd=folder,
+        env=without_pytest(os.environ),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
