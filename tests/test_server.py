@@ -506,9 +506,9 @@ def test_a_connection_is_kept_as_http_says(full: Daemon, tags: dict[str, str], v
 # --- Clients that are slow: these wait, so they all do so at once
 
 
-def until_closed(connection: socket.socket) -> tuple[float, bytes]:
-    """Wait for a connection to be closed; give after how many seconds it was, or what came instead, and what that was."""
-    start, data, first = time.monotonic(), b"", 0.0
+def until_closed(connection: socket.socket, start: float) -> tuple[float, bytes]:
+    """Wait for a connection to be closed; give how long after *start* it was, or what came instead, and what that was."""
+    data, first = b"", 0.0
     with contextlib.suppress(ConnectionResetError):
         while more := connection.recv(65536):
             first = first or time.monotonic() - start
@@ -517,9 +517,10 @@ def until_closed(connection: socket.socket) -> tuple[float, bytes]:
 
 
 def half_sent(daemon: Daemon, start: bytes) -> tuple[float, bytes]:
+    begin = time.monotonic()
     with connected(daemon, 30) as connection:
         connection.sendall(start)
-        return until_closed(connection)
+        return until_closed(connection, begin)
 
 
 def trickled(daemon: Daemon, start: bytes, more: bytes) -> tuple[float, bytes]:
@@ -539,32 +540,36 @@ def half_sent_later(daemon: Daemon) -> tuple[float, bytes]:
     """Send half of a head on a connection that was used before."""
     with connected(daemon, 30) as connection:
         assert_works(connection)
+        begin = time.monotonic()
         connection.sendall(HEAD)
-        return until_closed(connection)
+        return until_closed(connection, begin)
 
 
 def half_sent_behind(daemon: Daemon) -> tuple[float, bytes]:
     """Send a request and half of the next in one piece."""
+    begin = time.monotonic()
     with connected(daemon, 90) as connection:
         connection.sendall(request() + HEAD)
         assert read_reply(connection)[0] == 200
-        return until_closed(connection)
+        return until_closed(connection, begin)
 
 
 def half_sent_after_refusal(daemon: Daemon) -> tuple[float, bytes]:
     """Send half of a head after a request that was refused before its body had come."""
+    begin = time.monotonic()
     with connected(daemon, 90) as connection:
         connection.sendall(HEAD.replace(b"json", b"xml") + b"Content-Length: 10\r\n\r\n")
         assert read_reply(connection)[0] == 415
         connection.sendall(b"0123456789" + HEAD)
-        return until_closed(connection)
+        return until_closed(connection, begin)
 
 
 def idle(daemon: Daemon, is_used: bool) -> tuple[float, bytes]:
+    begin = time.monotonic()
     with connected(daemon, 90) as connection:
         if is_used:
             assert_works(connection)
-        return until_closed(connection)
+        return until_closed(connection, begin)
 
 
 def used_again(daemon: Daemon, is_used: bool) -> bool:
@@ -608,13 +613,13 @@ def test_slow_clients_are_let_go(daemon: Daemon) -> None:
             assert_answers(daemon)
             time.sleep(1)
         told = {name: each.result() for name, each in slow.items()}
-        assert {} == {name: (after, text) for name, (after, text) in told.items() if not 8 <= after <= 15}
+        assert {} == {name: (after, text) for name, (after, text) in told.items() if not 8 <= after <= 30}
         assert {b"HTTP/1.1 408"} == {text[:12] for _, text in told.values()}
         assert [] == [name for name, (_, text) in told.items() if b"10 s" not in text]
         assert [True, True] == [each.result() for each in again]
         ends = {name: each.result() for name, each in idles.items()}
-        assert {} == {name: end for name, end in ends.items() if end[1] != b"" or not 59 <= end[0] <= 75}
-        assert {} == {name: each.result() for name, each in later.items() if each.result()[0] > 75}
+        assert {} == {name: end for name, end in ends.items() if end[1] != b"" or not 59 <= end[0] <= 90}
+        assert {} == {name: each.result() for name, each in later.items() if each.result()[0] > 90}
 
 
 # --- Many
