@@ -110,8 +110,13 @@ class Daemon:
         return self.process.wait(PATIENCE)
 
     def kill(self) -> None:
-        """End it as a power cut would."""
+        """End it as a power cut would, with what it was about to start, which has its socket open for an instant."""
         self.stop(signal.SIGKILL)
+        eventually(self._is_silent, "nobody is on its socket")
+
+    def _is_silent(self) -> bool:
+        with socket.socket(socket.AF_UNIX) as probe:
+            return probe.connect_ex(str(self.socket)) != 0
 
     def client(self, timeout: float = PATIENCE) -> Client:
         return Client(self.socket, timeout)

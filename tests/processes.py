@@ -1,7 +1,6 @@
 """Real processes for tests: started by daemons with a mark of the test's own, found without our own code, all ended after."""
 
 import os
-import socket
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -96,12 +95,6 @@ def broken(daemon: Daemon, id: str) -> str:
         return record.Reason or "" if record is not None and record.State == "non-functional" else ""
 
     return str(eventually(reason, f"{id} is set aside"))
-
-
-def is_silent(daemon: Daemon) -> bool:
-    """Is nobody on its socket? A process that it was about to start when it was killed has that open for an instant."""
-    with socket.socket(socket.AF_UNIX) as probe:
-        return probe.connect_ex(str(daemon.socket)) != 0
 
 
 def gone(daemon: Daemon, id: str) -> None:

@@ -24,7 +24,7 @@ from dying import STEPS
 from dying_process import INSIDE_DESTROY, INSIDE_PROVISION
 from harness import COMMAND, Daemon, command, eventually
 from load import Caller, check, loaded
-from processes import USER, Instances, Start, broken, carrying, end, gone, is_silent, live, none_left, script, session, sleeping
+from processes import USER, Instances, Start, broken, carrying, end, gone, live, none_left, script, session, sleeping
 from pyinfrakit.client import RemoteError
 from pyinfrakit.errors import Unreachable
 from pyinfrakit.provider import Provider
@@ -597,7 +597,6 @@ def test_kills_under_load_lose_and_double_no_process(start: Start, instances: In
     for _ in range(KILLS):
         with loaded(daemon, callers):
             time.sleep(dice.uniform(0, 0.15))
-        eventually(lambda: is_silent(daemon))
         daemon.start()
         check(daemon, callers)
     eventually(lambda: at_rest(daemon, instances), "records and processes agree")
