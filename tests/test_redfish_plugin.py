@@ -104,7 +104,7 @@ def test_a_bmc_that_can_not_be_reached_changes_nothing_for_a_while(home: Path, t
         bmcs.fault("drop")
         eventually(lambda: pool(first)["b0n1"]["Power"] == "", "it is not seen")
         first.stop()
-    config = configured(tmp_path, bmcs, unreachable_after=1.5)
+    config = configured(tmp_path, bmcs, unreachable_after=6)
     with Daemon(home, "--config", config, *QUICK) as second:
         eventually(lambda: second.call("Operator.Status")["Observed"], "the others are observed")
         assert {id, other} == set(second.described())
@@ -211,7 +211,11 @@ def killed(daemon: Daemon, bmcs: Rack) -> int:
     for _ in range(KILLS // 2):
         known = daemon.described()
         for id in known[: chance.randint(0, len(known))]:
-            daemon.call("Instance.Destroy", Instance=id)
+            try:
+                daemon.call("Instance.Destroy", Instance=id)
+            except RemoteError as error:
+                if "no instance" not in str(error):  # its provision may have failed meanwhile
+                    raise
         for _ in range(chance.randint(1, 3)):
             daemon.provision({"boot": "pxe"})
         time.sleep(chance.uniform(0, 0.4))
