@@ -1,6 +1,7 @@
 """A rack of emulated BMCs, and the provider for it."""
 
 import json
+import ssl
 import subprocess
 import sys
 import urllib.request
@@ -17,14 +18,15 @@ from pyinfrakit.secret import Secret
 
 BMCS = Path(__file__).parent.parent / "examples" / "redfish" / "bmcs.py"
 USER, PASSWORD = "admin", "calvin"
+TRUST = ssl.create_default_context(cafile=Path(__file__).parent / "tls" / "certificate.pem")
 FAULTS = ("401", "404", "412", "500", "garbage", "list", "half", "drop", "hang")
 
 QUICK = Settings(
     bmcs=[],
     username=Secret(USER),
     password=Secret(PASSWORD),
-    timeout=2,
-    poll_timeout=5,
+    timeout=20,
+    poll_timeout=20,
     power_timeout=5,
     graceful_timeout=5,
     longest_pause=0.2,
@@ -50,7 +52,7 @@ class Rack:
 
     def toml(self, **changes: Any) -> str:
         """Give the same as a configuration file; credentials are in the environment."""
-        options = {"timeout": 2, "longest_pause": 0.2, "power_timeout": 5, "graceful_timeout": 5, **changes}
+        options = {"timeout": 20, "longest_pause": 0.2, "power_timeout": 5, "graceful_timeout": 5, **changes}
         lines = ['provider = "redfish"', "[options]", 'username = { env = "BMC_USER" }', 'password = { env = "BMC_PASSWORD" }']
         lines += [f"{key} = {json.dumps(value)}" for key, value in options.items()]
         for number, address in enumerate(self.addresses):
@@ -128,7 +130,9 @@ def rack(bmcs: int, systems: int, *flags: str) -> Iterator[Rack]:
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         try:
             assert process.stdout is not None
-            yield Rack(json.loads(process.stdout.readline()), systems, process)
+            made = Rack(json.loads(process.stdout.readline()), systems, process)
+            made.tags()  # each has to answer first
+            yield made
         finally:
             process.terminate()
 
@@ -144,5 +148,5 @@ def provider(folder: Path, settings: Settings, mark: str = "mine", name: str = "
 def _post(address: str, content: Any) -> Any:
     data = json.dumps(content).encode()
     request = urllib.request.Request(address, data, {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=20) as reply:
+    with urllib.request.urlopen(request, timeout=60, context=TRUST) as reply:
         return json.load(reply)
