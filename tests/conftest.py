@@ -24,9 +24,12 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 """What a shell runs in the background ignores it, and so would what is started here."""
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with what takes longest: the rest is done meanwhile, by others."""
+    """Have two workers begin with what takes longest, most of which waits, while the others do the rest."""
     items.sort(key=lambda item: item.get_closest_marker("long") is None)
+    for number, item in enumerate(item for item in items if item.get_closest_marker("long")):
+        item.add_marker(pytest.mark.xdist_group(f"long {number % 2}"))
 
 
 @pytest.fixture
