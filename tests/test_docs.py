@@ -10,6 +10,7 @@ from click.testing import CliRunner
 from pyinfrakit import provider, testing
 from pyinfrakit.calls import POOL, VALIDATE
 from pyinfrakit.cli.plugin import plugin
+from pyinfrakit.cli.verbs import VERBS, verb
 from pyinfrakit.daemon import STOP_TIMEOUT
 from pyinfrakit.slots import Bounds
 from pyinfrakit.spi import methods
@@ -18,7 +19,7 @@ from pyinfrakit.testing.lives import Lives
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
-COMMANDS: dict[str, click.Command] = {"": plugin, **plugin.commands}
+COMMANDS: dict[str, click.Command] = {"": plugin, **{name: verb(name) for name in VERBS}}
 
 
 @pytest.mark.parametrize("name", COMMANDS)

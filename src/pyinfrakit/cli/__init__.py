@@ -9,58 +9,11 @@ from typing import NoReturn
 import click
 from click.core import ParameterSource
 
-from pyinfrakit import __version__
-from pyinfrakit.cli.adopt import adopt
-from pyinfrakit.cli.confirm import confirm
-from pyinfrakit.cli.conformance import conformance
-from pyinfrakit.cli.describe import describe
-from pyinfrakit.cli.destroy import destroy
-from pyinfrakit.cli.export import export
-from pyinfrakit.cli.fsck import fsck
-from pyinfrakit.cli.info import info
-from pyinfrakit.cli.label import label
-from pyinfrakit.cli.machines import machines
-from pyinfrakit.cli.new import new
-from pyinfrakit.cli.orphans import orphans
 from pyinfrakit.cli.plugin import plugin
-from pyinfrakit.cli.provider import provider
-from pyinfrakit.cli.provision import provision
-from pyinfrakit.cli.restore import restore
-from pyinfrakit.cli.set_aside import set_aside
-from pyinfrakit.cli.validate import validate
 from pyinfrakit.errors import CannotStart, PyInfrakitError
 
 NAME = "infrakit-instance"
 FAILED, WRONG_USE, INTERRUPTED = 1, 2, 130
-
-
-@click.command()
-def version() -> None:
-    """Print the version."""
-    click.echo(f"{NAME} {__version__}")
-
-
-for verb in (
-    version,
-    describe,
-    provision,
-    validate,
-    destroy,
-    label,
-    set_aside,
-    restore,
-    confirm,
-    orphans,
-    adopt,
-    machines,
-    info,
-    provider,
-    conformance,
-    export,
-    fsck,
-    new,
-):
-    plugin.add_command(verb)
 
 
 def main() -> None:

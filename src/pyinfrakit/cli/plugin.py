@@ -10,6 +10,7 @@ from click.core import ParameterSource
 
 from pyinfrakit import discovery
 from pyinfrakit.cli.arguments import directory_option
+from pyinfrakit.cli.verbs import Verbs
 
 
 class _Pair(click.ParamType[tuple[str, str]]):
@@ -50,6 +51,7 @@ _SECONDS = _Seconds(min=0.01)
 
 
 @click.group(
+    cls=Verbs,
     invoke_without_command=True,
     context_settings={
         "auto_envvar_prefix": "INFRAKIT_INSTANCE",
