@@ -44,7 +44,7 @@ def _check_conflicts(context: click.Context) -> None:
     keys = [key for key, _ in context.params["option"]]
     if len(keys) > len(set(keys)):
         twice = next(key for key in keys if keys.count(key) > 1)
-        raise click.UsageError(f"--option {twice}=… is given twice: which of the two is meant?", context)
+        raise click.UsageError(f"--option {twice}=… is given twice: give it once", context)
 
 
 _SECONDS = _Seconds(min=0.01)
