@@ -5,6 +5,7 @@ import json
 import os
 import random
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,7 +19,10 @@ from dying import STEPS
 from executables import BUILT, Examples
 from harness import Daemon, command, eventually
 from pyinfrakit.client import RemoteError
-from pyinfrakit.errors import Unreachable
+from pyinfrakit.errors import TryAgain, Unreachable
+from pyinfrakit.providers.exec import wire
+from pyinfrakit.providers.exec.requests import Requests
+from pyinfrakit.providers.exec.runner import Bounds, Runner
 
 Run = Callable[..., Daemon]
 
@@ -345,6 +349,29 @@ def test_a_stop_ends_an_observation_without_fuss(run: Run, machines: Path, shell
     assert 0 == daemon.stop()
     assert "Traceback" not in daemon.log
     assert not (daemon.state.parent / "rack1.exec").exists()
+
+
+def test_a_stop_beside_a_run_that_begins_leaves_nothing(tmp_path: Path, shell: Callable[[str], Path]) -> None:
+    """At whichever instant of a run the stop comes, it waits until the run's request is gone."""
+    executable = shell("observe() { sleep 600; }")
+    for number in range(100):
+        requests = Requests(tmp_path / "requests")
+        requests.open()
+        runner = Runner("rack1", tmp_path, requests)
+        runner.start("m1", {})
+
+        def observe(runner: Runner = runner) -> None:
+            with contextlib.suppress(TryAgain):
+                runner.run(executable, wire.observe(), wire.Observed, Bounds(60, 1000))
+
+        run = threading.Thread(target=observe)
+        run.start()
+        time.sleep(number * 0.0001)
+        runner.stop()
+        requests.close()
+        assert not (tmp_path / "requests").exists(), f"{number / 10:g} ms after it began"
+        run.join(60)
+        assert not run.is_alive()
 
 
 def test_secrets_are_not_logged(run: Run, machines: Path, shell: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
