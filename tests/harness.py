@@ -21,11 +21,13 @@ from pyinfrakit.spi.remote import Remote
 from pyinfrakit.store import document, recovery
 
 COMMAND = (sys.executable, "-m", "pyinfrakit")
-PATIENCE = 60.0
+PATIENCE = 20.0
+"""Seconds that a call, or a stop, may take at most."""
+EVENTUALLY = 60.0
 """Seconds after which something that should happen has not."""
 
 
-def eventually(condition: Callable[[], Any], what: str = "", patience: float = PATIENCE) -> Any:
+def eventually(condition: Callable[[], Any], what: str = "", patience: float = EVENTUALLY) -> Any:
     """Give what *condition* gives as soon as that is true; fail when it takes too long."""
     end = time.monotonic() + patience
     while not (value := condition()):

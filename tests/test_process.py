@@ -495,7 +495,7 @@ def test_several_are_ended_together(start: Start, instances: Instances) -> None:
     ids = [daemon.provision(script("trap '' TERM; while :; do sleep 600; done")) for _ in range(40)]
     for id in ids:
         daemon.call("Instance.Destroy", Instance=id)
-    eventually(lambda: not daemon.saved()["NonFunctional"], "all are gone")
+    eventually(lambda: not daemon.saved()["NonFunctional"], "all are gone", patience=15)
     assert [] == instances.all()
 
 
