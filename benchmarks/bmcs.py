@@ -12,7 +12,7 @@ from typing import Any
 from benchmarks.servers import ROOT
 from pyinfrakit.providers.redfish import Redfish
 from pyinfrakit.providers.redfish.inventory import Controller, Settings, System
-from pyinfrakit.secret import Secret
+from pyinfrakit.schema.secrets import Secret
 
 COMMAND = (sys.executable, str(ROOT / "examples" / "redfish" / "bmcs.py"))
 TIMEOUT = 2.0

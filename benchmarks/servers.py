@@ -14,9 +14,9 @@ import click
 import psutil  # type: ignore[import-untyped]
 
 from benchmarks.fleet import Fleet
-from pyinfrakit.client import Client
-from pyinfrakit.instance import State
-from pyinfrakit.spi.remote import Remote
+from pyinfrakit.record import State
+from pyinfrakit.rpc.client import Client
+from pyinfrakit.rpc.instance.client import Remote
 
 ROOT = Path(__file__).parent.parent
 PATIENCE = 60.0

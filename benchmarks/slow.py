@@ -3,9 +3,9 @@
 import asyncio
 import time
 
-from pyinfrakit.instance import Spec
 from pyinfrakit.provider import Machine
 from pyinfrakit.providers.file import File
+from pyinfrakit.record import Spec
 
 LATENCY = 0.05
 """Seconds that a provision takes."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import uvloop
 from aiohttp import web
 
-from pyinfrakit.server import BACKLOG
+from pyinfrakit.daemon.http import BACKLOG
 
 Answer = Callable[[str, bytes], bytes]
 """Takes a request's path and body, and gives the reply's body."""

@@ -12,15 +12,16 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from pyinfrakit import daemon, discovery, logs
+from pyinfrakit import logs, paths
+from pyinfrakit.daemon import run
+from pyinfrakit.daemon.listener import Listener
 from pyinfrakit.errors import TryAgain
-from pyinfrakit.instance import Record, Spec, State
-from pyinfrakit.listener import Listener
-from pyinfrakit.plugin import Plugin
+from pyinfrakit.instance.plugin import Plugin
 from pyinfrakit.provider import Machine, Provider
 from pyinfrakit.providers.simulator import Simulator
-from pyinfrakit.records import Change, Put
+from pyinfrakit.record import Record, Spec, State
 from pyinfrakit.store.file import FileStore
+from pyinfrakit.store.records import Change, Put
 
 STEPS = ("before the record", "after the record", "before the call", "in the call", "after the call", "before the reply")
 
@@ -76,11 +77,11 @@ def main(provider: type[Provider] = DyingSimulator, options: Any = None) -> None
     name = sys.argv[3]
     mark = sys.argv[5] if len(sys.argv) > 5 else None
     logs.set_up(5)
-    state = discovery.default_state(name)
-    discovery.make_folder(state.parent)
-    with Listener(discovery.plugins(), name) as listener, DyingStore(state, name, mark) as store:
+    state = paths.default_state(name)
+    paths.make_folder(state.parent)
+    with Listener(paths.plugins(), name) as listener, DyingStore(state, name, mark) as store:
         plugin = DyingPlugin(store, provider(name, Path(state.parent), options), interval=0.1)
-        daemon.run({"": plugin}, store, listener)
+        run.run({"": plugin}, store, listener)
 
 
 if __name__ == "__main__":

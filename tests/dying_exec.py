@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 
 import dying
 from pyinfrakit.errors import TryAgain
-from pyinfrakit.instance import Record, Spec
 from pyinfrakit.provider import Machine
 from pyinfrakit.providers.exec import Exec, Executables
+from pyinfrakit.record import Record, Spec
 
 
 class DyingExec(Exec):

@@ -8,11 +8,11 @@ import dying
 from dying import die_at
 from processes import USER
 from pyinfrakit.errors import TryAgain
-from pyinfrakit.instance import Record, Spec
 from pyinfrakit.provider import Machine
-from pyinfrakit.providers.process import Process, Settings
-from pyinfrakit.providers.processes.place import Place
-from pyinfrakit.providers.processes.starting import Work
+from pyinfrakit.providers.process.place import Place
+from pyinfrakit.providers.process.provider import Process, Settings
+from pyinfrakit.providers.process.starting import Work
+from pyinfrakit.record import Record, Spec
 
 INSIDE_PROVISION = ("before the start", "after the start")
 INSIDE_DESTROY = ("with all ended", "after the removal")

@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from msgspec import Struct
 
-from pyinfrakit.durable import Disk, File
+from pyinfrakit.disk import Disk, File
 
 SECTOR = 512
 

@@ -12,13 +12,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pyinfrakit.client import Client
-from pyinfrakit.durable import Disk
+from pyinfrakit.disk import Disk
 from pyinfrakit.errors import Unreachable
 from pyinfrakit.providers.simulator import World
-from pyinfrakit.spi import wire
-from pyinfrakit.spi.remote import Remote
-from pyinfrakit.store import document, recovery
+from pyinfrakit.rpc.client import Client
+from pyinfrakit.rpc.instance import types
+from pyinfrakit.rpc.instance.client import Remote
+from pyinfrakit.store.file import document, recovery
 
 COMMAND = (sys.executable, "-m", "pyinfrakit")
 PATIENCE = 20.0
@@ -143,7 +143,7 @@ class Daemon:
         """Give the IDs that InfraKit is shown, in order."""
         return [each["ID"] for each in self.call("Instance.DescribeInstances", Tags=dotted(tags))["Descriptions"]]
 
-    def record(self, id: str) -> wire.Kept | None:
+    def record(self, id: str) -> types.Kept | None:
         """Give an instance's record, in any state."""
         with self.remote() as plugin:
             return next(iter(plugin.records({}, [id])), None)

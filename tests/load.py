@@ -13,8 +13,8 @@ from typing import Any
 from msgspec import Struct
 
 from harness import Daemon
-from pyinfrakit.client import Client, RemoteError
 from pyinfrakit.errors import Unreachable
+from pyinfrakit.rpc.client import Client, RemoteError
 
 Tags = dict[str, str]
 

@@ -7,10 +7,10 @@ from typing import Any
 
 from msgspec import Raw, Struct
 
-from pyinfrakit.instance import Record
-from pyinfrakit.records import Change, Drop, Note, Put, Records
-from pyinfrakit.store.document import Content
+from pyinfrakit.record import Record
 from pyinfrakit.store.file import FileStore
+from pyinfrakit.store.file.document import Content
+from pyinfrakit.store.records import Change, Drop, Note, Put, Records
 
 Seen = tuple[dict[str, list[Record]], dict[str, Record], dict[str, Raw]]
 """What counts: each sub-type's records in service in order, the others, whose order is not kept, and the notes."""

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from pyinfrakit.providers.redfish import Redfish
 from pyinfrakit.providers.redfish.inventory import Controller, Settings, System
-from pyinfrakit.secret import Secret
+from pyinfrakit.schema.secrets import Secret
 
 BMCS = Path(__file__).parent.parent / "examples" / "redfish" / "bmcs.py"
 USER, PASSWORD = "admin", "calvin"

@@ -10,14 +10,14 @@ import pytest
 from conftest import FAST
 from harness import Daemon, command, eventually
 from pyinfrakit import ids
-from pyinfrakit.client import RemoteError
 from pyinfrakit.errors import GiveUp, Refused
-from pyinfrakit.plugin import Plugin
+from pyinfrakit.instance.plugin import Plugin
 from pyinfrakit.provider import Machine, Provider, Record, Spec
 from pyinfrakit.providers.simulator import SimulatedMachine
-from pyinfrakit.records import Change
+from pyinfrakit.rpc.client import RemoteError
 from pyinfrakit.store import Store
 from pyinfrakit.store.file import FileStore
+from pyinfrakit.store.records import Change
 
 Run = Callable[..., Daemon]
 

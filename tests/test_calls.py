@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from msgspec import Raw, Struct
 
-from pyinfrakit.calls import Calls
 from pyinfrakit.errors import CannotStart, GiveUp, InvalidSpec, PyInfrakitError, TryAgain
-from pyinfrakit.instance import Record, Spec, State
-from pyinfrakit.plugin import Plugin
+from pyinfrakit.instance.calls import Calls
+from pyinfrakit.instance.plugin import Plugin
 from pyinfrakit.provider import Machine, Provider
+from pyinfrakit.record import Record, Spec, State
 from pyinfrakit.slots import Bounds
 from pyinfrakit.store.file import FileStore
 

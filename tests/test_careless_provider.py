@@ -10,12 +10,11 @@ from msgspec import Raw
 
 from pyinfrakit import ids
 from pyinfrakit.errors import GiveUp, StoreFailed, TryAgain
-from pyinfrakit.instance import Record, Spec, State
-from pyinfrakit.plugin import Plugin
+from pyinfrakit.instance.plugin import Plugin
 from pyinfrakit.provider import Machine
 from pyinfrakit.providers.file import File
-from pyinfrakit.store import document
-from pyinfrakit.store.file import FileStore
+from pyinfrakit.record import Record, Spec, State
+from pyinfrakit.store.file import FileStore, document
 
 
 class Careless(File):

@@ -9,8 +9,8 @@ import pytest
 
 from dying import STEPS
 from harness import Daemon, eventually
-from pyinfrakit.client import RemoteError
 from pyinfrakit.errors import Unreachable
+from pyinfrakit.rpc.client import RemoteError
 
 SLOW = {"delay": 0.3, "destroy_delay": 0.3}
 DYING = Path(__file__).with_name("dying.py")

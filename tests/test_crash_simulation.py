@@ -17,12 +17,11 @@ from msgspec import Raw, Struct
 from faulty_disk import Fault, FaultyDisk, Step
 from plain import History, Plain, Seen, held
 from pyinfrakit import ids
-from pyinfrakit.durable import Disk
+from pyinfrakit.disk import Disk
 from pyinfrakit.errors import CannotStart, StoreFailed
-from pyinfrakit.instance import Attachment, Record, Spec, State
-from pyinfrakit.records import Change, Drop, Note, Put
-from pyinfrakit.store import document, recovery
-from pyinfrakit.store.file import FileStore
+from pyinfrakit.record import Attachment, Record, Spec, State
+from pyinfrakit.store.file import FileStore, document, recovery
+from pyinfrakit.store.records import Change, Drop, Note, Put
 
 SEED = 3
 """Of all that is drawn; the runs themselves are not quite the same each time, as threads are not."""

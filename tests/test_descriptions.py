@@ -14,11 +14,11 @@ from msgspec import UNSET, Raw
 from msgspec.structs import replace
 
 from pyinfrakit import ids
-from pyinfrakit.instance import GROUP_TAG, Record, Spec, State
-from pyinfrakit.records import Change, Drop, Put, Records, Undo, UndoNote
-from pyinfrakit.shapes import NOTHING
-from pyinfrakit.spi import wire
-from pyinfrakit.spi.descriptions import LARGEST, MANY, Descriptions
+from pyinfrakit.record import GROUP_TAG, Record, Spec, State
+from pyinfrakit.rpc.instance import types
+from pyinfrakit.rpc.instance.descriptions import LARGEST, MANY, Descriptions
+from pyinfrakit.schema.describe import NOTHING
+from pyinfrakit.store.records import Change, Drop, Put, Records, Undo, UndoNote
 
 NAMES = [f"i{number}" for number in range(8)]
 PROPERTIES = [None, Raw(b'{"a": 1}'), Raw(b'"\xc3\xa9"'), Raw(b'{"long":"' + b"x" * LARGEST + b'"}')]
@@ -140,7 +140,7 @@ def instance(number: int, properties: bytes = b'{"a":1}') -> Record:
 
 
 def as_on_the_wire(record: Record) -> bytes:
-    return bytes(msgspec.json.encode(wire.Described(record.id, None, dict(record.spec.tags), record.spec.properties or UNSET)))
+    return bytes(msgspec.json.encode(types.Described(record.id, None, dict(record.spec.tags), record.spec.properties or UNSET)))
 
 
 @pytest.mark.parametrize("tags", [{}, {GROUP_TAG: "g0"}])

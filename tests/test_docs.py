@@ -8,12 +8,12 @@ import pytest
 from click.testing import CliRunner
 
 from pyinfrakit import provider, testing
-from pyinfrakit.calls import POOL, VALIDATE
 from pyinfrakit.cli.plugin import plugin
 from pyinfrakit.cli.verbs import VERBS, verb
-from pyinfrakit.daemon import STOP_TIMEOUT
+from pyinfrakit.daemon.run import STOP_TIMEOUT
+from pyinfrakit.instance.calls import POOL, VALIDATE
+from pyinfrakit.rpc.instance import service
 from pyinfrakit.slots import Bounds
-from pyinfrakit.spi import methods
 from pyinfrakit.testing import ProviderContract
 from pyinfrakit.testing.lives import Lives
 
@@ -54,7 +54,7 @@ def test_links_within_the_project_lead_somewhere(page: Path) -> None:
 
 def test_every_method_is_documented() -> None:
     """docs/wire.md names every method."""
-    served = re.findall(r'"((?:Plugin|Handshake|Instance|Operator)\.\w+)": self', Path(methods.__file__).read_text())
+    served = re.findall(r'"((?:Plugin|Handshake|Instance|Operator)\.\w+)": self', Path(service.__file__).read_text())
     page = (ROOT / "docs" / "wire.md").read_text()
     assert served
     assert [] == [method for method in served if f"`{method}`" not in page]

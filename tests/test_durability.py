@@ -15,9 +15,9 @@ from conftest import FAST
 from harness import Daemon, eventually
 from load import Caller, Watcher, check, loaded
 from pyinfrakit import ids
-from pyinfrakit.client import RemoteError
-from pyinfrakit.instance import GROUP_TAG, Record, Spec, State
-from pyinfrakit.store import document
+from pyinfrakit.record import GROUP_TAG, Record, Spec, State
+from pyinfrakit.rpc.client import RemoteError
+from pyinfrakit.store.file import document
 
 Run = Callable[..., Daemon]
 

@@ -18,11 +18,11 @@ from conftest import FAST
 from dying import STEPS
 from executables import BUILT, Examples
 from harness import Daemon, command, eventually
-from pyinfrakit.client import RemoteError
 from pyinfrakit.errors import TryAgain, Unreachable
 from pyinfrakit.providers.exec import wire
 from pyinfrakit.providers.exec.requests import Requests
 from pyinfrakit.providers.exec.runner import Bounds, Runner
+from pyinfrakit.rpc.client import RemoteError
 
 Run = Callable[..., Daemon]
 

@@ -22,15 +22,15 @@ from msgspec.structs import replace
 from conftest import FAST
 from harness import COMMAND, Daemon, command, environment
 from pyinfrakit import ids
-from pyinfrakit.decoding import NotJSON, WrongShape
-from pyinfrakit.durable import Disk, File
+from pyinfrakit.disk import Disk, File
 from pyinfrakit.errors import CannotStart
-from pyinfrakit.instance import Record, Spec, State
-from pyinfrakit.records import Change, Drop, Note, Put, Records
-from pyinfrakit.store import document, journal, recovery, repair, salvage
-from pyinfrakit.store.document import Content
-from pyinfrakit.store.recovery import Pair, journal_path
-from pyinfrakit.store.salvage import Report
+from pyinfrakit.record import Record, Spec, State
+from pyinfrakit.schema.decode import NotJSON, WrongShape
+from pyinfrakit.store.file import document, journal, recovery, repair, salvage
+from pyinfrakit.store.file.document import Content
+from pyinfrakit.store.file.recovery import Pair, journal_path
+from pyinfrakit.store.file.salvage import Report
+from pyinfrakit.store.records import Change, Drop, Note, Put, Records
 from test_state_file import C_DEMO, EMPTY, NAMES, OURS, RAW, RECORDS, Run, keep, listed, unknown
 
 STATE = Path("/nowhere/rack1.json")

@@ -13,8 +13,8 @@ from msgspec.structs import replace
 
 from pyinfrakit import ids
 from pyinfrakit.errors import Refused, UnknownInstance
-from pyinfrakit.instance import CONFIG_TAGS, GROUP_TAG, LIFECYCLE, Attachment, Event, Record, Spec, State
-from pyinfrakit.records import Change, Drop, Note, Put, Records, Undo, UndoNote
+from pyinfrakit.record import CONFIG_TAGS, GROUP_TAG, LIFECYCLE, Attachment, Event, Record, Spec, State
+from pyinfrakit.store.records import Change, Drop, Note, Put, Records, Undo, UndoNote
 
 EVERY_PAIR = [(state, event) for state in State for event in Event]
 POSSIBLE = [pair for pair in EVERY_PAIR if pair in LIFECYCLE]

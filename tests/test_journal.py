@@ -11,14 +11,13 @@ from msgspec import Raw
 
 from harness import command
 from plain import Plain, Seen, held
-from pyinfrakit.durable import Disk
+from pyinfrakit.disk import Disk
 from pyinfrakit.errors import Damaged
-from pyinfrakit.instance import Record, Spec, State
-from pyinfrakit.records import Change, Drop, Note, Put
-from pyinfrakit.store import document, journal, recovery
-from pyinfrakit.store.document import Content
-from pyinfrakit.store.file import FileStore
-from pyinfrakit.store.journal import Broken, Journal
+from pyinfrakit.record import Record, Spec, State
+from pyinfrakit.store.file import FileStore, document, journal, recovery
+from pyinfrakit.store.file.document import Content
+from pyinfrakit.store.file.journal import Broken, Journal
+from pyinfrakit.store.records import Change, Drop, Note, Put
 from test_state_file import C_DEMO, RAW, RECORDS, TEXT
 
 EPOCH, OTHER = "00112233aabbccdd", "ffeeddccbbaa9988"

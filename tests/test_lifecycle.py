@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from harness import Daemon, eventually
-from pyinfrakit.client import RemoteError
+from pyinfrakit.rpc.client import RemoteError
 
 Run = Callable[..., Daemon]
 

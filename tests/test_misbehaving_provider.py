@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from harness import Daemon, eventually
-from pyinfrakit.client import RemoteError
+from pyinfrakit.rpc.client import RemoteError
 
 PROVIDER = Path(__file__).with_name("misbehaving.py")
 HANGING = ("hang", "stay busy")

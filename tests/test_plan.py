@@ -1,4 +1,4 @@
-"""What an observation means: every row of the table in `pyinfrakit.reconcile`, and what holds whatever is observed."""
+"""What an observation means: every row of the table in `pyinfrakit.instance.plan`, and what holds whatever is observed."""
 
 from collections.abc import Collection, Iterable
 from functools import partial
@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyinfrakit.instance import GROUP_TAG, Event, Record, Spec, State
+from pyinfrakit.instance.plan import History, Limits, Observation, Plan, Seen, Streak, Transition, plan
 from pyinfrakit.provider import Machine
-from pyinfrakit.reconcile import History, Limits, Observation, Plan, Seen, Streak, Transition, plan
-from pyinfrakit.records import Drop, Put, Records
+from pyinfrakit.record import GROUP_TAG, Event, Record, Spec, State
+from pyinfrakit.store.records import Drop, Put, Records
 
 NOW = 1_000_000.0
 DEFAULT = Limits()

@@ -25,10 +25,10 @@ from dying_process import INSIDE_DESTROY, INSIDE_PROVISION
 from harness import COMMAND, Daemon, command, eventually
 from load import Caller, check, loaded
 from processes import USER, Instances, Start, broken, carrying, end, gone, live, none_left, script, session, sleeping
-from pyinfrakit.client import RemoteError
 from pyinfrakit.errors import Unreachable
 from pyinfrakit.provider import Provider
-from pyinfrakit.providers.process import Process, Settings
+from pyinfrakit.providers.process.provider import Process, Settings
+from pyinfrakit.rpc.client import RemoteError
 from pyinfrakit.testing import ProviderContract
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root runs processes as another user")

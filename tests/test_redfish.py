@@ -13,12 +13,12 @@ from msgspec import Raw
 
 from harness import eventually
 from pyinfrakit.errors import CannotStart, GiveUp, InvalidSpec, TryAgain
-from pyinfrakit.instance import Record, Spec, State
 from pyinfrakit.provider import Machine
 from pyinfrakit.providers.redfish import Redfish
 from pyinfrakit.providers.redfish.bmc import Bmc, Changed
 from pyinfrakit.providers.redfish.inventory import Controller, Media, System
-from pyinfrakit.secret import Secret
+from pyinfrakit.record import Record, Spec, State
+from pyinfrakit.schema.secrets import Secret
 from rack import FAULTS, PASSWORD, USER, Rack, provider, rack
 from web import served
 

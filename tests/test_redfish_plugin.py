@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from harness import Daemon, command, eventually
-from pyinfrakit.client import RemoteError
+from pyinfrakit.rpc.client import RemoteError
 from rack import PASSWORD, USER, Rack, rack
 
 QUICK = ("--sync-interval", "0.2", "--log", "5")

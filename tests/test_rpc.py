@@ -11,9 +11,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from msgspec import Meta, Raw, Struct
 
-from pyinfrakit import rpc
-from pyinfrakit.decoding import MAX_DEPTH, NotJSON, WrongShape, check, decode
-from pyinfrakit.spi import wire
+from pyinfrakit.rpc import jsonrpc
+from pyinfrakit.rpc.instance import types
+from pyinfrakit.schema.decode import MAX_DEPTH, NotJSON, WrongShape, check, decode
 
 often = settings(max_examples=300, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
 
@@ -52,15 +52,15 @@ def request(id: str | None = "7", method: str = '"m"', params: str | None = None
     return "{" + ", ".join(f'"{key}" : {value}' for key, value in parts.items() if value is not None) + "}"
 
 
-def only_call(body: str) -> rpc.Call:
-    (call,) = rpc.parse(body.encode()).calls
-    assert isinstance(call, rpc.Call), call
+def only_call(body: str) -> jsonrpc.Call:
+    (call,) = jsonrpc.parse(body.encode()).calls
+    assert isinstance(call, jsonrpc.Call), call
     return call
 
 
-def fault(body: bytes) -> rpc.Fault:
-    with pytest.raises(rpc.Fault) as caught:
-        rpc.parse(body)
+def fault(body: bytes) -> jsonrpc.Fault:
+    with pytest.raises(jsonrpc.Fault) as caught:
+        jsonrpc.parse(body)
     return caught.value
 
 
@@ -70,7 +70,7 @@ def problem(data: str, shape: type[Any], root: str = "") -> str:
     return str(caught.value)
 
 
-def joined(pieces: rpc.Pieces | None) -> bytes:
+def joined(pieces: jsonrpc.Pieces | None) -> bytes:
     assert pieces is not None
     return b"".join(pieces)
 
@@ -121,19 +121,21 @@ def test_damaged_requests_are_calls_or_a_fault(body: bytes) -> None:
 def _parse(body: bytes) -> None:
     """Parse, and answer what was parsed."""
     try:
-        calls = rpc.parse(body).calls
-    except rpc.Fault as error:
-        replies = [joined(rpc.failed(error))]
+        calls = jsonrpc.parse(body).calls
+    except jsonrpc.Fault as error:
+        replies = [joined(jsonrpc.failed(error))]
     else:
         replies = [reply for reply in map(_answer, calls) if reply is not None]
     assert all(isinstance(json.loads(reply, parse_int=float), dict) for reply in replies)
 
 
-def _answer(call: rpc.Call | rpc.Rejected) -> bytes | None:
+def _answer(call: jsonrpc.Call | jsonrpc.Rejected) -> bytes | None:
     """Answer a call as a server does: an error for what was rejected, nothing for a notification."""
     if call.id is None:
         return None
-    return joined(rpc.failure(call.id, call.fault) if isinstance(call, rpc.Rejected) else rpc.success(call.id, [b"1"]))
+    return joined(
+        jsonrpc.failure(call.id, call.fault) if isinstance(call, jsonrpc.Rejected) else jsonrpc.success(call.id, [b"1"])
+    )
 
 
 @often
@@ -150,11 +152,11 @@ def test_any_id_is_echoed_byte_for_byte(id: str) -> None:
     """An ID, any JSON value, is in a result, an application's error and a refusal exactly as it was sent."""
     good = only_call(request(id))
     assert good.id is not None
-    (bad,) = rpc.parse(request(id, version='"1.0"').encode()).calls
-    assert isinstance(bad, rpc.Rejected)
+    (bad,) = jsonrpc.parse(request(id, version='"1.0"').encode()).calls
+    assert isinstance(bad, jsonrpc.Rejected)
     assert bad.id is not None
-    some = rpc.Fault(rpc.APPLICATION_ERROR, "no")
-    for reply in (rpc.success(good.id, [b"{", b"}"]), rpc.failure(good.id, some), rpc.failure(bad.id, bad.fault)):
+    some = jsonrpc.Fault(jsonrpc.APPLICATION_ERROR, "no")
+    for reply in (jsonrpc.success(good.id, [b"{", b"}"]), jsonrpc.failure(good.id, some), jsonrpc.failure(bad.id, bad.fault)):
         assert msgspec.json.decode(joined(reply), type=dict[str, Raw])["id"] == Raw(id.encode())
 
 
@@ -176,10 +178,10 @@ def test_params_may_be_missing(params: str | None) -> None:
 @pytest.mark.parametrize("params", ["1", '"x"', "true", "[1]", "[{},{}]", '["a"]', "[[]]"])
 def test_other_params_are_refused(params: str) -> None:
     """Params that are neither an object nor an array of one are invalid params, with the call's ID."""
-    (call,) = rpc.parse(request("1.50", params=params).encode()).calls
-    assert isinstance(call, rpc.Rejected)
+    (call,) = jsonrpc.parse(request("1.50", params=params).encode()).calls
+    assert isinstance(call, jsonrpc.Rejected)
     assert call.id is not None
-    assert (rpc.INVALID_PARAMS, b"1.50") == (call.fault.code, bytes(call.id))
+    assert (jsonrpc.INVALID_PARAMS, b"1.50") == (call.fault.code, bytes(call.id))
     assert "params: expected an object" in call.fault.message
 
 
@@ -197,10 +199,10 @@ def test_other_params_are_refused(params: str) -> None:
 )
 def test_a_wrong_request_is_refused_by_name(body: str, names: str) -> None:
     """A request without the right `jsonrpc` or a `method` is invalid; the error names the member and keeps the ID."""
-    (call,) = rpc.parse(body.encode()).calls
-    assert isinstance(call, rpc.Rejected)
+    (call,) = jsonrpc.parse(body.encode()).calls
+    assert isinstance(call, jsonrpc.Rejected)
     assert call.id is not None
-    assert (rpc.INVALID_REQUEST, b"7") == (call.fault.code, bytes(call.id))
+    assert (jsonrpc.INVALID_REQUEST, b"7") == (call.fault.code, bytes(call.id))
     assert names in call.fault.message
 
 
@@ -208,8 +210,8 @@ def test_a_wrong_request_is_refused_by_name(body: str, names: str) -> None:
 def test_what_is_not_json_is_a_parse_error(body: bytes) -> None:
     """Bytes that are not JSON are a parse error, whose reply has a null ID."""
     error = fault(body)
-    assert rpc.PARSE_ERROR == error.code
-    assert json.loads(joined(rpc.failed(error)))["id"] is None
+    assert jsonrpc.PARSE_ERROR == error.code
+    assert json.loads(joined(jsonrpc.failed(error)))["id"] is None
 
 
 # --- Batches
@@ -228,8 +230,8 @@ def batches(draw: st.DrawFn) -> list[tuple[str, str]]:
 @given(batches(), SPACE)
 def test_a_batch_is_its_members_in_order(members: list[tuple[str, str]], space: str) -> None:
     """A batch is calls, notifications and refusals as they stood; only notifications go without an answer."""
-    message = rpc.parse((space + "[" + f"{space},{space}".join(text for _, text in members) + "]").encode())
-    kinds = ["rejected" if isinstance(c, rpc.Rejected) else "notification" if c.id is None else "call" for c in message.calls]
+    message = jsonrpc.parse((space + "[" + f"{space},{space}".join(text for _, text in members) + "]").encode())
+    kinds = ["rejected" if isinstance(c, jsonrpc.Rejected) else "notification" if c.id is None else "call" for c in message.calls]
     assert [kind for kind, _ in members] == kinds
     reply = message.reply([[answer] for answer in map(_answer, message.calls) if answer is not None])
     answered = [kind for kind in kinds if kind != "notification"]
@@ -238,22 +240,22 @@ def test_a_batch_is_its_members_in_order(members: list[tuple[str, str]], space: 
 
 def test_a_batch_is_answered_by_an_array() -> None:
     """The reply to a batch of one is an array of one, and the reply to a lone call is none."""
-    assert b"[12]" == joined(rpc.parse(f"[{request()}]".encode()).reply([[b"1", b"2"]]))
-    assert b"12" == joined(rpc.parse(request().encode()).reply([[b"1", b"2"]]))
+    assert b"[12]" == joined(jsonrpc.parse(f"[{request()}]".encode()).reply([[b"1", b"2"]]))
+    assert b"12" == joined(jsonrpc.parse(request().encode()).reply([[b"1", b"2"]]))
 
 
 @pytest.mark.parametrize("body", [b"[]", b" [ ] "])
 def test_an_empty_batch_is_invalid(body: bytes) -> None:
     """An empty array is one invalid request."""
-    assert rpc.INVALID_REQUEST == fault(body).code
+    assert jsonrpc.INVALID_REQUEST == fault(body).code
 
 
 def test_a_batch_has_a_limit() -> None:
     """A batch of the limit is taken; one call more refuses it as a whole, and the error names the limit."""
-    assert rpc.MAX_CALLS == len(rpc.parse(f"[{','.join([request()] * rpc.MAX_CALLS)}]".encode()).calls)
-    error = fault(f"[{','.join([request()] * (rpc.MAX_CALLS + 1))}]".encode())
-    assert rpc.INVALID_REQUEST == error.code
-    assert str(rpc.MAX_CALLS) in error.message
+    assert jsonrpc.MAX_CALLS == len(jsonrpc.parse(f"[{','.join([request()] * jsonrpc.MAX_CALLS)}]".encode()).calls)
+    error = fault(f"[{','.join([request()] * (jsonrpc.MAX_CALLS + 1))}]".encode())
+    assert jsonrpc.INVALID_REQUEST == error.code
+    assert str(jsonrpc.MAX_CALLS) in error.message
 
 
 # --- Depth
@@ -350,17 +352,17 @@ class Machine(Struct, forbid_unknown_fields=True):
 @pytest.mark.parametrize(
     ("data", "shape", "expected"),
     [
-        ('{"Spec":{"Tags":{"tier":3}}}', wire.ProvisionParams, "Spec.Tags.tier: expected a string, got 3"),
-        ('{"Spec":{"Tags":{"a":"b","tier":null}}}', wire.ProvisionParams, "Spec.Tags.tier: expected a string, got null"),
+        ('{"Spec":{"Tags":{"tier":3}}}', types.ProvisionParams, "Spec.Tags.tier: expected a string, got 3"),
+        ('{"Spec":{"Tags":{"a":"b","tier":null}}}', types.ProvisionParams, "Spec.Tags.tier: expected a string, got null"),
         (
             '{"Spec":{"Attachments":[{},{"ID":3}]}}',
-            wire.ProvisionParams,
+            types.ProvisionParams,
             "Spec.Attachments[1].ID: expected a string or null, got 3",
         ),
-        ('{"Spec":[]}', wire.ProvisionParams, "Spec: expected an object or null, got an array"),
-        ('{"Tags":"x"}', wire.DescribeParams, 'Tags: expected an object or null, got "x"'),
-        ('{"Properties":1}', wire.DescribeParams, "Properties: expected true or false or null, got 1"),
-        ("[]", wire.DescribeParams, "expected an object, got an array"),
+        ('{"Spec":[]}', types.ProvisionParams, "Spec: expected an object or null, got an array"),
+        ('{"Tags":"x"}', types.DescribeParams, 'Tags: expected an object or null, got "x"'),
+        ('{"Properties":1}', types.DescribeParams, "Properties: expected true or false or null, got 1"),
+        ("[]", types.DescribeParams, "expected an object, got an array"),
         ('{"count":"two"}', Machine, 'count: expected an integer, got "two"'),
         ('{"count":0}', Machine, "count: expected an integer >= 1, got 0"),
         ('{"share":"half"}', Machine, 'share: expected a number or null, got "half"'),
@@ -394,7 +396,7 @@ def test_any_value_that_is_no_string_is_told_by_its_path(good: dict[str, str], k
     good.pop(key, None)
     pairs = [*(f"{json.dumps(name)}:{json.dumps(text)}" for name, text in good.items()), f"{json.dumps(key)}:{value}"]
     with pytest.raises(WrongShape) as caught:
-        decode(f'{{"Spec":{{"Tags":{{{",".join(pairs)}}}}}}}'.encode(), wire.ProvisionParams)
+        decode(f'{{"Spec":{{"Tags":{{{",".join(pairs)}}}}}}}'.encode(), types.ProvisionParams)
     assert f"Spec.Tags.{key}" == caught.value.where
     assert caught.value.problem.lower().startswith(("expected a string, got ", "got a number that 64 bits can't hold, "))
     assert len(caught.value.problem) < 100
@@ -415,4 +417,4 @@ def test_json_that_fits_is_decoded(value: str) -> None:
 def test_decode_raises_only_its_own_errors(data: bytes) -> None:
     """Decoding gives a value or raises NotJSON or WrongShape, whatever the bytes."""
     with contextlib.suppress(NotJSON, WrongShape):
-        assert isinstance(decode(data, wire.Typed), wire.Typed)
+        assert isinstance(decode(data, types.Typed), types.Typed)

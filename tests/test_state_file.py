@@ -23,14 +23,13 @@ from msgspec import Raw
 from conftest import FAST
 from harness import Daemon, command, eventually
 from pyinfrakit import ids
-from pyinfrakit.client import Client, RemoteError
-from pyinfrakit.decoding import NotJSON, WrongShape
-from pyinfrakit.durable import Disk
+from pyinfrakit.disk import Disk
 from pyinfrakit.errors import Damaged, InUse, StoreFailed
-from pyinfrakit.instance import Attachment, Record, Spec, State
-from pyinfrakit.records import Change, Drop, Put
-from pyinfrakit.store import document, recovery
-from pyinfrakit.store.file import FileStore
+from pyinfrakit.record import Attachment, Record, Spec, State
+from pyinfrakit.rpc.client import Client, RemoteError
+from pyinfrakit.schema.decode import NotJSON, WrongShape
+from pyinfrakit.store.file import FileStore, document, recovery
+from pyinfrakit.store.records import Change, Drop, Put
 
 C_DEMO: dict[str, Any] = {
     "Provider": {},

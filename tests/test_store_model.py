@@ -19,9 +19,9 @@ from faulty_disk import Fault, FaultyDisk, Step
 from plain import History, Plain, Seen, held_by_parts
 from pyinfrakit import ids
 from pyinfrakit.errors import CannotStart, StoreFailed
-from pyinfrakit.instance import Record, Spec, State
-from pyinfrakit.records import Change, Drop, Note, Put
+from pyinfrakit.record import Record, Spec, State
 from pyinfrakit.store.file import FileStore
+from pyinfrakit.store.records import Change, Drop, Note, Put
 
 MINTED = [ids.mint(ids.NEVER, now) for now in (1e9, 2e9)]
 ALSO_MINTED = dict(zip(MINTED, [ids.mint(ids.NEVER, now) for now in (1.5e9, 2.5e9)], strict=True))

@@ -15,13 +15,13 @@ from msgspec import Raw
 
 from faulty_disk import Fault, FaultyDisk
 from harness import Daemon, command, dotted, eventually
-from pyinfrakit.client import RemoteError
 from pyinfrakit.errors import CannotStart, StoreFailed, UnknownInstance
-from pyinfrakit.instance import Record, Spec, State
-from pyinfrakit.records import Drop, Note, Put
-from pyinfrakit.spi import wire
-from pyinfrakit.spi.remote import Remote
+from pyinfrakit.record import Record, Spec, State
+from pyinfrakit.rpc.client import RemoteError
+from pyinfrakit.rpc.instance import types
+from pyinfrakit.rpc.instance.client import Remote
 from pyinfrakit.store.file import FileStore
+from pyinfrakit.store.records import Drop, Note, Put
 
 TYPES = ("compute", "storage")
 PROGRAM = (sys.executable, str(Path(__file__).with_name("typed.py")), "simulator")
@@ -41,7 +41,7 @@ def remote(daemon: Daemon, type: str) -> Iterator[Remote]:
 
 def provision(daemon: Daemon, type: str, *, logical: str | None = None, **tags: str) -> str:
     with remote(daemon, type) as plugin:
-        return plugin.provision(wire.SpecParams(Tags=dotted(tags), LogicalID=logical))
+        return plugin.provision(types.SpecParams(Tags=dotted(tags), LogicalID=logical))
 
 
 def described(daemon: Daemon, type: str) -> list[str]:
@@ -49,7 +49,7 @@ def described(daemon: Daemon, type: str) -> list[str]:
         return [each.ID for each in plugin.describe({})]
 
 
-def status(daemon: Daemon, type: str) -> wire.Status:
+def status(daemon: Daemon, type: str) -> types.Status:
     with remote(daemon, type) as plugin:
         return plugin.status()
 

@@ -5,20 +5,21 @@ All have the same provider, and so the same machines: what is whose they tell by
 
 import sys
 
-from pyinfrakit import daemon, discovery, loading, logs
-from pyinfrakit.listener import Listener
-from pyinfrakit.plugin import Plugin
+from pyinfrakit import loading, logs, paths
+from pyinfrakit.daemon import run
+from pyinfrakit.daemon.listener import Listener
+from pyinfrakit.instance.plugin import Plugin
 from pyinfrakit.store.file import FileStore
 
 
 def main() -> None:
     provider, types, name = loading.provider_class(sys.argv[1]), sys.argv[2].split(","), sys.argv[4]
     logs.set_up(5)
-    state = discovery.default_state(name)
-    discovery.make_folder(state.parent)
-    with Listener(discovery.plugins(), name) as listener, FileStore(state, name, types=types) as store:
+    state = paths.default_state(name)
+    paths.make_folder(state.parent)
+    with Listener(paths.plugins(), name) as listener, FileStore(state, name, types=types) as store:
         plugins = {type: Plugin(store.part(type), provider(name, state.parent), interval=0.1) for type in types}
-        daemon.run(plugins, store, listener)
+        run.run(plugins, store, listener)
 
 
 if __name__ == "__main__":

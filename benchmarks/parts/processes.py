@@ -13,9 +13,9 @@ from benchmarks.lane import Lane
 from benchmarks.report import Report, Row, at_most
 from benchmarks.scale import CONNECTIONS
 from benchmarks.servers import Daemon
-from pyinfrakit.client import Client
-from pyinfrakit.providers.process import Process, Settings
-from pyinfrakit.spi.remote import Remote
+from pyinfrakit.providers.process.provider import Process, Settings
+from pyinfrakit.rpc.client import Client
+from pyinfrakit.rpc.instance.client import Remote
 
 MARK = "benchmarks"
 

@@ -8,15 +8,15 @@ import time
 from collections.abc import Collection, Mapping
 
 from pyinfrakit import ids
-from pyinfrakit.calls import Calls
 from pyinfrakit.errors import Refused, UnknownInstance
-from pyinfrakit.instance import Event, Record, Spec, State
+from pyinfrakit.instance.calls import Calls
+from pyinfrakit.instance.jobs import Work
+from pyinfrakit.instance.reconcile import Watch
 from pyinfrakit.logs import NOTICE
 from pyinfrakit.provider import Machine
-from pyinfrakit.records import Put
+from pyinfrakit.record import Event, Record, Spec, State
 from pyinfrakit.store import Store
-from pyinfrakit.watch import Watch
-from pyinfrakit.work import Work
+from pyinfrakit.store.records import Put
 
 log = logging.getLogger(__name__)
 

@@ -11,11 +11,11 @@ from typing import Any
 import msgspec
 from msgspec import Raw, Struct
 
-from pyinfrakit import discovery, loading, options, ownership
-from pyinfrakit.decoding import NotJSON, WrongShape, decode
+from pyinfrakit import loading, options, ownership, paths
 from pyinfrakit.errors import CannotStart
 from pyinfrakit.provider import Provider
-from pyinfrakit.shapes import NOTHING
+from pyinfrakit.schema.decode import NotJSON, WrongShape, decode
+from pyinfrakit.schema.describe import NOTHING
 
 EXAMPLE = 'provider = "simulator"'
 
@@ -96,7 +96,7 @@ def _parts(file: _File) -> Mapping[str, _Part]:
 def _kind(name: str) -> str:
     """Refuse what can't be told apart in ``plugin/type``, or in the names of a plugin's files."""
     try:
-        discovery.check_name(name)
+        paths.check_name(name)
     except CannotStart as error:
         raise CannotStart(f"types: {error}") from None
     if "." in name:

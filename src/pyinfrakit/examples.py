@@ -6,7 +6,7 @@ from typing import Any
 from msgspec import inspect
 from msgspec.inspect import Metadata, Type, UnionType, type_info
 
-from pyinfrakit.shapes import records, said
+from pyinfrakit.schema.describe import records, said
 
 Stand = Callable[[str], Any]
 """Gives what stands for the secret in a field of this name."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Mapping
 
-from pyinfrakit.instance import Record
+from pyinfrakit.record import Record
 
 MOST_TAGS = 50
 """How many tags are indexed at most: whoever asks for ever new ones must not fill the memory."""

@@ -24,9 +24,10 @@ from typing import Any, NoReturn
 import msgspec
 from msgspec import Raw, Struct
 
-from pyinfrakit import ownership, secret
+from pyinfrakit import ownership
 from pyinfrakit.errors import CannotStart
 from pyinfrakit.provider import Provider
+from pyinfrakit.schema import secrets
 
 log = logging.getLogger(__name__)
 
@@ -190,8 +191,8 @@ def _check_type(what: str, loaded: type[Provider], attribute: str, or_raw: str) 
     if not (isinstance(shape, type) and issubclass(shape, Struct)) and not (or_raw and shape is Raw):
         raise CannotStart(f"{what}: {loaded.__name__}.{attribute}: expected a msgspec Struct type{or_raw}, got {shape!r}")
     with _told(f"{what}: {loaded.__name__}.{attribute}"):
-        msgspec.json.Decoder(shape, dec_hook=secret.made)
-        if strange := sorted(each.__name__ for each in secret.strange(shape)):
+        msgspec.json.Decoder(shape, dec_hook=secrets.made)
+        if strange := sorted(each.__name__ for each in secrets.strange(shape)):
             raise CannotStart(f"{what}: {loaded.__name__}.{attribute} has {', '.join(strange)}, which msgspec can't decode")
 
 

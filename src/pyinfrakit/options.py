@@ -15,11 +15,11 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
-from pyinfrakit.decoding import NotJSON, WrongShape, decode, encodable
 from pyinfrakit.errors import CannotStart
 from pyinfrakit.examples import example
 from pyinfrakit.provider import Provider
-from pyinfrakit.secret import Secret
+from pyinfrakit.schema.decode import NotJSON, WrongShape, decode, encodable
+from pyinfrakit.schema.secrets import Secret
 
 log = logging.getLogger(__name__)
 

@@ -16,11 +16,11 @@ import msgspec
 from msgspec import Raw, Struct
 from msgspec.structs import force_setattr
 
-from pyinfrakit import secret
-from pyinfrakit.decoding import WrongShape, check, decode
 from pyinfrakit.errors import CannotStart, GiveUp, InvalidSpec, TryAgain
-from pyinfrakit.instance import Record, Spec
-from pyinfrakit.secret import Secret
+from pyinfrakit.record import Record, Spec
+from pyinfrakit.schema import secrets
+from pyinfrakit.schema.decode import WrongShape, check, decode
+from pyinfrakit.schema.secrets import Secret
 
 __all__ = [
     "CannotStart",
@@ -86,7 +86,7 @@ def _tags(tags: Mapping[str, str] | None) -> dict[str, str]:
 
 
 def _written(properties: Mapping[str, Any] | Raw) -> Raw:
-    data = properties if isinstance(properties, Raw) else Raw(msgspec.json.encode(properties, enc_hook=secret.hidden))
+    data = properties if isinstance(properties, Raw) else Raw(msgspec.json.encode(properties, enc_hook=secrets.hidden))
     check(bytes(data))
     decode(data, dict[str, Raw], "properties")
     return data
@@ -155,7 +155,7 @@ class Provider(ABC):
     def parse(self, properties: Raw | None) -> Any:
         """Give properties as an instance of type `Properties`; raise `InvalidSpec`."""
         try:
-            return decode(properties or b"{}", self.Properties, "Properties", secret.made)
+            return decode(properties or b"{}", self.Properties, "Properties", secrets.made)
         except WrongShape as error:
             raise InvalidSpec(error.where, error.problem) from None
 

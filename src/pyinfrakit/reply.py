@@ -9,7 +9,7 @@ from aiohttp import HttpVersion11, web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http import SERVER_SOFTWARE
 
-from pyinfrakit.rpc import Pieces
+from pyinfrakit.rpc.jsonrpc import Pieces
 
 SLICE = 64 * 1024
 """Bytes of a reply that are handed to the socket at once. More would be fresh memory from the system each time."""

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from pyinfrakit.cli.arguments import Tags, directory_option, plugin_argument, remote
-from pyinfrakit.instance import CONFIG_TAGS, GROUP_TAG
+from pyinfrakit.record import CONFIG_TAGS, GROUP_TAG
 
 BOOTSTRAP = "bootstrap"
 """The configuration hash of what InfraKit is to make a member of a group, and not replace."""

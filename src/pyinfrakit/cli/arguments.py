@@ -12,18 +12,18 @@ import click
 import msgspec
 from msgspec import Raw
 
-from pyinfrakit import discovery
-from pyinfrakit.client import Client
-from pyinfrakit.decoding import NotJSON, WrongShape, check, decode
+from pyinfrakit import paths
 from pyinfrakit.errors import CannotStart
-from pyinfrakit.spi import wire
-from pyinfrakit.spi.remote import Remote
+from pyinfrakit.rpc.client import Client
+from pyinfrakit.rpc.instance import types
+from pyinfrakit.rpc.instance.client import Remote
+from pyinfrakit.schema.decode import NotJSON, WrongShape, check, decode
 
 directory_option = click.option(
     "--dir",
     "directory",
     type=click.Path(path_type=Path),
-    default=discovery.plugins,
+    default=paths.plugins,
     envvar="INFRAKIT_INSTANCE_DIR",
     show_default="INFRAKIT_PLUGINS_DIR, or plugins in INFRAKIT_HOME",
     help="The folder of plugins' sockets.",
@@ -35,15 +35,15 @@ plugin_argument = click.argument("name", metavar="NAME")
 @contextmanager
 def remote(name: str, directory: Path) -> Iterator[Remote]:
     """Give the plugin that a user calls *name*: a name, ``name/type``, or a socket's path."""
-    path, kind = discovery.socket(name, directory)
+    path, kind = paths.socket(name, directory)
     with Client(path) as client:
         yield Remote(client, kind)
 
 
 def state_file(path: Path) -> Path:
     """Resolve links to a state file. Raise `CannotStart` where it, or a journal beside it, has no end to which it can be read."""
-    from pyinfrakit.durable import Disk
-    from pyinfrakit.store import recovery
+    from pyinfrakit.disk import Disk
+    from pyinfrakit.store.file import recovery
 
     real = Path(os.path.realpath(path))
     try:
@@ -93,10 +93,10 @@ def read_json(source: str, is_yaml: bool) -> Raw:
         raise click.ClickException(f"{source}: {error}{hint}") from None
 
 
-def read_spec(source: str, is_yaml: bool) -> wire.SpecParams:
+def read_spec(source: str, is_yaml: bool) -> types.SpecParams:
     """Give the spec at *source*, which may be a file, ``-``, ``file://`` or ``http(s)://``."""
     try:
-        return wire.read_spec(read_json(source, is_yaml))
+        return types.read_spec(read_json(source, is_yaml))
     except WrongShape as error:
         raise click.ClickException(f"{source}: {error}") from None
 

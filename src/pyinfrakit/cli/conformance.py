@@ -9,7 +9,7 @@ from typing import Any
 import click
 import msgspec
 
-from pyinfrakit import discovery
+from pyinfrakit import paths
 from pyinfrakit.cli.arguments import directory_option, plugin_argument, read_json
 from pyinfrakit.cli.table import table
 from pyinfrakit.conformance import Report, Verdict, check
@@ -36,7 +36,7 @@ def conformance(name: str, directory: Path, source: str | None, is_yaml: bool, c
     error which before it begins, and destroys them again, whatever happens. Exit status 1 if anything does not hold.
     """
     properties = read_json(source, is_yaml) if source else msgspec.Raw(b"{}")
-    path, kind = discovery.socket(name, directory)
+    path, kind = paths.socket(name, directory)
     with _terminated_as_interrupted():
         report = check(path, kind=kind, properties=properties, count=count, timeout=timeout, tell=_tell)
     click.echo(_json(report) if raw else _tables(report))

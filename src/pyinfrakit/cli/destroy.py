@@ -6,9 +6,9 @@ from pathlib import Path
 import click
 
 from pyinfrakit.cli.arguments import directory_option, plugin_argument, remote
-from pyinfrakit.client import RemoteError
 from pyinfrakit.errors import PyInfrakitError, TryAgain
-from pyinfrakit.spi.remote import Remote
+from pyinfrakit.rpc.client import RemoteError
+from pyinfrakit.rpc.instance.client import Remote
 
 LOOK_AGAIN = 0.2
 

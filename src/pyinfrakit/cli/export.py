@@ -9,9 +9,9 @@ from pathlib import Path
 import click
 
 from pyinfrakit.cli.arguments import state_file
-from pyinfrakit.durable import Disk
+from pyinfrakit.disk import Disk
 from pyinfrakit.errors import CannotStart
-from pyinfrakit.store import document, recovery
+from pyinfrakit.store.file import document, recovery
 
 
 @click.command()

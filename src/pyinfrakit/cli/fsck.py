@@ -8,9 +8,9 @@ from pathlib import Path
 import click
 
 from pyinfrakit.cli.arguments import state_file
-from pyinfrakit.durable import Disk
-from pyinfrakit.store import recovery, repair, salvage
-from pyinfrakit.store.salvage import Report
+from pyinfrakit.disk import Disk
+from pyinfrakit.store.file import recovery, repair, salvage
+from pyinfrakit.store.file.salvage import Report
 
 
 @click.command()

@@ -8,7 +8,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from pyinfrakit import discovery
+from pyinfrakit import paths
 from pyinfrakit.cli.arguments import directory_option
 from pyinfrakit.cli.verbs import Verbs
 
@@ -155,11 +155,12 @@ def plugin(
     if context.invoked_subcommand is not None:
         return
     # Imported here as they take a while, and the client commands have no need of them.
-    from pyinfrakit import daemon, logs
+    from pyinfrakit import logs
     from pyinfrakit.config import from_file, from_flags, made
-    from pyinfrakit.listener import Listener
-    from pyinfrakit.plugin import Plugin
-    from pyinfrakit.reconcile import Limits
+    from pyinfrakit.daemon import run
+    from pyinfrakit.daemon.listener import Listener
+    from pyinfrakit.instance.plan import Limits
+    from pyinfrakit.instance.plugin import Plugin
     from pyinfrakit.slots import Bounds
     from pyinfrakit.store.file import FileStore
 
@@ -171,12 +172,12 @@ def plugin(
         provision_deadline=provision_deadline,
         non_functional_age=non_functional_age,
     )
-    path = state or discovery.default_state(name)
+    path = state or paths.default_state(name)
     _check_conflicts(context)
     chosen = from_flags(provider, option) if config is None else from_file(config)
     with Listener(directory, name) as listener:
         if state is None:
-            discovery.make_folder(path.parent)
+            paths.make_folder(path.parent)
         gc.disable()  # `daemon.run` enables it again; it would double the time that it takes to load many instances
         providers = made(chosen, name, path.absolute().parent)
         with FileStore(path, f"plugin {name}", mark, types=tuple(providers)) as store:
@@ -193,4 +194,4 @@ def plugin(
                 )
                 for type, each in providers.items()
             }
-            daemon.run(plugins, store, listener)
+            run.run(plugins, store, listener)

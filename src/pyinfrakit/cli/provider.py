@@ -10,7 +10,7 @@ from pyinfrakit.cli.table import table
 
 if TYPE_CHECKING:
     from pyinfrakit.provider import Provider
-    from pyinfrakit.shapes import Row
+    from pyinfrakit.schema.describe import Row
 
 
 @click.command()
@@ -22,11 +22,12 @@ def provider(name: str, schema: bool) -> None:
     PROVIDER is as the plugin's --provider takes it: the name of one that is installed, module:Class, or
     path/to/file.py:Class. No plugin needs to run.
     """
-    from pyinfrakit import loading, shapes
+    from pyinfrakit import loading
+    from pyinfrakit.schema import describe
 
     found = loading.provider_class(name)
     if schema:
-        click.echo(msgspec.json.format(msgspec.json.encode(shapes.schema(found.Properties))))
+        click.echo(msgspec.json.format(msgspec.json.encode(describe.schema(found.Properties))))
         return
     click.echo("\n\n".join([_title(found), *_properties(found), *_options(found)]))
 
@@ -38,7 +39,7 @@ def _title(provider: "type[Provider]") -> str:
 
 def _properties(provider: "type[Provider]") -> list[str]:
     from pyinfrakit.examples import of_properties
-    from pyinfrakit.shapes import fields
+    from pyinfrakit.schema.describe import fields
 
     rows = fields(provider.Properties)
     example = msgspec.json.format(msgspec.json.encode(of_properties(provider.Properties, provider.example)), indent=0)
@@ -47,7 +48,7 @@ def _properties(provider: "type[Provider]") -> list[str]:
 
 def _options(provider: "type[Provider]") -> list[str]:
     from pyinfrakit.options import as_flags
-    from pyinfrakit.shapes import fields
+    from pyinfrakit.schema.describe import fields
 
     rows = fields(provider.Options)
     if not rows:

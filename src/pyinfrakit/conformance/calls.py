@@ -2,13 +2,13 @@
 
 from contextlib import ExitStack
 
-from pyinfrakit.client import RemoteError
 from pyinfrakit.conformance import answers
 from pyinfrakit.conformance.checks import Check, refused
 from pyinfrakit.conformance.report import Broken, Fact, Unknown
 from pyinfrakit.conformance.session import request
 from pyinfrakit.conformance.trial import Trial
 from pyinfrakit.errors import Unreachable
+from pyinfrakit.rpc.client import RemoteError
 
 IDS = (7, (1 << 53) + 1, (1 << 63) - 1)
 """InfraKit's are random up to the last; a float holds none of these but the first."""

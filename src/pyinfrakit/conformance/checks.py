@@ -4,11 +4,11 @@ from collections.abc import Callable, Sequence
 
 from msgspec import Struct
 
-from pyinfrakit.client import RemoteError
 from pyinfrakit.conformance.report import Broken, NotApplicable, Result, Unknown, Verdict
 from pyinfrakit.conformance.session import Gone
 from pyinfrakit.conformance.trial import Trial
 from pyinfrakit.errors import Unreachable
+from pyinfrakit.rpc.client import RemoteError
 
 
 class Check(Struct, frozen=True):

@@ -4,12 +4,12 @@ from collections.abc import Callable, Mapping, Sequence
 
 from msgspec import Struct
 
-from pyinfrakit.client import RemoteError
 from pyinfrakit.conformance import answers
 from pyinfrakit.conformance.report import Fact
 from pyinfrakit.conformance.session import Session
 from pyinfrakit.errors import Unreachable, WrongCall
-from pyinfrakit.spi.wire import ONLY_TYPE
+from pyinfrakit.rpc.client import RemoteError
+from pyinfrakit.rpc.instance.types import ONLY_TYPE
 
 INTERFACE = "Instance"
 

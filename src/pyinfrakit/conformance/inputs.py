@@ -2,13 +2,13 @@
 
 from collections.abc import Callable
 
-from pyinfrakit.client import RemoteError
 from pyinfrakit.conformance import answers
 from pyinfrakit.conformance.checks import Check
 from pyinfrakit.conformance.report import Broken, Unknown
 from pyinfrakit.conformance.session import request
 from pyinfrakit.conformance.trial import Trial
 from pyinfrakit.errors import PyInfrakitError, Unreachable
+from pyinfrakit.rpc.client import RemoteError
 
 DESCRIBE = "Instance.DescribeInstances"
 

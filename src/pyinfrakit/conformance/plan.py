@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from msgspec import Raw, Struct
 
-from pyinfrakit.instance import CONFIG_TAGS, GROUP_TAG
+from pyinfrakit.record import CONFIG_TAGS, GROUP_TAG
 
 RACK = "conformance.rack"
 TIER = "conformance.tier"

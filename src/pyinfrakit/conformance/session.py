@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 import msgspec
 from msgspec import Raw, Struct
 
-from pyinfrakit.client import Connection, RemoteError, problem
 from pyinfrakit.conformance import answers
 from pyinfrakit.errors import Unreachable
+from pyinfrakit.rpc.client import Connection, RemoteError, problem
 
 T = TypeVar("T", bound=Struct)
 

@@ -6,12 +6,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 from msgspec import Struct
 
-from pyinfrakit.client import RemoteError
 from pyinfrakit.conformance.answers import Answer, Description, Provisioned
 from pyinfrakit.conformance.plan import Plan, Spec
 from pyinfrakit.conformance.report import Left, Unknown
 from pyinfrakit.conformance.session import Session
 from pyinfrakit.errors import PyInfrakitError, Unreachable
+from pyinfrakit.rpc.client import RemoteError
 
 POLL = 10.0
 """Seconds between the group controller's polls: what is seen by the next one is soon enough, where nothing is lost by waiting."""

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable, Sequence
 
-from pyinfrakit.instance import Record, Spec
 from pyinfrakit.provider import Machine, Provider
+from pyinfrakit.record import Record, Spec
 
 
 class File(Provider):

@@ -21,11 +21,11 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta, Struct
 
-from pyinfrakit.decoding import NotJSON, WrongShape, decode
-from pyinfrakit.durable import Disk
+from pyinfrakit.disk import Disk
 from pyinfrakit.errors import CannotStart, GiveUp, TryAgain
-from pyinfrakit.instance import Record, Spec
 from pyinfrakit.provider import Machine, Provider
+from pyinfrakit.record import Record, Spec
+from pyinfrakit.schema.decode import NotJSON, WrongShape, decode
 
 Seconds = Annotated[float, Meta(ge=0)]
 Share = Annotated[float, Meta(ge=0, le=1)]

@@ -3,7 +3,7 @@
 import asyncio
 from abc import ABC, abstractmethod
 
-from pyinfrakit.records import Change, Records
+from pyinfrakit.store.records import Change, Records
 
 
 class Store(ABC):

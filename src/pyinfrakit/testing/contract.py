@@ -19,8 +19,8 @@ from msgspec import Raw, Struct
 from pyinfrakit import ids
 from pyinfrakit.errors import GiveUp, InvalidSpec, PyInfrakitError
 from pyinfrakit.examples import of_properties
-from pyinfrakit.instance import Record, State
 from pyinfrakit.provider import Machine, Provider
+from pyinfrakit.record import Record, State
 from pyinfrakit.testing.lives import Lives, raw
 from pyinfrakit.testing.run import Run, bounded
 

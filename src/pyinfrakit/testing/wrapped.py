@@ -6,10 +6,10 @@ from typing import Any
 
 from msgspec import Raw
 
-from pyinfrakit.calls import Calls
 from pyinfrakit.errors import TryAgain
-from pyinfrakit.instance import Record, Spec
+from pyinfrakit.instance.calls import Calls
 from pyinfrakit.provider import Machine, Provider
+from pyinfrakit.record import Record, Spec
 from pyinfrakit.slots import Bounds
 
 

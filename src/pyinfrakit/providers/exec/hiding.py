@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from pyinfrakit.secret import HIDDEN
+from pyinfrakit.schema.secrets import HIDDEN
 
 SHORTEST = 6
 """Characters from which a string may be a secret: shorter ones are parts of too many words."""

@@ -9,12 +9,12 @@ from msgspec import Meta, Raw, Struct
 
 from pyinfrakit import ownership
 from pyinfrakit.errors import CannotStart, GiveUp, TryAgain
-from pyinfrakit.instance import Record, Spec
 from pyinfrakit.provider import Machine, Provider
 from pyinfrakit.providers.exec import wire
 from pyinfrakit.providers.exec.requests import Requests
 from pyinfrakit.providers.exec.runner import Bounds, Runner
 from pyinfrakit.providers.exec.wire import Request
+from pyinfrakit.record import Record, Spec
 
 T = TypeVar("T")
 

@@ -14,9 +14,9 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from pyinfrakit import discovery
-from pyinfrakit.decoding import NotJSON, WrongShape, decode
+from pyinfrakit import paths
 from pyinfrakit.errors import CannotStart, TryAgain
+from pyinfrakit.schema.decode import NotJSON, WrongShape, decode
 
 
 class _About(Struct):
@@ -35,7 +35,7 @@ class Requests:
 
     def open(self) -> None:
         """Take note of what is still at work, and remove what is not."""
-        discovery.make_folder(self._folder)
+        paths.make_folder(self._folder)
         try:
             for path in self._folder.iterdir():
                 if _is_locked(path):

@@ -12,7 +12,6 @@ from typing import TypeVar
 
 from msgspec import Struct
 
-from pyinfrakit.decoding import NotJSON, WrongShape
 from pyinfrakit.errors import GiveUp, InvalidSpec, PyInfrakitError, TryAgain
 from pyinfrakit.providers.exec import wire
 from pyinfrakit.providers.exec.child import Child, Ended
@@ -20,6 +19,7 @@ from pyinfrakit.providers.exec.hiding import Hiding, within
 from pyinfrakit.providers.exec.lines import Lines
 from pyinfrakit.providers.exec.requests import Requests
 from pyinfrakit.providers.exec.wire import Request
+from pyinfrakit.schema.decode import NotJSON, WrongShape
 
 log = logging.getLogger(__name__)
 

@@ -8,10 +8,10 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 from msgspec import Meta, Raw, Struct
 
-from pyinfrakit.decoding import check, decode
 from pyinfrakit.errors import GiveUp, InvalidSpec, PyInfrakitError, TryAgain
-from pyinfrakit.instance import Record, Spec
 from pyinfrakit.provider import Machine
+from pyinfrakit.record import Record, Spec
+from pyinfrakit.schema.decode import check, decode
 
 VERSION = 1
 OPTIONAL = ("validate", "label", "adopt")

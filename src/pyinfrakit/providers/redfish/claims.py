@@ -14,9 +14,9 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from pyinfrakit.decoding import NotJSON, WrongShape, decode
-from pyinfrakit.durable import Disk
+from pyinfrakit.disk import Disk
 from pyinfrakit.errors import CannotStart, TryAgain
+from pyinfrakit.schema.decode import NotJSON, WrongShape, decode
 
 PREFIX = "infrakit"
 CLEANING = "cleaning"

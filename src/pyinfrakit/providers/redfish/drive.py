@@ -10,8 +10,8 @@ from pathlib import Path
 import pycdlib
 
 from pyinfrakit.errors import CannotStart, TryAgain
-from pyinfrakit.instance import Spec
 from pyinfrakit.providers.redfish.inventory import Media
+from pyinfrakit.record import Spec
 
 KINDS = ("CD", "DVD", "USBStick", "Floppy")
 LABEL = "cidata"

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct
 
 from pyinfrakit.errors import CannotStart, InvalidSpec
-from pyinfrakit.secret import Secret
+from pyinfrakit.schema.secrets import Secret
 
 Seconds = Annotated[float, Meta(gt=0)]
 

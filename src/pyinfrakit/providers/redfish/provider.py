@@ -8,7 +8,6 @@ from pathlib import Path
 from msgspec import Raw
 
 from pyinfrakit.errors import CannotStart, GiveUp, TryAgain
-from pyinfrakit.instance import Record, Spec
 from pyinfrakit.provider import Machine, PoolMachine, Provider
 from pyinfrakit.providers.redfish import claims, health, inventory
 from pyinfrakit.providers.redfish.bmc import BOOT, Changed, Refuses
@@ -21,6 +20,7 @@ from pyinfrakit.providers.redfish.polls import Polls
 from pyinfrakit.providers.redfish.pool import Place, Pool, why_taken
 from pyinfrakit.providers.redfish.power import NoPower, Power
 from pyinfrakit.providers.redfish.release import Release
+from pyinfrakit.record import Record, Spec
 
 log = logging.getLogger(__name__)
 

@@ -1,0 +1,1 @@
+"""The daemon: its socket, HTTP, and how it starts, runs and stops."""

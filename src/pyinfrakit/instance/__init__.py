@@ -1,0 +1,1 @@
+"""How instances live: calls to the provider, jobs, the reconcile loop and its plan."""

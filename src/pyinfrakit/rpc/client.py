@@ -1,0 +1,110 @@
+"""The one client of a plugin's socket: blocking, one connection."""
+
+import http.client
+import socket
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import Raw, Struct
+
+from pyinfrakit.errors import PyInfrakitError, Unreachable
+from pyinfrakit.schema.decode import NotJSON, WrongShape, decode
+
+
+class RemoteError(PyInfrakitError):
+    """The plugin answered with an error: its text is the plugin's own."""
+
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+    @property
+    def is_unknown_method(self) -> bool:
+        """Does the plugin not have the method? InfraKit's own plugins have no code for it."""
+        return self.code == -32601 or "can't find method" in str(self)
+
+
+class _Error(Struct):
+    code: int
+    message: str
+
+
+class _Reply(Struct):
+    error: _Error | None = None
+    result: Raw = Raw(b"null")
+
+
+class Connection(http.client.HTTPConnection):
+    """HTTP on a unix socket. *timeout* is for each step."""
+
+    kind: type[socket.socket] = socket.socket
+
+    def __init__(self, path: Path, timeout: float) -> None:
+        super().__init__("localhost", timeout=timeout)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = self.kind(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))
+
+
+class Client:
+    """A plugin's socket. *timeout* is for each step of a call, in seconds; InfraKit's own clients take 15."""
+
+    def __init__(self, path: Path, timeout: float = 15.0) -> None:
+        self.path = path
+        self._timeout = timeout
+        self._connection = Connection(path, timeout)
+        self._id = 0
+
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._connection.close()
+
+    def call(self, method: str, params: Any) -> Raw:
+        """Call *method*; give its result's JSON. Raise `RemoteError` or `Unreachable`."""
+        self._id += 1
+        body = msgspec.json.encode({"jsonrpc": "2.0", "method": method, "params": params, "id": self._id})
+        data = self._exchange("POST", "/", body)
+        try:
+            reply = decode(data, _Reply)
+        except (NotJSON, WrongShape):
+            raise Unreachable(f"{self.path} answered, but not as a plugin does: {data[:80]!r}") from None
+        if reply.error is not None:
+            raise RemoteError(reply.error.code, reply.error.message)
+        return reply.result
+
+    def get(self, path: str) -> bytes:
+        """Give the document at *path*; raise `Unreachable`."""
+        return self._exchange("GET", path, None)
+
+    def _exchange(self, verb: str, path: str, body: bytes | None) -> bytes:
+        try:
+            self._connection.request(verb, path, body, {"Content-Type": "application/json"} if body else {})
+            response = self._connection.getresponse()
+            data = response.read()
+        except (OSError, http.client.HTTPException) as error:
+            self._connection.close()
+            raise Unreachable(problem(self.path, error, self._timeout)) from None
+        if response.status != 200:
+            text = data.decode(errors="replace").strip()[:200]
+            raise Unreachable(f"{self.path} answered {response.status}: {text}")
+        return data
+
+
+def problem(path: Path, error: Exception, timeout: float) -> str:
+    """Say why the plugin at *path* could not be reached, or broke off."""
+    match error:
+        case FileNotFoundError():
+            return f"no plugin at {path}: there is no such socket"
+        case ConnectionRefusedError():
+            return f"no plugin at {path}: nothing listens there any more; start it again"
+        case BlockingIOError():
+            return f"{path} takes no more connections: the plugin is too busy, or hangs"
+        case TimeoutError():
+            return f"{path} did not answer in {timeout:g} s"
+    return f"{path} can't be reached: {error or type(error).__name__}"

@@ -1,0 +1,153 @@
+"""JSON-RPC 2.0 as a server speaks it: bytes in, calls out; results in, bytes out. No I/O, and no method names.
+
+`parse` gives the calls in a request's body, or raises the `Fault` that answers the whole of it; each call is
+answered by `success` or `failure`; `Message.reply` puts the answers together. Answers are in pieces, so that megabytes of
+them are copied once, when they are sent. An ``id`` is kept as it came, byte for
+byte: InfraKit's are random 63-bit integers, which a float would not hold.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import msgspec
+from msgspec import UNSET, Raw, Struct, UnsetType
+
+from pyinfrakit.schema.decode import NotJSON, WrongShape, check, decode, encodable
+
+PARSE_ERROR = -32700
+INVALID_REQUEST = -32600
+METHOD_NOT_FOUND = -32601
+INVALID_PARAMS = -32602
+INTERNAL_ERROR = -32603
+APPLICATION_ERROR = -32000
+"""InfraKit's code for whatever a plugin has to say."""
+
+MAX_CALLS = 100
+"""How many calls a batch may hold: one small body must not ask for gigabytes of replies."""
+
+Pieces = Sequence[bytes]
+"""JSON that is to be sent one piece after the other."""
+
+_NULL = Raw(b"null")
+_EMPTY = Raw(b"{}")
+
+
+class Fault(Exception):
+    """An error reply."""
+
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+
+class Call(Struct, frozen=True, gc=False):
+    """One call. *id* is its JSON, or None for a notification; *params* is JSON, ``{}`` where there were none."""
+
+    method: str
+    params: Raw
+    id: Raw | None
+
+
+class Rejected(Struct, frozen=True):
+    """A call that can't be made: it gets an error reply, unless it is a notification, whose *id* is None."""
+
+    fault: Fault
+    id: Raw | None
+
+
+class Message(Struct, frozen=True):
+    """What a body held."""
+
+    calls: Sequence[Call | Rejected]
+    is_batch: bool
+
+    def reply(self, answers: Sequence[Pieces]) -> Pieces | None:
+        """Put answers together; None where there is nothing to say, as for notifications."""
+        if not answers:
+            return None
+        if not self.is_batch:
+            return answers[0]
+        return [b"[", *answers[0], *(piece for answer in answers[1:] for piece in (b",", *answer)), b"]"]
+
+
+class _Request(Struct, frozen=True):
+    jsonrpc: Literal["2.0"]
+    method: str
+    params: Raw | UnsetType = UNSET
+    id: Raw | UnsetType = UNSET
+
+
+def parse(body: bytes) -> Message:
+    """Give the calls in *body*; raise `Fault` where it can't be told what they are."""
+    try:
+        check(body)
+        if body.lstrip()[:1] != b"[":
+            return Message((_call(body),), False)
+        calls = decode(body, list[Raw])
+    except NotJSON as error:
+        raise Fault(PARSE_ERROR, f"request: {error}") from None
+    if not calls:
+        raise Fault(INVALID_REQUEST, "batch: expected at least one call")
+    if len(calls) > MAX_CALLS:
+        raise Fault(INVALID_REQUEST, f"batch: expected at most {MAX_CALLS} calls, got {len(calls)}")
+    return Message(tuple(_call(call) for call in calls), True)
+
+
+def _call(body: bytes) -> Call | Rejected:
+    try:
+        request = decode(body, _Request)
+    except WrongShape as error:
+        return Rejected(Fault(INVALID_REQUEST, _explanation(error)), _id(body))
+    id = None if request.id is UNSET else request.id
+    try:
+        return Call(request.method, _object(request.params), id)
+    except Fault as fault:
+        return Rejected(fault, id)
+
+
+def _explanation(error: WrongShape) -> str:
+    if error.where == "jsonrpc" or "jsonrpc" in error.problem:
+        return 'jsonrpc: expected "2.0"'
+    return str(error)
+
+
+def _id(body: bytes) -> Raw:
+    try:
+        return decode(body, dict[str, Raw]).get("id", _NULL)
+    except WrongShape:
+        return _NULL
+
+
+def _object(params: Raw | UnsetType) -> Raw:
+    """Take an object, a one-element array of it (as some clients send), null, or nothing at all."""
+    if params is UNSET:
+        return _EMPTY
+    text = bytes(params)
+    if text.startswith(b"{"):
+        return params
+    if text == b"null":
+        return _EMPTY
+    if text.startswith(b"["):
+        match decode(params, list[Raw]):
+            case []:
+                return _EMPTY
+            case [only] if bytes(only).startswith(b"{"):
+                return only
+    raise Fault(INVALID_PARAMS, "params: expected an object, or an array of one object")
+
+
+def success(id: Raw, result: Pieces) -> Pieces:
+    """Answer a call with *result*, which is JSON."""
+    return [b'{"jsonrpc":"2.0","result":', *result, b',"id":', bytes(id), b"}"]
+
+
+def failure(id: Raw, fault: Fault) -> Pieces:
+    """Answer a call with an error."""
+    error = {"code": fault.code, "message": encodable(fault.message), "data": None}
+    return [b'{"jsonrpc":"2.0","error":', msgspec.json.encode(error), b',"id":', bytes(id), b"}"]
+
+
+def failed(fault: Fault) -> Pieces:
+    """Answer a body that `parse` refused."""
+    return failure(_NULL, fault)

@@ -1,0 +1,1 @@
+"""JSON in and out of typed data: decoding, schemas and secrets."""

@@ -1,0 +1,177 @@
+"""Put a state file and the journals beside it together: what the store opens with, and what `export` prints.
+
+A journal counts only beside the file that it belongs to: one that has the journal's epoch in its stamp, or is the one with
+which that epoch began. Changes that the file holds already are passed over. The file may be ahead of a whole
+journal, which a crash kept from being removed; it is never behind: then changes are missing.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from msgspec import Struct
+
+from pyinfrakit.disk import Disk
+from pyinfrakit.errors import CannotStart, Damaged
+from pyinfrakit.locks import Lock
+from pyinfrakit.schema.decode import NotJSON, WrongShape
+from pyinfrakit.store.file import document, journal
+from pyinfrakit.store.file.document import Content, Stamp
+from pyinfrakit.store.file.journal import Broken, Journal
+from pyinfrakit.store.records import Records
+
+PATIENCE = 2.0
+"""Seconds in which a file that a daemon writes can be read together with its journals."""
+
+
+class Pair(Struct, frozen=True):
+    """A state file at *path*, None where there is none, and its journals in order, as bytes."""
+
+    path: Path
+    file: bytes | None
+    journals: Sequence[tuple[Path, bytes]] = ()
+
+
+class Found(Struct, frozen=True):
+    """What a pair holds, up to change number *sequence*.
+
+    *stamp* is the file's own; *epoch* that of the last change, if there is one. *replayed* counts the journals' entries that
+    came to the file, and *torn* the bytes of one that was never acknowledged.
+    """
+
+    content: Content
+    stamp: Stamp | None
+    epoch: str | None
+    sequence: int
+    replayed: int = 0
+    torn: int = 0
+
+
+def lock(path: Path, what: str, holder: str) -> Lock:
+    """Lock a state file and all beside it; raise `InUse` or `CannotStart`."""
+    return Lock(path.with_name(f"{path.name}.lock"), what, holder)
+
+
+def journal_path(path: Path, after: int) -> Path:
+    """Give the name of the journal of what comes after change number *after*."""
+    return path.with_name(f"{path.name}.journal-{after}")
+
+
+def unfinished_journal(path: Path) -> Path:
+    """Give the name that a journal has until it comes into its place."""
+    return path.with_name(f".{path.name}.journal.new")
+
+
+def journals(disk: Disk, path: Path) -> list[Path]:
+    """Give the journals beside a state file, in order. Raise OSError."""
+    prefix = f"{path.name}.journal-"
+    ends = (name.removeprefix(prefix) for name in disk.names(path.parent) if name.startswith(prefix))
+    return [journal_path(path, number) for number in sorted(int(end) for end in ends if end.isdecimal() and end.isascii())]
+
+
+def read(disk: Disk, path: Path) -> Pair:
+    """Read the journals, and then the state file: what leaves those meanwhile is in this by then. Raise `CannotStart`."""
+    try:
+        found = [(each, _read(disk, each)) for each in journals(disk, path)]
+        file = _read(disk, path)
+    except OSError as error:
+        raise CannotStart(f"state file {path} can't be read: {error.strerror or error}") from None
+    return Pair(path, file, [(each, data) for each, data in found if data is not None])
+
+
+def read_existing(disk: Disk, path: Path) -> Pair:
+    """Read a state file that has to be there, or its journals. Raise `CannotStart`."""
+    pair = read(disk, path)
+    if pair.file is None and not pair.journals:
+        raise CannotStart(f"there is no state file {path}")
+    return pair
+
+
+def _read(disk: Disk, path: Path) -> bytes | None:
+    try:
+        return disk.read(path)
+    except FileNotFoundError:
+        return None
+
+
+def read_live(disk: Disk, path: Path) -> Found:
+    """Give what is there while a daemon may be writing. Raise `CannotStart`, or `Damaged` where it stays unreadable."""
+    end = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return assemble(read_existing(disk, path))
+        except Damaged:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.01)
+
+
+def assemble(pair: Pair) -> Found:
+    """Put a state file and its journals together. Raise `Damaged` where they make no sense, alone or together."""
+    if pair.file is None:
+        if pair.journals:
+            raise Damaged(pair.path, "content", f"missing, but {_names(pair)} with changes to it is there")
+        return Found(Content(), None, None, 0)
+    content, stamp = load(pair.path, pair.file), document.stamp(pair.file)
+    if not pair.journals:
+        return Found(content, stamp, stamp.epoch, stamp.sequence) if stamp else Found(content, None, None, 0)
+    if stamp is None:
+        problem = f"changed by something else than this program, while {_names(pair)} has changes to what it was before"
+        raise Damaged(pair.path, "content", problem)
+    return _replayed(pair, content, stamp)
+
+
+def _names(pair: Pair) -> str:
+    return " and ".join(path.name for path, _ in pair.journals)
+
+
+def load(path: Path, data: bytes) -> Content:
+    """Read the state file *path*'s bytes; raise `Damaged`."""
+    try:
+        return document.load(data)
+    except NotJSON as error:
+        raise Damaged(path, "content", str(error)) from None
+    except WrongShape as error:
+        raise Damaged(path, error.where or "content", error.problem) from None
+
+
+def _replayed(pair: Pair, content: Content, stamp: Stamp) -> Found:
+    records = Records(content.records, content.last_id, content.notes)
+    epoch, position, replayed, torn = stamp.epoch, stamp.sequence, 0, 0
+    for path, found in _relevant(pair, stamp):
+        if torn:
+            raise Damaged(pair.path, path.name, f"continues a journal whose end, {torn} bytes, is no entry")
+        if found.after > position:
+            raise Damaged(pair.path, path.name, f"begins after change {found.after}, but what is before it ends with {position}")
+        for entry in found.entries[position - found.after :]:
+            try:
+                for change in journal.changes(entry):
+                    records.apply(change)
+            except Broken as error:
+                raise Damaged(pair.path, path.name, str(error)) from None
+            epoch, position = entry.epoch, entry.sequence
+            replayed += 1
+        torn = found.torn
+    whole = Content(list(records), records.last_id, records.notes, content.mark, content.unknown)
+    return Found(whole, stamp, epoch, position, replayed, torn)
+
+
+def _relevant(pair: Pair, stamp: Stamp) -> Iterator[tuple[Path, Journal]]:
+    """Give the journals, but for those that the file is ahead of, as it is of all that a later one continues within it."""
+    for (path, data), follower in zip(pair.journals, (*pair.journals[1:], None), strict=True):
+        if follower is not None and after(follower[0]) <= stamp.sequence:
+            continue
+        try:
+            found = journal.read(data)
+        except Broken as error:
+            raise Damaged(pair.path, path.name, str(error)) from None
+        if found.epoch != stamp.epoch and found.base != stamp.digest:
+            raise Damaged(pair.path, path.name, "belongs to another content of the file, from before or after this one")
+        if found.after != after(path):
+            raise Damaged(pair.path, path.name, f"has the content of journal {found.after}")
+        yield path, found
+
+
+def after(path: Path) -> int:
+    """Give the number in a journal's name."""
+    return int(path.name.rpartition("-")[2])

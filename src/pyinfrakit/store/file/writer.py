@@ -1,0 +1,136 @@
+"""Write a state file and its journals: what the store has done in threads, where a disk may keep it waiting."""
+
+import contextlib
+import errno
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from pyinfrakit.disk import Disk, File
+from pyinfrakit.store.file import document, journal
+from pyinfrakit.store.file.document import Content
+from pyinfrakit.store.file.recovery import journal_path, unfinished_journal
+
+QUICK = 0.001
+"""Seconds. A disk that takes no longer is a local one, and quicker than a thread can be asked and answer."""
+
+ROOM = 256 * 1024
+"""Bytes that are reserved in a journal at a time."""
+
+
+class Writer:
+    """The files of one store: the state file at *path*, the journal that is appended to, and those before it.
+
+    *epoch* and *base* are those of the journals; *sequence* is the number of the last change in the file. What raises OSError
+    may have been done in part; after an `append` that did, only `start_anew` may follow.
+    """
+
+    def __init__(self, disk: Disk, path: Path, epoch: str, base: str, sequence: int) -> None:
+        self._disk = disk
+        self._path = path
+        self._epoch = epoch
+        self._base = base
+        self._sequence = sequence
+        self._complete = sequence
+        """What the next checkpoint holds."""
+        self._journal: File | None = None
+        self._length = 0
+        self._room = 0
+        self._usual = 1.0
+        """Seconds that an append takes, of late: a disk is slow until it has proven to be quick."""
+        self._current: list[Path] = []
+        """The journal that is appended to, if there is one."""
+        self._old: list[Path] = []
+        """The one before it, while the state file does not hold all of it."""
+
+    @property
+    def has_journals(self) -> bool:
+        return bool(self._current or self._old)
+
+    @property
+    def is_quick(self) -> bool:
+        """Will the next append likely not be noticed by whoever has to wait for it?"""
+        return self._journal is not None and self._usual < QUICK
+
+    def append(self, payload: bytes) -> None:
+        """Make an entry durable. Its number is used up even where that fails."""
+        file = self._journal or self._begin()
+        began = time.perf_counter()
+        self._sequence += 1
+        data = journal.entry(self._epoch, self._sequence, payload)
+        try:
+            self._make_room(file, self._length + len(data))
+            file.append(data)
+            file.sync()
+            if not file.is_at(self._current[0]):
+                raise FileNotFoundError(errno.ENOENT, f"its journal {self._current[0].name} is gone")
+        except OSError:
+            with contextlib.suppress(OSError):  # a daemon that is killed now leaves nothing that it said had failed
+                file.truncate(self._length)
+                file.sync()
+            raise
+        self._length += len(data)
+        self._usual += (time.perf_counter() - began - self._usual) / 8
+
+    def _make_room(self, file: File, length: int) -> None:
+        if length > self._room:
+            file.reserve(ROOM)
+            self._room = self._length + ROOM
+
+    def _begin(self) -> File:
+        """Begin a journal; it comes into its place whole, so that one with a torn head is damage."""
+        path = journal_path(self._path, self._sequence)
+        made = unfinished_journal(self._path)
+        head = journal.begin(self._epoch, self._base, self._sequence)
+        file = self._disk.create(made)
+        try:
+            file.append(head)
+            file.reserve(ROOM)
+            file.sync()
+            self._current = [path]
+            self._disk.rename(made, path)
+            self._disk.sync_folder(path.parent)
+        except OSError:
+            with contextlib.suppress(OSError):  # a full disk gets its room back
+                file.close()
+                self._disk.remove(made)
+            raise
+        self._journal, self._length, self._room = file, len(head), len(head) + ROOM
+        return file
+
+    def rotate(self) -> None:
+        """Begin what `checkpoint` ends: all up to now is to go to the file, and what comes now to a new journal.
+
+        Where the last checkpoint failed the journal stays the same, so that they don't grow in number.
+        """
+        self._complete = self._sequence
+        if not self._old:
+            self.close()
+            self._old, self._current = self._current, []
+
+    def checkpoint(self, content: Content, paced: Callable[[Iterable[bytes]], Iterable[bytes]]) -> None:
+        """Write the state file as it was at `rotate`, and remove the journals that it holds all of."""
+        self._disk.replace(self._path, paced(document.stamped(content, self._epoch, self._complete)))
+        for path in self._old:
+            self._disk.remove(path)
+        self._old = []
+
+    def start_anew(self, content: Content) -> None:
+        """Write the state file with all there is, and let go of all journals.
+
+        They stay harmless where they can't be removed, as the file is ahead of them.
+        """
+        self._sequence += 1
+        self._disk.replace(self._path, document.stamped(content, self._epoch, self._sequence))
+        self.close()
+        for path in (*self._old, *self._current):
+            with contextlib.suppress(OSError):
+                self._disk.remove(path)
+        self._old, self._current = [], []
+
+    def close(self) -> None:
+        """Close the journal. All in it is synced, or not counted on: an error would say nothing."""
+        file, self._journal = self._journal, None
+        if file is not None:
+            with contextlib.suppress(OSError):
+                file.close()
