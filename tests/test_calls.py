@@ -12,11 +12,10 @@ import pytest
 from msgspec import Raw, Struct
 
 from pyinfrakit.errors import CannotStart, GiveUp, InvalidSpec, PyInfrakitError, TryAgain
-from pyinfrakit.instance.calls import Calls
+from pyinfrakit.instance.calls import Bounds, Calls
 from pyinfrakit.instance.plugin import Plugin
 from pyinfrakit.provider import Machine, Provider
 from pyinfrakit.record import Record, Spec, State
-from pyinfrakit.slots import Bounds
 from pyinfrakit.store.file import FileStore
 
 PATIENCE = 20.0

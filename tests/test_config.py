@@ -9,7 +9,7 @@ import pytest
 
 from conftest import FAST
 from harness import Daemon, command, eventually
-from pyinfrakit import config, options
+from pyinfrakit import config
 from pyinfrakit.providers.simulator import Simulator
 from test_loading import fails, root_only
 
@@ -268,6 +268,6 @@ def test_a_secret_file_that_others_may_read_is_warned_of(run: Callable[..., Daem
 
 def test_an_option_that_only_a_file_can_hold_has_its_example_there() -> None:
     """The example of options is in flags, or in TOML where one of them is a list or a table."""
-    assert "--option world=/srv/rack1.world" == options.as_flags(Simulator)
-    assert 'options = { world = "/srv/rack1.world" }' == options.as_table(Simulator)
-    assert '{ "a b" = [1, true], c = { d = "\\"" } }' == options.toml({"a b": [1, True], "none": None, "c": {"d": '"'}})
+    assert "--option world=/srv/rack1.world" == config.as_flags(Simulator)
+    assert 'options = { world = "/srv/rack1.world" }' == config.as_table(Simulator)
+    assert '{ "a b" = [1, true], c = { d = "\\"" } }' == config.toml({"a b": [1, True], "none": None, "c": {"d": '"'}})

@@ -11,9 +11,8 @@ from pyinfrakit import provider, testing
 from pyinfrakit.cli.plugin import plugin
 from pyinfrakit.cli.verbs import VERBS, verb
 from pyinfrakit.daemon.run import STOP_TIMEOUT
-from pyinfrakit.instance.calls import POOL, VALIDATE
+from pyinfrakit.instance.calls import POOL, VALIDATE, Bounds
 from pyinfrakit.rpc.instance import service
-from pyinfrakit.slots import Bounds
 from pyinfrakit.testing import ProviderContract
 from pyinfrakit.testing.lives import Lives
 

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import Meta, Raw, Struct
 
-from pyinfrakit.examples import example
 from pyinfrakit.provider import Secret
 from pyinfrakit.schema import describe, secrets
 from pyinfrakit.schema.decode import WrongShape, decode
+from pyinfrakit.schema.describe import example
 
 
 class Size(enum.Enum):

@@ -10,7 +10,7 @@ from benchmarks.lane import Lane
 from benchmarks.report import Beside, Report, Row, at_most
 from benchmarks.scale import CONNECTIONS
 from benchmarks.slow import LATENCY
-from pyinfrakit.slots import Bounds
+from pyinfrakit.instance.calls import Bounds
 
 KINDS = ("Async", "Plain")
 

@@ -24,7 +24,7 @@ from typing import Any, NoReturn
 import msgspec
 from msgspec import Raw, Struct
 
-from pyinfrakit import ownership
+from pyinfrakit import paths
 from pyinfrakit.errors import CannotStart
 from pyinfrakit.provider import Provider
 from pyinfrakit.schema import secrets
@@ -90,7 +90,7 @@ def _check_module(what: str, name: str) -> None:
     ours = name.partition(".")[0] == __package__  # whoever can change this package can change this check
     if spec.has_location and spec.origin and not ours:
         with _naming(what):
-            ownership.check(Path(spec.origin))
+            paths.check(Path(spec.origin))
 
 
 def _file(what: str, path: Path) -> ModuleType:
@@ -102,7 +102,7 @@ def _file(what: str, path: Path) -> ModuleType:
     except (OSError, ValueError) as error:
         raise CannotStart(f"{what}: {path}: {getattr(error, 'strerror', None) or error}") from None
     with _naming(what):
-        ownership.check(path)
+        paths.check(path)
     name = f"_provider_{zlib.crc32(os.fsencode(real)):08x}"
     return sys.modules.get(name) or _run(what, name, real)
 

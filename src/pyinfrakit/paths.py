@@ -1,7 +1,8 @@
 """Where InfraKit's programs look for each other: a folder with a socket per plugin."""
 
 import os
-from collections.abc import Mapping
+import stat
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from pyinfrakit.errors import CannotStart
@@ -49,3 +50,43 @@ def socket(target: str, directory: Path) -> tuple[Path, str]:
         return Path(target), ""
     name, _, kind = target.partition("/")
     return directory / check_name(name), kind
+
+
+# ==== Who may change a file: what root runs, or is told to run by, must be root's own.
+OTHERS = stat.S_IWGRP | stat.S_IWOTH
+
+
+def check(path: Path) -> None:
+    """Make sure, when this is root, that nobody else can change what is at *path*; raise `CannotStart`."""
+    if os.geteuid() != 0:
+        return
+    for each in _way(path):
+        if problem := _problem(each.lstat()):
+            raise CannotStart(f"{path}: {each} {problem}; what root runs, or is set up by, must be root's alone to change")
+
+
+def _problem(status: os.stat_result) -> str:
+    if status.st_uid != 0:
+        return f"belongs to user {status.st_uid}"
+    if stat.S_ISLNK(status.st_mode) or not status.st_mode & OTHERS:
+        return ""
+    if stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX:
+        return ""
+    return f"may be written by others (mode {stat.S_IMODE(status.st_mode):04o})"
+
+
+def _way(path: Path) -> Iterator[Path]:
+    """Give all that leads to *path*, which exists: folders and links, through the links, and itself."""
+    here = Path("/")
+    left = list(reversed(path.absolute().parts))
+    while left:
+        part = left.pop()
+        if part == "..":
+            here = here.parent
+            continue
+        step = here / part
+        yield step
+        if step.is_symlink():
+            left.extend(reversed(step.readlink().parts))
+        else:
+            here = step

@@ -159,9 +159,9 @@ def plugin(
     from pyinfrakit.config import from_file, from_flags, made
     from pyinfrakit.daemon import run
     from pyinfrakit.daemon.listener import Listener
+    from pyinfrakit.instance.calls import Bounds
     from pyinfrakit.instance.plan import Limits
     from pyinfrakit.instance.plugin import Plugin
-    from pyinfrakit.slots import Bounds
     from pyinfrakit.store.file import FileStore
 
     logs.set_up(log)

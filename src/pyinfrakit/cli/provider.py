@@ -38,8 +38,7 @@ def _title(provider: "type[Provider]") -> str:
 
 
 def _properties(provider: "type[Provider]") -> list[str]:
-    from pyinfrakit.examples import of_properties
-    from pyinfrakit.schema.describe import fields
+    from pyinfrakit.schema.describe import fields, of_properties
 
     rows = fields(provider.Properties)
     example = msgspec.json.format(msgspec.json.encode(of_properties(provider.Properties, provider.example)), indent=0)
@@ -47,7 +46,7 @@ def _properties(provider: "type[Provider]") -> list[str]:
 
 
 def _options(provider: "type[Provider]") -> list[str]:
-    from pyinfrakit.options import as_flags
+    from pyinfrakit.config import as_flags
     from pyinfrakit.schema.describe import fields
 
     rows = fields(provider.Options)

@@ -12,12 +12,12 @@ import uvloop
 
 from pyinfrakit.daemon.http import Server
 from pyinfrakit.daemon.listener import Listener
-from pyinfrakit.examples import of_properties
 from pyinfrakit.instance.plugin import Plugin
 from pyinfrakit.logs import NOTICE
 from pyinfrakit.record import State
 from pyinfrakit.rpc import info
 from pyinfrakit.rpc.instance.service import Methods
+from pyinfrakit.schema.describe import of_properties
 from pyinfrakit.store import Store
 
 log = logging.getLogger(__name__)

@@ -9,17 +9,17 @@ import asyncio
 import contextlib
 import inspect
 import logging
+import threading
 import traceback
 from collections.abc import Awaitable, Callable, Collection, Container, Coroutine, Iterable, Iterator, Mapping, Sequence
+from queue import SimpleQueue
 from typing import Any, TypeVar
 
-from msgspec import Raw
+from msgspec import Raw, Struct
 
 from pyinfrakit.errors import PyInfrakitError, TryAgain
 from pyinfrakit.provider import Machine, PoolMachine, Provider
 from pyinfrakit.record import Record, Spec
-from pyinfrakit.slots import Bounds, Slots
-from pyinfrakit.threads import Threads
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +30,132 @@ VALIDATE = 10.0
 
 POOL = 10.0
 """Seconds that it may take to tell of its pool: somebody waits for that too."""
+
+
+class Bounds(Struct, frozen=True):
+    """How many calls of a kind may run at once (a restart must not make thousands), and for how many seconds each may."""
+
+    at_once: int = 50
+    timeout: float = 1800.0
+
+
+class Slots:
+    """Room for calls of one kind. *late* has what they are called that take longer than they may."""
+
+    def __init__(self, bounds: Bounds, late: set[str]) -> None:
+        self.timeout = bounds.timeout
+        self.room = asyncio.Semaphore(bounds.at_once)
+        self.late = late
+
+    def one(self, what: str) -> "_Slot":
+        """Give what is to be entered for one call: it waits for room."""
+        return _Slot(self, what)
+
+
+class _Slot:
+    """Room for one call. When that takes too long it counts no more, and is cancelled, as far as it can be."""
+
+    def __init__(self, slots: Slots, what: str) -> None:
+        self._slots = slots
+        self._what = what
+        self._task: asyncio.Task[Any] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._is_late = False
+
+    async def __aenter__(self) -> None:
+        await self._slots.room.acquire()
+        self._task = asyncio.current_task()
+        self._timer = asyncio.get_running_loop().call_later(self._slots.timeout, self._late)
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
+        assert self._timer is not None
+        assert self._task is not None
+        if not self._is_late:
+            self._timer.cancel()
+            self._slots.room.release()
+            return
+        self._slots.late.discard(self._what)
+        if self._task.uncancel() == 0 and kind is asyncio.CancelledError:
+            raise TryAgain(f"no answer for {self._slots.timeout:g} s")
+
+    def _late(self) -> None:
+        log.error("%s: no answer for %g s", self._what, self._slots.timeout)
+        self._is_late = True
+        self._slots.late.add(self._what)
+        self._slots.room.release()
+        assert self._task is not None
+        self._task.cancel()
+
+
+Outcome = Callable[[], Any]
+"""Gives the result of a call, or raises its error, where it is asked for: a future takes not every error."""
+
+_Todo = SimpleQueue[tuple[asyncio.Future[Outcome], Outcome] | None]
+
+
+class Threads:
+    """As many threads as there are calls at once. They stay, as it takes longer to start one than most calls take."""
+
+    def __init__(self) -> None:
+        self._todo: _Todo = SimpleQueue()
+        self._waits: set[asyncio.Future[Outcome]] = set()
+        self._threads = 0
+        self._idle = 0
+
+    async def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Give what *function* gives, or raise what it raises.
+
+        To cancel this has no effect until `abandon`: whoever waits must know when the call has really ended.
+        """
+        wait: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        if self._idle:
+            self._idle -= 1
+        else:
+            threading.Thread(target=self._run, args=(self._todo,), name="provider", daemon=True).start()
+            self._threads += 1
+        self._waits.add(wait)
+        self._todo.put((wait, lambda: function(*arguments)))
+        while not wait.done():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.shield(wait)
+        return wait.result()()
+
+    def abandon(self) -> None:
+        """Wait for none any more. Those that are at work end with it, or with the process; later calls have others."""
+        for wait in list(self._waits):
+            wait.cancel()
+        for _ in range(self._threads):
+            self._todo.put(None)
+        self._todo = SimpleQueue()
+        self._threads = self._idle = 0
+
+    def _run(self, todo: _Todo) -> None:
+        while (work := todo.get()) is not None:
+            wait, call = work
+            outcome = _outcome(call)
+            with contextlib.suppress(RuntimeError):  # the event loop was closed meanwhile: nobody waits
+                wait.get_loop().call_soon_threadsafe(self._end, todo, wait, outcome)
+
+    def _end(self, todo: _Todo, wait: asyncio.Future[Outcome], outcome: Outcome) -> None:
+        self._idle += todo is self._todo
+        self._waits.discard(wait)
+        if not wait.done():
+            wait.set_result(outcome)
+
+
+def _outcome(call: Outcome) -> Outcome:
+    try:
+        result = call()
+    except BaseException as error:  # noqa: BLE001 - nobody is above it in its thread: whoever waits is to have all of them
+        return _raising(error)
+    return lambda: result
+
+
+def _raising(error: BaseException) -> Outcome:
+    def again() -> Any:
+        raise error
+
+    return again
 
 
 class Calls:

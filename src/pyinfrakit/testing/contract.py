@@ -18,9 +18,9 @@ from msgspec import Raw, Struct
 
 from pyinfrakit import ids
 from pyinfrakit.errors import GiveUp, InvalidSpec, PyInfrakitError
-from pyinfrakit.examples import of_properties
 from pyinfrakit.provider import Machine, Provider
 from pyinfrakit.record import Record, State
+from pyinfrakit.schema.describe import of_properties
 from pyinfrakit.testing.lives import Lives, raw
 from pyinfrakit.testing.run import Run, bounded
 

@@ -9,10 +9,10 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
-from pyinfrakit.examples import of_properties
 from pyinfrakit.instance.plugin import Plugin
 from pyinfrakit.provider import Provider
 from pyinfrakit.record import Record, Spec, State
+from pyinfrakit.schema.describe import of_properties
 from pyinfrakit.testing.run import MARK, Run, bounded, crash, plugin_with, run_within, started, until
 from pyinfrakit.testing.wrapped import Stalled, Unsteady
 

@@ -10,11 +10,10 @@ from typing import Any
 
 import pytest
 
-from pyinfrakit.instance.calls import Calls
+from pyinfrakit.instance.calls import Bounds, Calls
 from pyinfrakit.instance.plugin import Plugin
 from pyinfrakit.provider import Machine, Provider
 from pyinfrakit.record import Record, Spec, State
-from pyinfrakit.slots import Bounds
 from pyinfrakit.store.file import FileStore
 from pyinfrakit.testing.wrapped import Wrapped
 

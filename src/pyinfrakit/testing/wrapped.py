@@ -7,10 +7,9 @@ from typing import Any
 from msgspec import Raw
 
 from pyinfrakit.errors import TryAgain
-from pyinfrakit.instance.calls import Calls
+from pyinfrakit.instance.calls import Bounds, Calls
 from pyinfrakit.provider import Machine, Provider
 from pyinfrakit.record import Record, Spec
-from pyinfrakit.slots import Bounds
 
 
 class Wrapped(Provider):

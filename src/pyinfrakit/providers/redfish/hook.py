@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
-from pyinfrakit import ownership
+from pyinfrakit import paths
 from pyinfrakit.errors import CannotStart, TryAgain
 
 READ, SHOWN = 65536, 300
@@ -25,7 +25,7 @@ class Hook:
         path = Path(command[0]) if command else Path()
         if not path.is_absolute() or not os.access(path, os.X_OK):
             raise CannotStart(f"cleaning: expected the full path of a command that can be run, got {str(path)!r}")
-        ownership.check(path)
+        paths.check(path)
         self._command = list(command)
         self._timeout = timeout
         self._folder = folder

@@ -23,9 +23,8 @@ from pyinfrakit.record import Record
 from pyinfrakit.store import Store
 from pyinfrakit.store.file import journal, recovery
 from pyinfrakit.store.file.document import Content
-from pyinfrakit.store.file.opening import opened, usable
-from pyinfrakit.store.file.pace import Pace
-from pyinfrakit.store.file.thread import Failure, Thread, attempted
+from pyinfrakit.store.file.recovery import opened, usable
+from pyinfrakit.store.file.writer import Failure, Pace, Thread, attempted
 from pyinfrakit.store.records import Change, Records, Undo, UndoNote
 
 log = logging.getLogger(__name__)

@@ -1,10 +1,13 @@
 """Write a state file and its journals: what the store has done in threads, where a disk may keep it waiting."""
 
+import asyncio
 import contextlib
 import errno
+import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from queue import SimpleQueue
 
 from pyinfrakit.disk import Disk, File
 from pyinfrakit.store.file import document, journal
@@ -134,3 +137,89 @@ class Writer:
         if file is not None:
             with contextlib.suppress(OSError):
                 file.close()
+
+
+# ==== A thread for what a disk may keep waiting. It costs a commit less than an executor's would, with its locks and futures.
+Failure = OSError | MemoryError
+Work = Callable[[], None]
+Told = Callable[[Failure | None], None]
+
+
+def attempted(work: Work) -> Failure | None:
+    """Do *work*; give what it raised."""
+    try:
+        work()
+    except (OSError, MemoryError) as error:
+        return error
+    return None
+
+
+class Thread:
+    """A thread that does one thing after another."""
+
+    def __init__(self, name: str) -> None:
+        self._todo: SimpleQueue[tuple[asyncio.AbstractEventLoop, Work, Told] | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def do(self, work: Work, told: Told) -> None:
+        """Have *work* done, and then *told*, on the running event loop, what it raised."""
+        self._todo.put((asyncio.get_running_loop(), work, told))
+
+    def end(self) -> None:
+        """Wait until all is done."""
+        self._todo.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        while (todo := self._todo.get()) is not None:
+            loop, work, told = todo
+            error = attempted(work)
+            with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile: nobody waits
+                loop.call_soon_threadsafe(told, error)
+
+
+# ==== Keep long work, done in a thread, to a share of the time.
+SHORTEST, LONGEST = 1.0, 9.0
+"""How many times as long as a piece of work the pause after it takes: the longer, the more work there is. The pause lets others
+at the interpreter's lock: without it they would wait for five milliseconds each time."""
+
+MUCH = 10_000
+"""Above so many records there is much work."""
+
+SHARE = 0.1
+"""The share of the time that work may take, with rests between one work and the next."""
+
+
+class Pace:
+    """The pace of one thread's work: in pieces, and then an end, in which it mostly waits for the disk."""
+
+    def __init__(self) -> None:
+        self._hurry = threading.Event()
+        self._worked = 0.0
+        self._end_began = 0.0
+
+    def hurry(self) -> None:
+        """Make no more pauses."""
+        self._hurry.set()
+
+    def pieces(self, records: int, work: Iterable[bytes]) -> Iterator[bytes]:
+        """Give *work* on so many records, with a pause after each piece; what the taker does with it counts as work.
+
+        The processor's time counts: to wait for the interpreter's lock is no work.
+        """
+        self._worked = 0.0
+        pause = min(max(SHORTEST, records / MUCH), LONGEST)
+        began = time.thread_time()
+        for piece in work:
+            yield piece
+            spent = time.thread_time() - began
+            self._worked += spent
+            self._hurry.wait(spent * pause)
+            began = time.thread_time()
+        self._end_began = time.monotonic()
+
+    def rest(self, took: float) -> float:
+        """Give how many seconds to rest after work that has just ended, and took so many with its pauses."""
+        worked = self._worked + time.monotonic() - self._end_began
+        return max(0.0, worked / SHARE - took)
