@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-from executables import Examples
-from harness import Daemon, eventually
-from processes import AS_USER, Instances, none_left
+from support.executables import Examples
+from support.harness import Daemon, eventually
+from support.processes import AS_USER, Instances, none_left
 
 FAST = ("--sync-interval", "0.1")
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from conftest import FAST
-from harness import Daemon, command, eventually
 from pyinfrakit import config
 from pyinfrakit.providers.simulator import Simulator
+from support.harness import Daemon, command, eventually
 from test_loading import fails, root_only
 
 RACK = """

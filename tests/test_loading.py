@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from conftest import FAST
-from harness import Daemon, command
 from pyinfrakit import paths
 from pyinfrakit.errors import CannotStart
+from support.harness import Daemon, command
 
 RACK = '''
 from typing import Annotated

@@ -50,7 +50,7 @@ class _File(Struct, forbid_unknown_fields=True):
 def from_flags(provider: str, given: Sequence[tuple[str, str]]) -> Mapping[str, Chosen]:
     """Find the provider that the command line names, which has no sub-type; raise `CannotStart`."""
     found = loading.provider_class(provider)
-    return {"": Chosen(found, config.from_flags(found, dict(given)))}
+    return {"": Chosen(found, options_from_flags(found, dict(given)))}
 
 
 def from_file(path: Path) -> Mapping[str, Chosen]:
@@ -115,7 +115,7 @@ def _chosen(part: _Part, kind: str, folder: Path) -> Chosen:
         found = loading.provider_class(part.provider, folder)
     except CannotStart as error:
         raise CannotStart(f"{where}provider: {error}") from None
-    return Chosen(found, config.from_table(found, part.options, f"{where}options", folder))
+    return Chosen(found, options_from_table(found, part.options, f"{where}options", folder))
 
 
 # ==== What an operator sets of a provider: from the command line's strings, or from a table of a configuration file.

@@ -1,0 +1,574 @@
+"""How instances live, break, heal and go, with the simulator's world edited behind the plugin's back."""
+
+import fcntl
+import json
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from pyinfrakit.rpc.client import RemoteError
+from support.harness import Daemon, eventually
+
+Run = Callable[..., Daemon]
+
+SIMULATED = ("--provider", "simulator", "--sync-interval", "0.1")
+GROUP = {"infrakit_group": "w"}
+
+
+def set_functional(daemon: Daemon, functional: bool, *ids: str) -> None:
+    with daemon.world.change() as scene:
+        for id in ids:
+            scene.machines[id].functional = functional
+            scene.machines[id].reason = "" if functional else "the fan stands still"
+
+
+def set_stuck(daemon: Daemon, stuck: bool, id: str) -> None:
+    """Say whether a machine can't be destroyed."""
+    with daemon.world.change() as scene:
+        scene.machines[id].stuck = stuck
+
+
+def state(daemon: Daemon, id: str) -> str | None:
+    record = daemon.record(id)
+    return record.State if record else None
+
+
+def reason(daemon: Daemon, id: str) -> str:
+    record = daemon.record(id)
+    return record.Reason if record else ""
+
+
+def observations(daemon: Daemon, count: int) -> None:
+    """Wait until the provider was observed *count* more times; after two, what was there before was seen."""
+    for _ in range(count):
+        _next_observation(daemon, observed(daemon))
+
+
+def _next_observation(daemon: Daemon, last: float | None) -> None:
+    eventually(lambda: observed(daemon) != last, "an observation")
+
+
+def observed(daemon: Daemon) -> float | None:
+    with daemon.remote() as plugin:
+        return plugin.status().Observed
+
+
+def test_a_slow_provision_delays_nothing_else(run: Run) -> None:
+    """A provision of 30 s delays no describe, no other provision, and no stop beyond its bound."""
+    daemon = run(*SIMULATED, "--provision-wait", "1")
+    slow = daemon.provision({"delay": 30})
+    assert [slow] == daemon.described()
+    assert "provisioning" == state(daemon, slow)
+    quick = daemon.provision()
+    assert {slow, quick} == set(daemon.described())
+    began = time.monotonic()
+    assert 0 == daemon.stop()
+    assert time.monotonic() - began < 10
+
+
+def test_a_provision_longer_than_the_wait_goes_on(run: Run) -> None:
+    """The ID is answered after the wait, and the instance is ready when the provider is done."""
+    daemon = run(*SIMULATED, "--provision-wait", "0.2")
+    id = daemon.provision({"delay": 5})
+    assert "provisioning" == state(daemon, id)
+    eventually(lambda: state(daemon, id) == "ready")
+
+
+def test_a_destroy_during_a_provision_waits_for_it(run: Run) -> None:
+    """It is acknowledged at once, done when the provision ends, and the instance is not described meanwhile."""
+    daemon = run(*SIMULATED, "--provision-wait", "0.2")
+    id = daemon.provision({"delay": 5})
+    daemon.call("Instance.Destroy", Instance=id)
+    daemon.call("Instance.Destroy", Instance=id)
+    assert [] == daemon.described()
+    assert "destroying" == state(daemon, id)
+    assert [id] == list(daemon.world.look().machines), "its provision still runs"
+    eventually(lambda: state(daemon, id) is None)
+    assert {} == daemon.world.look().machines
+    with pytest.raises(RemoteError, match=id):
+        daemon.call("Instance.Destroy", Instance=id)
+
+
+def test_a_failed_provision_leaves_nothing(simulated: Daemon) -> None:
+    """The caller is told why, and what the provider left behind is destroyed."""
+    with pytest.raises(RemoteError, match="provision failed: the simulator's failure rate struck"):
+        simulated.provision({"failure_rate": 1, "delay": 0.2})
+    assert [] == simulated.described()
+    eventually(lambda: not simulated.world.look().machines)
+    eventually(lambda: simulated.saved()["NonFunctional"] == [])
+
+
+def test_a_world_that_is_full_says_so(simulated: Daemon) -> None:
+    """The error counts what is there."""
+    with simulated.world.change() as scene:
+        scene.capacity = 1
+    simulated.provision()
+    with pytest.raises(RemoteError, match="capacity is 1, and 1 machines are there"):
+        simulated.provision()
+
+
+def test_a_broken_instance_is_set_aside_and_comes_back_to_the_front(simulated: Daemon) -> None:
+    """It is not described while broken, kept with its reason, and described first once it works again."""
+    one, two, three = (simulated.provision(**GROUP) for _ in range(3))
+    assert [one, two, three] == simulated.described(**GROUP)
+    set_functional(simulated, False, two)
+    eventually(lambda: simulated.described(**GROUP) == [one, three])
+    assert ("non-functional", "the fan stands still") == (state(simulated, two), reason(simulated, two))
+    eventually(lambda: [each["ID"] for each in simulated.saved()["NonFunctional"]] == [two])
+    set_functional(simulated, True, two)
+    eventually(lambda: simulated.described(**GROUP) == [two, one, three])
+    eventually(lambda: [each["ID"] for each in simulated.saved()["Instances"]] == [two, one, three])
+
+
+def test_an_instance_breaks_heals_and_dies_by_its_properties(simulated: Daemon) -> None:
+    """The simulator's machines can be told beforehand what will become of them."""
+    id = simulated.provision({"breaks_after": 0.5, "heals_after": 6})
+    dying = simulated.provision({"dies_after": 0.5})
+    eventually(lambda: state(simulated, id) == "non-functional")
+    eventually(lambda: state(simulated, id) == "ready")
+    eventually(lambda: state(simulated, dying) is None)
+
+
+def test_a_flapping_machine_is_not_replaced(run: Run) -> None:
+    """Broken in fewer observations in a row than are needed, again and again, it stays described."""
+    daemon = run(*SIMULATED, "--broken-after", "50")
+    id = daemon.provision()
+    for _ in range(5):
+        set_functional(daemon, False, id)
+        observations(daemon, 3)
+        set_functional(daemon, True, id)
+        observations(daemon, 2)
+        assert [id] == daemon.described()
+    assert "broken" not in daemon.log
+
+
+def test_a_flapping_machine_does_not_come_back(run: Run) -> None:
+    """Once set aside, it stays so until it works in enough observations in a row."""
+    daemon = run(*SIMULATED, "--healed-after", "50")
+    id = daemon.provision()
+    set_functional(daemon, False, id)
+    eventually(lambda: state(daemon, id) == "non-functional")
+    for _ in range(3):
+        set_functional(daemon, True, id)
+        observations(daemon, 3)
+        set_functional(daemon, False, id)
+        observations(daemon, 2)
+        assert [] == daemon.described()
+
+
+def test_a_vanished_machine_is_dropped(simulated: Daemon) -> None:
+    """After several observations without it, its record goes."""
+    kept, gone = simulated.provision(), simulated.provision()
+    with simulated.world.change() as scene:
+        del scene.machines[gone]
+    eventually(lambda: simulated.described() == [kept])
+    assert state(simulated, gone) is None
+    assert "missing from 3 observations in a row" in simulated.log
+
+
+def test_not_knowing_is_not_gone(simulated: Daemon) -> None:
+    """While the world can't be observed nothing changes, whatever becomes of it, and the trouble is shown."""
+    id = simulated.provision()
+    with simulated.world.change() as scene:
+        scene.unreachable = True
+        machine = scene.machines.pop(id)
+    content = simulated.world.path.read_bytes()
+    with simulated.remote() as plugin:
+        for written, trouble in [(b"out of order", "the simulator's world /"), (content, "unreachable")] * 3:
+            simulated.world.path.write_bytes(written)
+            eventually(lambda: trouble in plugin.status().Trouble, trouble)  # noqa: B023
+    assert [id] == simulated.described()
+    with simulated.world.change() as scene:
+        scene.unreachable = False
+        scene.machines[id] = machine
+    eventually(lambda: "can be observed again" in simulated.log)
+    assert [id] == simulated.described()
+
+
+def test_a_healed_member_whose_logical_id_was_given_away_stays_aside(simulated: Daemon) -> None:
+    """A quorum's old member does not come back beside its replacement, but does once that is gone."""
+    old = simulated.provision(logical="node-1", **GROUP)
+    set_functional(simulated, False, old)
+    eventually(lambda: simulated.described() == [])
+    new = simulated.provision(logical="node-1", **GROUP)
+    assert new != old
+    set_functional(simulated, True, old)
+    eventually(lambda: reason(simulated, old) == f"works again, but {new} has its logical ID node-1 now")
+    observations(simulated, 5)
+    assert [new] == simulated.described()
+    with pytest.raises(RemoteError, match=f"{old}: not restored, as {new} has its logical ID"):
+        simulated.call("Operator.Restore", Instance=old)
+    simulated.call("Instance.Destroy", Instance=new)
+    eventually(lambda: simulated.described() == [old])
+
+
+def test_a_healed_member_of_an_older_configuration_stays_aside(simulated: Daemon) -> None:
+    """It would only be replaced by the next update; by force it comes back all the same."""
+    old = simulated.provision(infrakit_config_hash="one", **GROUP)
+    set_functional(simulated, False, old)
+    eventually(lambda: simulated.described() == [])
+    new = simulated.provision(infrakit_config_hash="two", **GROUP)
+    set_functional(simulated, True, old)
+    eventually(lambda: f"its configuration is not that of {new}" in reason(simulated, old))
+    assert [new] == simulated.described()
+    simulated.call("Operator.Restore", Instance=old, Force=True)
+    assert [old, new] == simulated.described()
+
+
+def test_an_empty_world_is_held(simulated: Daemon) -> None:
+    """Of 50 instances that vanish at once none is dropped, until an operator confirms that they are lost."""
+    with ThreadPoolExecutor(8) as pool:
+        ids = sorted(pool.map(lambda _: simulated.provision(), range(50)))
+    observations(simulated, 2)
+    with simulated.world.change() as scene:
+        machines, scene.machines = scene.machines, {}
+    eventually(lambda: "50 instances seem lost at once" in simulated.log)
+    observations(simulated, 3)
+    assert ids == sorted(simulated.described())
+    with simulated.world.change() as scene:
+        scene.machines = machines
+    eventually(lambda: "no losses are held any more" in simulated.log)
+    with simulated.remote() as plugin:
+        assert [] == list(plugin.status().Held)
+        assert [] == list(plugin.confirm())
+    with simulated.world.change() as scene:
+        scene.machines = {}
+    with simulated.remote() as plugin:
+        eventually(lambda: len(plugin.status().Held) == 50)
+        assert ids == sorted(simulated.described())
+        assert ids == sorted(plugin.confirm())
+        eventually(lambda: simulated.described() == [])
+
+
+def test_what_is_held_stays_so_over_a_restart(simulated: Daemon) -> None:
+    """Neither a restart, nor that some are seen well again, lets go of a held loss."""
+    with ThreadPoolExecutor(8) as pool:
+        ids = sorted(pool.map(lambda _: simulated.provision(), range(10)))
+    observations(simulated, 2)
+    with simulated.world.change() as scene:
+        machines = {id: scene.machines.pop(id) for id in ids[:4]}
+    eventually(lambda: "4 instances seem lost at once" in simulated.log)
+    simulated.kill()
+    simulated.start()
+    with simulated.world.change() as scene:
+        scene.machines[ids[0]] = machines[ids[0]]
+    observations(simulated, 8)
+    assert ids == sorted(simulated.described())
+    with simulated.remote() as plugin:
+        assert ids[1:4] == list(plugin.status().Held)
+        plugin.confirm()
+    eventually(lambda: sorted(simulated.described()) == [ids[0], *ids[4:]])
+
+
+def test_losses_are_counted_over_restarts(simulated: Daemon) -> None:
+    """A daemon that is restarted again and again loses no more than one that is not."""
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: simulated.provision(), range(20)))
+    for _ in range(3):
+        with simulated.world.change() as scene:
+            for id in sorted(scene.machines)[:3]:
+                del scene.machines[id]
+        observations(simulated, 6)
+        simulated.kill()
+        simulated.start()
+    observations(simulated, 6)
+    assert 17 == len(simulated.described())
+
+
+def test_an_acknowledged_destroy_is_not_forgotten_over_an_empty_world(simulated: Daemon) -> None:
+    """What is to be destroyed, but can't be now, is destroyed later, though it was not to be seen for a while."""
+    with ThreadPoolExecutor(8) as pool:
+        ids = sorted(pool.map(lambda _: simulated.provision({"destroy_delay": 60}), range(12)))
+    with simulated.world.change() as scene:
+        for machine in scene.machines.values():
+            machine.mark = "hidden"
+    for id in ids[:6]:
+        simulated.call("Instance.Destroy", Instance=id)
+    observations(simulated, 6)
+    assert ids[6:] == sorted(simulated.described())
+    assert ["destroying"] * 6 == [state(simulated, id) for id in ids[:6]]
+
+
+def test_set_aside_by_hand_stays_until_restored_by_hand(simulated: Daemon) -> None:
+    """That the provider sees it working changes nothing; restored, it comes to the front."""
+    one, two = simulated.provision(), simulated.provision()
+    simulated.call("Operator.SetAside", Instance=two, Reason="new disk")
+    observations(simulated, 6)
+    assert [one] == simulated.described()
+    assert "new disk" == reason(simulated, two)
+    simulated.call("Operator.Restore", Instance=two)
+    assert [two, one] == simulated.described()
+    with pytest.raises(RemoteError, match=f"{two}: is ready, so it can't be restored"):
+        simulated.call("Operator.Restore", Instance=two)
+
+
+def test_a_repeat_of_a_logical_id_is_the_same_instance(run: Run) -> None:
+    """With the same spec, also while it is being provisioned; with another it is an error that names the holder."""
+    daemon = run(*SIMULATED, "--provision-wait", "0.2")
+    one = daemon.provision({"delay": 1}, logical="node-1", **GROUP)
+    assert one == daemon.provision({"delay": 1}, logical="node-1", **GROUP)
+    with pytest.raises(RemoteError, match=f"{one}: has logical ID node-1 already, with another spec"):
+        daemon.provision({"delay": 2}, logical="node-1", **GROUP)
+    assert one != daemon.provision(logical="node-1", infrakit_group="other")
+    eventually(lambda: state(daemon, one) == "ready")
+    daemon.call("Instance.Label", Instance=one, Labels={"added": "later"})
+    assert one == daemon.provision({"delay": 1}, logical="node-1", **GROUP)
+    assert 2 == len(daemon.world.look().machines)
+
+
+def test_equal_specs_are_different_instances(simulated: Daemon) -> None:
+    """InfraKit asks for members by identical requests in parallel: each is an instance of its own."""
+    with ThreadPoolExecutor(8) as pool:
+        ids = list(pool.map(lambda _: simulated.provision({"delay": 0.2}, **GROUP), range(8)))
+    assert 8 == len(set(ids))
+    assert set(ids) == set(simulated.world.look().machines)
+
+
+def test_parallel_repeats_of_a_logical_id_make_one_machine(simulated: Daemon) -> None:
+    """Even when they come at the same instant."""
+    with ThreadPoolExecutor(8) as pool:
+        ids = list(pool.map(lambda _: simulated.provision({"delay": 0.2}, logical="node-1", **GROUP), range(8)))
+    assert 1 == len(set(ids))
+    assert set(ids) == set(simulated.world.look().machines)
+
+
+def test_a_logical_id_is_given_on_when_its_machine_is_gone(run: Run) -> None:
+    """Where the old holder is being destroyed, the provider is asked for the new one only once it is gone."""
+    daemon = run(*SIMULATED, "--provision-wait", "0.2")
+    old = daemon.provision({"destroy_delay": 1}, logical="node-1", **GROUP)
+    set_stuck(daemon, True, old)
+    daemon.call("Instance.Destroy", Instance=old)
+    new = daemon.provision({"destroy_delay": 1}, logical="node-1", **GROUP)
+    assert new != old
+    assert [new] == daemon.described()
+    assert [old] == list(daemon.world.look().machines)
+    set_stuck(daemon, False, old)
+    while state(daemon, new) == "provisioning":
+        assert 1 >= len(daemon.world.look().machines), "both at once"
+    assert [new] == list(daemon.world.look().machines)
+
+
+def test_a_logical_id_is_not_given_on_by_a_restart(simulated: Daemon) -> None:
+    """Also the next daemon asks for a new holder only once the old one is gone, though it can't be destroyed for now."""
+    old = simulated.provision({"destroy_delay": 60}, logical="node-1", **GROUP)
+    simulated.call("Instance.Destroy", Instance=old)
+    with simulated.world.change() as scene:
+        scene.unreachable = True
+    simulated.kill()
+    simulated.arguments = (*SIMULATED, "--provision-wait", "0.2")
+    simulated.start()
+    new = simulated.provision(logical="node-1", **GROUP)
+    simulated.call("Instance.Label", Instance=new, Labels={"added": "later"})
+    time.sleep(0.5)
+    assert [old] == list(simulated.world.look().machines)
+    with simulated.world.change() as scene:
+        scene.machines[old].destroy_delay = 0
+        scene.unreachable = False
+    eventually(lambda: list(simulated.world.look().machines) == [new])
+
+
+def test_holders_that_were_never_made_do_not_wait_for_each_other(run: Run) -> None:
+    """Of several that were asked for and destroyed while the first was being destroyed, only the last is made."""
+    daemon = run("--provider", "simulator", "--sync-interval", "1000", "--provision-wait", "0.1")
+    ids = [daemon.provision({"destroy_delay": 1.5}, logical="node-1", **GROUP)]
+    for _ in range(3):
+        daemon.call("Instance.Destroy", Instance=ids[-1])
+        ids.append(daemon.provision(logical="node-1", **GROUP))
+    eventually(lambda: state(daemon, ids[-1]) == "ready")
+    assert [ids[-1]] == list(daemon.world.look().machines)
+    assert [None] * 3 == [state(daemon, id) for id in ids[:-1]]
+
+
+def test_a_restored_holder_waits_for_a_later_one_to_go(run: Run) -> None:
+    """One that was set aside before it was made, and is restored, is made only once its successor is gone."""
+    daemon = run("--provider", "simulator", "--sync-interval", "1000", "--provision-wait", "0.1")
+    first = daemon.provision(logical="node-1", **GROUP)
+    set_stuck(daemon, True, first)
+    daemon.call("Instance.Destroy", Instance=first)
+    aside = daemon.provision(logical="node-1", **GROUP)
+    daemon.call("Operator.SetAside", Instance=aside, Reason="wait")
+    set_stuck(daemon, False, first)
+    later = daemon.provision({"destroy_delay": 1.5}, logical="node-1", **GROUP)
+    eventually(lambda: state(daemon, later) == "ready")
+    daemon.call("Instance.Destroy", Instance=later)
+    daemon.call("Operator.Restore", Instance=aside)
+    while state(daemon, aside) == "provisioning":
+        assert 1 >= len(daemon.world.look().machines)
+    assert [aside] == list(daemon.world.look().machines)
+
+
+def test_a_label_makes_no_second_holder(simulated: Daemon) -> None:
+    """An instance can't be labelled into a group in which another has its logical ID."""
+    one = simulated.provision(logical="node-1", infrakit_group="one")
+    two = simulated.provision(logical="node-1", infrakit_group="two")
+    with pytest.raises(RemoteError, match=f"{two}: {one} has logical ID node-1 in group one already"):
+        simulated.call("Instance.Label", Instance=two, Labels={"infrakit.group": "one"})
+    assert [one] == simulated.described(infrakit_group="one")
+
+
+def test_what_was_set_aside_before_it_was_made_is_made_when_restored(run: Run) -> None:
+    """Restored, it is provisioned, and not taken for a machine that there is not."""
+    daemon = run("--provider", "simulator", "--sync-interval", "1000", "--provision-wait", "0.1")
+    old = daemon.provision(logical="node-1", **GROUP)
+    set_stuck(daemon, True, old)
+    daemon.call("Instance.Destroy", Instance=old)
+    new = daemon.provision(logical="node-1", **GROUP)
+    daemon.call("Operator.SetAside", Instance=new, Reason="wait")
+    set_stuck(daemon, False, old)
+    eventually(lambda: state(daemon, old) is None)
+    assert ("non-functional", []) == (state(daemon, new), list(daemon.world.look().machines))
+    daemon.call("Operator.Restore", Instance=new)
+    eventually(lambda: state(daemon, new) == "ready")
+    assert [new] == list(daemon.world.look().machines)
+
+
+def test_what_a_c_demo_set_aside_does_not_heal_by_itself(run: Run, home: Path) -> None:
+    """It stays set aside until it is restored by hand."""
+    (home / "state").mkdir(parents=True)
+    entries = {"Instances": [{"ID": "InfraKit-1"}], "NonFunctional": [{"ID": "InfraKit-2"}]}
+    (home / "state" / "rack1.json").write_text(json.dumps({"Provider": {}, **entries}))
+    daemon = run("--sync-interval", "0.1")
+    observations(daemon, 6)
+    assert ["InfraKit-1"] == daemon.described()
+    daemon.call("Operator.Restore", Instance="InfraKit-2")
+    observations(daemon, 6)
+    assert ["InfraKit-2", "InfraKit-1"] == daemon.described()
+
+
+def test_a_provider_whose_threads_hang_stops_neither_the_store_nor_the_daemon(run: Run) -> None:
+    """With all threads of the provider stuck, other calls are answered, and a stop ends within its bound."""
+    daemon = run(*SIMULATED, "--provision-wait", "0.2")
+    id = daemon.provision()
+    with daemon.world.path.with_name(f"{daemon.world.path.name}.lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with ThreadPoolExecutor(16) as pool:
+            stuck = list(pool.map(lambda _: daemon.provision(), range(40)))
+        daemon.call("Instance.Label", Instance=id, Labels={"added": "later"})
+        assert [id] == daemon.described(added="later")
+        assert {id, *stuck} == set(daemon.described())
+        began = time.monotonic()
+        assert 0 == daemon.stop()
+        assert time.monotonic() - began < 15
+    daemon.start()
+    eventually(lambda: set(daemon.world.look().machines) == {id, *stuck}, "each is made once")
+
+
+def test_a_rolling_update_is_paced(run: Run) -> None:
+    """It takes down no member while another is being provisioned: it waits, and then names that one in an error."""
+    daemon = run(*SIMULATED, "--provision-wait", "0.2")
+    old = daemon.provision(**GROUP)
+    daemon.provision({"delay": 60}, infrakit_group="other")
+    new = daemon.provision({"delay": 3}, **GROUP)
+    with pytest.raises(RemoteError, match=f"{old}: not destroyed, as {new}, of the same group, is still being provisioned"):
+        daemon.call("Instance.Destroy", Instance=old, Context={"Reason": "rolling_update"})
+    assert "ready" == state(daemon, old)
+    eventually(lambda: state(daemon, new) == "ready")
+    daemon.call("Instance.Destroy", Instance=old, Context={"Reason": "rolling_update"})
+    assert [new] == daemon.described(**GROUP)
+
+
+def test_pacing_holds_only_rolling_updates_and_can_be_turned_off(run: Run) -> None:
+    """A destroy for another reason never waits, nor does any with --no-paced-updates."""
+    daemon = run(*SIMULATED, "--provision-wait", "0.2")
+    first, second = daemon.provision(**GROUP), daemon.provision(**GROUP)
+    daemon.provision({"delay": 60}, **GROUP)
+    daemon.call("Instance.Destroy", Instance=first, Context={"Reason": "terminate"})
+    assert first not in daemon.described()
+    daemon.stop()
+    again = run(*SIMULATED, "--no-paced-updates")
+    again.call("Instance.Destroy", Instance=second, Context={"Reason": "rolling_update"})
+    assert second not in again.described()
+
+
+def test_labels_reach_the_provider(simulated: Daemon) -> None:
+    """They are acknowledged once stored, and put on the machine in the background, again and again if need be."""
+    id = simulated.provision(tier="web", **GROUP)
+    content = simulated.world.path.read_bytes()
+    simulated.world.path.write_bytes(b"out of order")
+    simulated.call("Instance.Label", Instance=id, Labels={"tier": "db", "added": "later"})
+    simulated.call("Instance.Label", Instance=id, Labels={"again": "x"})
+    wanted = {"infrakit.group": "w", "tier": "db", "added": "later", "again": "x"}
+    assert [id] == simulated.described(tier="db", added="later", again="x")
+    eventually(lambda: f"{id}: the simulator's world" in simulated.log, "the provider fails")
+    simulated.kill()
+    simulated.world.path.write_bytes(content)
+    simulated.start()
+    eventually(lambda: simulated.world.look().machines[id].tags == wanted, "the next daemon goes on with it")
+    with pytest.raises(RemoteError, match="no instance 'nobody'"):
+        simulated.call("Instance.Label", Instance="nobody", Labels={})
+
+
+def test_a_destroy_that_fails_is_tried_again(simulated: Daemon) -> None:
+    """The instance stays as being destroyed until the provider says that it is gone."""
+    id = simulated.provision()
+    content = simulated.world.path.read_bytes()
+    simulated.world.path.write_bytes(b"out of order")
+    simulated.call("Instance.Destroy", Instance=id)
+    eventually(lambda: f"work on {id}: the simulator's world" in simulated.log)
+    assert "destroying" == state(simulated, id)
+    assert [] == simulated.described()
+    simulated.world.path.write_bytes(content)
+    eventually(lambda: state(simulated, id) is None)
+    assert {} == simulated.world.look().machines
+
+
+def test_a_machine_that_never_works_is_set_aside(run: Run) -> None:
+    """One that exists but is not functional within the deadline is kept, and not described; when it works it comes back."""
+    daemon = run(*SIMULATED, "--provision-wait", "0.2", "--provision-deadline", "3")
+    id = daemon.provision({"delay": 10})
+    assert [id] == daemon.described()
+    eventually(lambda: state(daemon, id) == "non-functional")
+    assert "starting" in reason(daemon, id)
+    eventually(lambda: state(daemon, id) == "ready")
+
+
+def test_an_old_non_functional_instance_is_destroyed(run: Run) -> None:
+    """If asked for, after an age; one set aside by hand is not."""
+    daemon = run(*SIMULATED, "--non-functional-age", "1")
+    broken, by_hand = daemon.provision(), daemon.provision()
+    daemon.call("Operator.SetAside", Instance=by_hand, Reason="new disk")
+    set_functional(daemon, False, broken)
+    eventually(lambda: broken not in daemon.world.look().machines)
+    eventually(lambda: state(daemon, broken) is None)
+    observations(daemon, 5)
+    assert "non-functional" == state(daemon, by_hand)
+
+
+def test_orphans_are_told_and_left_alone(simulated: Daemon) -> None:
+    """A machine with this plugin's mark but no record is shown; another plugin's machine is none of its business."""
+    id = simulated.provision()
+    with simulated.world.change() as scene:
+        scene.machines["stray"] = scene.machines[id]
+    with simulated.world.change() as scene:
+        scene.machines["stranger"] = scene.machines[id]
+        scene.machines["stranger"].mark = "another plugin's"
+    with simulated.remote() as plugin:
+        eventually(lambda: list(plugin.status().Orphans) == ["stray"])
+    assert [id] == simulated.described()
+    assert {id, "stray", "stranger"} == set(simulated.world.look().machines)
+
+
+def test_many_threads_destroying_one_instance_agree(simulated: Daemon) -> None:
+    """A repeat while it is being destroyed is fine, and one when it is gone is an error; the machine goes once."""
+    id = simulated.provision({"destroy_delay": 5})
+    errors: list[str] = []
+
+    def destroy() -> None:
+        try:
+            simulated.call("Instance.Destroy", Instance=id)
+        except RemoteError as error:
+            errors.append(str(error))
+
+    threads = [threading.Thread(target=destroy) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [] == errors
+    eventually(lambda: state(simulated, id) is None)
+    destroy()
+    assert [f"no instance '{id}': it never existed here, or is gone"] == errors

@@ -1,0 +1,196 @@
+"""What the tests run: the real daemon as a process, and raw HTTP on its socket."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pyinfrakit.disk import Disk
+from pyinfrakit.errors import Unreachable
+from pyinfrakit.providers.simulator import World
+from pyinfrakit.rpc.client import Client
+from pyinfrakit.rpc.instance import types
+from pyinfrakit.rpc.instance.client import Remote
+from pyinfrakit.store.file import document, recovery
+
+ROOT = Path(__file__).parents[2]
+PROGRAMS = ROOT / "tests" / "programs"
+
+COMMAND = (sys.executable, "-m", "pyinfrakit")
+PATIENCE = 20.0
+"""Seconds that a call, or a stop, may take at most."""
+EVENTUALLY = 60.0
+"""Seconds after which something that should happen has not."""
+
+
+def eventually(condition: Callable[[], Any], what: str = "", patience: float = EVENTUALLY) -> Any:
+    """Give what *condition* gives as soon as that is true; fail when it takes too long."""
+    end = time.monotonic() + patience
+    while not (value := condition()):
+        assert time.monotonic() < end, f"did not happen in {patience:g} s: {what}"
+        time.sleep(0.02)
+    return value
+
+
+def environment(home: Path) -> dict[str, str]:
+    """A daemon's environment, with *home* as InfraKit's home."""
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("INFRAKIT")}
+    return {**clean, "INFRAKIT_HOME": str(home), "PYTHONWARNINGS": "error"}
+
+
+def command(home: Path, *arguments: str, input: str = "", **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run `infrakit-instance` to its end."""
+    return subprocess.run(
+        [*COMMAND, *arguments],
+        input=input,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=environment(home) | variables,
+        check=False,
+    )
+
+
+class Daemon:
+    """A daemon in a home of its own. *program* starts it; what it logs is in `log`."""
+
+    def __init__(self, home: Path, *arguments: str, name: str = "rack1", program: Sequence[str] = COMMAND) -> None:
+        self.home = home
+        self.name = name
+        self.arguments = arguments
+        self.program = program
+        self.socket = home / "plugins" / name
+        self.state = home / "state" / f"{name}.json"
+        self.world = World(home / "state" / f"{name}.world")
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> "Daemon":
+        return self.start()
+
+    def __exit__(self, *exception: object) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+
+    @property
+    def log(self) -> str:
+        return (self.home / "log").read_text()
+
+    @property
+    def pid(self) -> int:
+        assert self.process is not None
+        return self.process.pid
+
+    def start(self, wait: bool = True) -> "Daemon":
+        """Start it, and wait until it answers."""
+        self.home.mkdir(exist_ok=True)
+        with (self.home / "log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [*self.program, "--name", self.name, *self.arguments], stderr=log, env=environment(self.home)
+            )
+        if wait:
+            eventually(self._answers, "the daemon answers")
+        return self
+
+    def _answers(self) -> bool:
+        assert self.process is not None
+        assert self.process.poll() is None, f"the daemon ended: {self.log}"
+        try:
+            self.call("Plugin.Implements")  # to connect would say little: a child of one that was killed may still listen for it
+        except Unreachable:
+            return False
+        return True
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Send a signal, and give the exit status."""
+        assert self.process is not None
+        self.process.send_signal(number)
+        return self.process.wait(PATIENCE)
+
+    def kill(self) -> None:
+        """End it as a power cut would, with what it was about to start, which has its socket open for an instant."""
+        self.stop(signal.SIGKILL)
+        eventually(self._is_silent, "nobody is on its socket")
+
+    def _is_silent(self) -> bool:
+        with socket.socket(socket.AF_UNIX) as probe:
+            return probe.connect_ex(str(self.socket)) != 0
+
+    def client(self, timeout: float = PATIENCE) -> Client:
+        return Client(self.socket, timeout)
+
+    @contextmanager
+    def remote(self) -> Iterator[Remote]:
+        """The plugin, as our command line calls it."""
+        with self.client() as client:
+            yield Remote(client)
+
+    def call(self, method: str, **params: Any) -> Any:
+        """Call a method; give its result. `RemoteError` is raised for an error."""
+        with self.client() as client:
+            return json.loads(bytes(client.call(method, params)))
+
+    def provision(self, properties: Any = None, *, logical: str | None = None, **tags: str) -> str:
+        """Provision an instance; a tag's ``_`` stands for a dot: ``infrakit_group="w"``."""
+        spec = {"Properties": properties or {}, "Tags": dotted(tags), "LogicalID": logical}
+        return str(self.call("Instance.Provision", Spec=spec)["ID"])
+
+    def described(self, **tags: str) -> list[str]:
+        """Give the IDs that InfraKit is shown, in order."""
+        return [each["ID"] for each in self.call("Instance.DescribeInstances", Tags=dotted(tags))["Descriptions"]]
+
+    def record(self, id: str) -> types.Kept | None:
+        """Give an instance's record, in any state."""
+        with self.remote() as plugin:
+            return next(iter(plugin.records({}, [id])), None)
+
+    def exported(self) -> bytes:
+        """Give the content of the state file and its journal as `export` prints it."""
+        return b"".join(document.dump(recovery.read_live(Disk(), self.state).content))
+
+    def saved(self) -> dict[str, Any]:
+        """Give the content of the state file and its journal."""
+        content: dict[str, Any] = json.loads(self.exported())
+        return content
+
+    def exchange(self, request: bytes) -> tuple[int, dict[str, str], bytes]:
+        """Send raw bytes on a connection of their own; give the reply's status, headers (lower-case) and body."""
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(PATIENCE)
+            connection.connect(str(self.socket))
+            connection.sendall(request)
+            return read_reply(connection)
+
+    def post(self, body: bytes | str) -> tuple[int, dict[str, str], bytes]:
+        """POST a body as InfraKit's clients do."""
+        data = body.encode() if isinstance(body, str) else body
+        head = f"POST / HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
+        return self.exchange(head.encode() + data)
+
+
+def dotted(tags: dict[str, str]) -> dict[str, str]:
+    return {key.replace("_", "."): value for key, value in tags.items()}
+
+
+def read_reply(connection: socket.socket) -> tuple[int, dict[str, str], bytes]:
+    """Read one HTTP reply that has a Content-Length."""
+    data = b""
+    while b"\r\n\r\n" not in data:
+        more = connection.recv(65536)
+        assert more, f"the connection ended in a reply's head: {data!r}"
+        data += more
+    head, _, body = data.partition(b"\r\n\r\n")
+    lines = head.decode().split("\r\n")
+    headers = {key.lower(): value.strip() for key, _, value in (line.partition(":") for line in lines[1:])}
+    while len(body) < int(headers.get("content-length", 0)):
+        more = connection.recv(1 << 20)
+        assert more, "the connection ended in a reply's body"
+        body += more
+    return int(lines[0].split()[1]), headers, body

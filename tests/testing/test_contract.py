@@ -1,0 +1,124 @@
+"""The contract that providers are held to: those that come with pyinfrakit keep it, and a wrong one is told what is wrong."""
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pyinfrakit.provider import Provider
+from pyinfrakit.providers.file import File
+from pyinfrakit.providers.simulator import SimulatedMachine, Simulator
+from pyinfrakit.testing import ProviderContract
+from support.harness import PROGRAMS
+
+
+class TestFile(ProviderContract):
+    """Its machines are its records."""
+
+    def provider(self, folder: Path) -> File:
+        return File("contract", folder)
+
+
+class TestSimulator(ProviderContract):
+    """Its machines are in its world."""
+
+    def provider(self, folder: Path) -> Simulator:
+        return Simulator("contract", folder)
+
+    def properties(self, provider: Provider) -> Mapping[str, Any]:
+        return {"delay": 0.02}
+
+    def stuck(self, provider: Provider, id: str) -> AbstractContextManager[None]:
+        assert isinstance(provider, Simulator)
+        return _stuck(provider, id)
+
+    def stranger(self, provider: Provider) -> str:
+        assert isinstance(provider, Simulator)
+        with provider.world.change() as scene:
+            scene.machines["bought-in-2019"] = SimulatedMachine()
+        return "bought-in-2019"
+
+
+@contextmanager
+def _stuck(provider: Simulator, id: str) -> Iterator[None]:
+    with provider.world.change() as scene:
+        scene.machines[id].stuck = True
+    yield
+    with provider.world.change() as scene:
+        scene.machines[id].stuck = False
+
+
+AGAIN = "test_provisioning_an_id_again_gives_the_machine_it_has"
+APART = "test_ids_are_kept_apart"
+GONE = "test_destroying_what_is_gone_is_fine"
+BATCH = "test_a_batch_is_destroyed"
+STUCK = "test_a_batch_with_one_that_is_stuck_is_destroyed_but_for_that"
+MARKS = "test_other_plugins_machines_are_not_shown"
+RESTART = "test_machines_outlive_a_restart"
+MANY = "test_many_provisions_at_once"
+CUT_OFF = "test_a_provision_that_is_cut_off_is_made_whole_by_the_next"
+TAGS = "test_tags_are_put_on_machines_that_are_there"
+ADOPTED = "test_a_machine_that_existed_before_is_adopted"
+PROPERTIES = "test_properties_are_checked"
+CRASH = "test_a_crash_in_the_middle_of_a_provision_makes_no_second_machine"
+CRASH_LATER = "test_a_crash_in_the_middle_of_a_destroy_leaves_nothing"
+PASSING = "test_errors_that_pass_lose_nothing"
+
+FAILS = {
+    "Right": set(),
+    "MakesASecond": {AGAIN, RESTART, MANY, CUT_OFF, CRASH},  # all that provision an ID again
+    "OneForAll": {APART, MANY},
+    "MissesTheGone": {GONE, BATCH},
+    "DestroysTheFirst": {BATCH, STUCK, RESTART, MANY},  # all that destroy several
+    "IsSilentOnStuck": {STUCK},
+    "ShowsAll": {MARKS},
+    "Forgets": {RESTART, MARKS, CRASH, PASSING},  # all that start again
+    "HasTenHands": {MANY},
+    "Revives": {CRASH_LATER, PASSING},
+    "LeavesHalf": {CUT_OFF},
+    "LabelsTheGone": {TAGS},
+    "HangsOnTheGone": {TAGS},
+    "AdoptsAnything": {ADOPTED},
+    "TakesAnything": {PROPERTIES},
+}
+"""What the providers in wrong_providers.py fail, the test that names the fault first."""
+
+
+@pytest.fixture(scope="module")
+def failed() -> dict[str, set[str]]:
+    """The tests that the wrong providers fail."""
+    file = PROGRAMS / "wrong_providers.py"
+    command = [sys.executable, "-m", "pytest", "-q", "-rfE", "--tb=no", "--color=no", "-p", "no:cacheprovider", str(file)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=500, check=False, env={**os.environ, "COLUMNS": "200"})
+    assert done.returncode == 1, done.stdout
+    found: dict[str, set[str]] = {name: set() for name in FAILS}
+    for provider, test in re.findall(r"^FAILED .*::Test(\w+)::(\w+)", done.stdout, re.MULTILINE):
+        found[provider].add(test)
+    assert any(found.values()), done.stdout
+    return found
+
+
+@pytest.mark.xdist_group("wrong providers")
+@pytest.mark.parametrize("provider", FAILS)
+def test_a_fault_fails_the_tests_that_are_about_it(failed: dict[str, set[str]], provider: str) -> None:
+    """A wrong provider fails what its fault breaks, and nothing else; none of them makes a test hang."""
+    assert FAILS[provider] == failed[provider]
+
+
+def test_what_is_missing_is_told_without_pytest() -> None:
+    """Who imports the contract where pytest is not installed is told what to install, in one line."""
+    program = "import sys; sys.modules['pytest'] = None; import pyinfrakit.testing"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert "ImportError: pyinfrakit.testing needs pytest: pip install 'pyinfrakit[testing]'" == done.stderr.splitlines()[-1]
+
+
+def test_a_provider_that_is_not_given_is_asked_for() -> None:
+    """A subclass without `provider` fails with what is to be written."""
+    with pytest.raises(NotImplementedError, match="write the method `provider`"):
+        ProviderContract().provider(Path())
