@@ -16,7 +16,7 @@ import psutil  # type: ignore[import-untyped]
 from benchmarks.fleet import Fleet
 from pyinfrakit.record import State
 from pyinfrakit.rpc.client import Client
-from pyinfrakit.rpc.instance.client import Remote
+from pyinfrakit.rpc.operator.client import OperatorClient
 
 ROOT = Path(__file__).parent.parent
 PATIENCE = 60.0
@@ -109,10 +109,10 @@ class Daemon(Server):
     def settle(self) -> None:
         """Wait until what was destroyed is gone."""
         with Client(self.socket) as client:
-            remote = Remote(client)
+            remote = OperatorClient(client)
             while self._unrest(remote):
                 time.sleep(0.01)
 
-    def _unrest(self, remote: Remote) -> int:
+    def _unrest(self, remote: OperatorClient) -> int:
         states = remote.status().States
         return states[State.PROVISIONING] + states[State.DESTROYING]

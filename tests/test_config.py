@@ -9,6 +9,7 @@ import pytest
 
 from conftest import FAST
 from pyinfrakit import config
+from pyinfrakit.daemon.build import build
 from pyinfrakit.providers.simulator import Simulator
 from support.harness import Daemon, command, eventually
 from test_loading import fails, root_only
@@ -225,10 +226,12 @@ def test_a_daemon_serves_the_types_of_a_file(run: Callable[..., Daemon], configu
 def test_types_are_read_and_made(configured: Callable[[str], Path], tmp_path: Path) -> None:
     """A file with several types gives a provider for each, with its own options, called by the plugin's name and the type's."""
     content = '[types.a]\nprovider = "file"\n[types.b]\nprovider = "simulator"\n[types.b.options]\nworld = "/w"'
-    chosen = config.from_file(configured(content))
-    made = config.made(chosen, "rack1", tmp_path)
-    assert {"a": "rack1.a", "b": "rack1.b"} == {kind: provider.name for kind, provider in made.items()}
-    assert "/w" == made["b"].options.world
+    choices = config.from_file(configured(content))
+    makers = {sub_type: choice.make for sub_type, choice in choices.items()}
+    with build("rack1", makers, str(tmp_path / "state.json")) as parts:
+        providers = {sub_type: plugin.provider for sub_type, plugin in parts.plugins.items()}
+    assert {"a": "rack1.a", "b": "rack1.b"} == {sub_type: provider.name for sub_type, provider in providers.items()}
+    assert "/w" == providers["b"].options.world
 
 
 def test_secrets_are_shown_nowhere(run: Callable[..., Daemon], configured: Callable[[str], Path]) -> None:

@@ -15,7 +15,7 @@ from benchmarks.scale import CONNECTIONS
 from benchmarks.servers import Daemon
 from pyinfrakit.providers.process.provider import Process, Settings
 from pyinfrakit.rpc.client import Client
-from pyinfrakit.rpc.instance.client import Remote
+from pyinfrakit.rpc.operator.client import OperatorClient
 
 MARK = "benchmarks"
 
@@ -62,7 +62,7 @@ def _seconds(daemon: Daemon) -> float:
 def _working(daemon: Daemon) -> int:
     """Give how many instances are ready once they were observed often enough for one that is lost to be set aside."""
     with Client(daemon.socket) as client:
-        remote = Remote(client)
+        remote = OperatorClient(client)
         seen: set[float | None] = {None}
         while len(seen) < 5:
             seen.add(remote.status().Observed)

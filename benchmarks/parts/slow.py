@@ -10,7 +10,7 @@ from benchmarks.lane import Lane
 from benchmarks.report import Beside, Report, Row, at_most
 from benchmarks.scale import CONNECTIONS
 from benchmarks.slow import LATENCY
-from pyinfrakit.instance.calls import Bounds
+from pyinfrakit.instance.calls import CallLimits
 
 KINDS = ("Async", "Plain")
 
@@ -20,7 +20,7 @@ MILLI = 1000
 def measure(bench: Bench) -> Report:
     """Have all asked for before the first is there, and wait for the last one."""
     count = bench.scale.slow
-    ideal = count / Bounds().at_once * LATENCY
+    ideal = count / CallLimits().at_once * LATENCY
     rows, targets = [], []
     with Generator() as generator:
         for kind in KINDS:

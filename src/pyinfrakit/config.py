@@ -18,25 +18,29 @@ from msgspec import Raw, Struct
 from pyinfrakit import loading, paths
 from pyinfrakit.errors import CannotStart
 from pyinfrakit.provider import Provider
-from pyinfrakit.schema.decode import NotJSON, WrongShape, decode, encodable
-from pyinfrakit.schema.describe import NOTHING, example
-from pyinfrakit.schema.secrets import Secret
+from pyinfrakit.schema.decode import NotJSON, WrongShape, decode, make_encodable
+from pyinfrakit.schema.describe import example
+from pyinfrakit.schema.secrets import EMPTY_OBJECT, Secret
 
 EXAMPLE = 'provider = "simulator"'
 
 
-class Chosen(Struct, frozen=True):
-    """A provider that is to be made, with its options."""
+class ProviderChoice(Struct, frozen=True):
+    """An operator's choice: a provider and its options."""
 
     provider: type[Provider]
     options: Any
+
+    def make(self, name: str, folder: Path) -> Provider:
+        """Make the provider of plugin *name*, which may keep files in *folder*. Raise `CannotStart`."""
+        return loading.made(self.provider, name, folder, self.options)
 
 
 class _Part(Struct, forbid_unknown_fields=True):
     """One provider."""
 
     provider: str
-    options: Raw = NOTHING
+    options: Raw = EMPTY_OBJECT
 
 
 class _File(Struct, forbid_unknown_fields=True):
@@ -47,13 +51,13 @@ class _File(Struct, forbid_unknown_fields=True):
     types: dict[str, Raw] | None = None
 
 
-def from_flags(provider: str, given: Sequence[tuple[str, str]]) -> Mapping[str, Chosen]:
+def from_flags(provider: str, given: Sequence[tuple[str, str]]) -> Mapping[str, ProviderChoice]:
     """Find the provider that the command line names, which has no sub-type; raise `CannotStart`."""
     found = loading.provider_class(provider)
-    return {"": Chosen(found, options_from_flags(found, dict(given)))}
+    return {"": ProviderChoice(found, options_from_flags(found, dict(given)))}
 
 
-def from_file(path: Path) -> Mapping[str, Chosen]:
+def from_file(path: Path) -> Mapping[str, ProviderChoice]:
     """Find the providers of a file, by sub-type, which is empty where there is but one; raise `CannotStart`."""
     try:
         parts = _parts(decode(_read(path), _File))
@@ -62,18 +66,10 @@ def from_file(path: Path) -> Mapping[str, Chosen]:
         raise CannotStart(f"config file {path}: {error}") from None
 
 
-def made(chosen: Mapping[str, Chosen], name: str, folder: Path) -> Mapping[str, Provider]:
-    """Make the providers of plugin *name*, by sub-type; one with a sub-type is called ``name.type``. Raise `CannotStart`."""
-    return {
-        kind: loading.made(each.provider, f"{name}.{kind}" if kind else name, folder, each.options)
-        for kind, each in chosen.items()
-    }
-
-
 def _read(path: Path) -> bytes:
     """Give the file's content as JSON, once it is found that nobody else can change it."""
     try:
-        paths.check(path)
+        paths.check_trusted(path)
         with path.open("rb") as file:
             return msgspec.json.encode(tomllib.load(file))
     except OSError as error:
@@ -90,7 +86,7 @@ def _parts(file: _File) -> Mapping[str, _Part]:
     if file.types is None:
         if not file.provider:
             raise CannotStart(f"expected a provider, as in {EXAMPLE}, or tables [types.NAME] that have one each")
-        return {"": _Part(file.provider, file.options or NOTHING)}
+        return {"": _Part(file.provider, file.options or EMPTY_OBJECT)}
     if file.provider or file.options:
         raise CannotStart("expected either provider and options, or types, which have theirs")
     if not file.types:
@@ -109,13 +105,13 @@ def _kind(name: str) -> str:
     return name
 
 
-def _chosen(part: _Part, kind: str, folder: Path) -> Chosen:
+def _chosen(part: _Part, kind: str, folder: Path) -> ProviderChoice:
     where = f"types.{kind}." if kind else ""
     try:
         found = loading.provider_class(part.provider, folder)
     except CannotStart as error:
         raise CannotStart(f"{where}provider: {error}") from None
-    return Chosen(found, options_from_table(found, part.options, f"{where}options", folder))
+    return ProviderChoice(found, options_from_table(found, part.options, f"{where}options", folder))
 
 
 # ==== What an operator sets of a provider: from the command line's strings, or from a table of a configuration file.
@@ -129,7 +125,7 @@ Reader = Callable[[Any], Secret]
 
 def options_from_flags(provider: type[Provider], given: Mapping[str, str]) -> Any:
     """Read options from strings; raise `CannotStart`."""
-    data = msgspec.json.encode({encodable(key): encodable(value) for key, value in given.items()})
+    data = msgspec.json.encode({make_encodable(key): make_encodable(value) for key, value in given.items()})
     try:
         return decode(data, provider.Options, hook=_hook(_from_flag), strict=False)
     except WrongShape as error:

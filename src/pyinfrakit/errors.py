@@ -1,29 +1,31 @@
-"""The exceptions, named by what whoever gets one does next.
+"""All exceptions, each named after its reader's next step.
 
 PyInfrakitError
-├── WrongCall              mend the call
-│   ├── InvalidSpec          … its spec
-│   ├── UnknownInstance      … its ID
-│   └── Refused              … or first change what it conflicts with
+├── WrongCall              fix the call:
+│   ├── InvalidSpec          its spec
+│   ├── UnknownInstance      its ID
+│   └── Refused              or first resolve the conflict that it names
 ├── TryAgain               make the same call again, later
-│   └── StoreFailed          … once the disk works
+│   └── StoreFailed          once the store works
 ├── GiveUp                 the provider can't do it: ask for something else
-├── Unreachable            the plugin did not answer: is it running?
-└── CannotStart            mend the setting, path or file that it names
-    ├── InUse                … or stop its holder
-    └── Damaged              … which is never overwritten
+├── Unreachable            the plugin did not answer: check that it runs
+└── CannotStart            fix the setting, path or file that it names
+    ├── InUse                or stop its holder
+    └── Damaged              which is never overwritten
+
+They are raised at the point of failure and caught in one place each: the RPC boundary (`rpc.dispatcher`) for
+callers, the reconcile loop and the jobs for the provider, and ``cli.main`` for people.
 """
 
 import math
-from pathlib import Path
 
 
 class PyInfrakitError(Exception):
-    """Something that a user can act on; its text is one line and complete."""
+    """An error that its reader can act on. The text is one line and complete."""
 
 
 class WrongCall(PyInfrakitError):
-    """The call can't be done as it was made."""
+    """The call can't be done the way it was made."""
 
 
 class InvalidSpec(WrongCall):
@@ -36,7 +38,7 @@ class InvalidSpec(WrongCall):
 
 
 class UnknownInstance(WrongCall):
-    """There is no instance of this ID, or no longer."""
+    """No instance has this ID, or no longer."""
 
     def __init__(self, id: str) -> None:
         super().__init__(f"no instance {id!r}: it never existed here, or is gone")
@@ -52,7 +54,7 @@ class Refused(WrongCall):
 
 
 class TryAgain(PyInfrakitError):
-    """Nothing is wrong with the call, but it can't be done now; *after* so many seconds it may, None where that is not known."""
+    """The call is fine but can't be done now. *after* is how many seconds to wait, or None if unknown."""
 
     def __init__(self, problem: str, after: float | None = None) -> None:
         super().__init__(problem)
@@ -62,19 +64,18 @@ class TryAgain(PyInfrakitError):
 
 
 class StoreFailed(TryAgain):
-    """A change could not be made durable, and was taken back."""
+    """A change could not be made durable, and was undone."""
 
-    def __init__(self, path: Path, problem: str) -> None:
-        super().__init__(f"state file {path} can't be written: {problem}; nothing was changed")
-        self.path = path
+    def __init__(self, location: str, problem: str) -> None:
+        super().__init__(f"{location} can't be written: {problem}; nothing was changed")
 
 
 class GiveUp(PyInfrakitError):
-    """The provider can't do this, and won't be able to later."""
+    """The provider can't do this, now or later."""
 
 
 class Unreachable(PyInfrakitError):
-    """There is no plugin on the socket, or it broke off."""
+    """Nothing answers on the socket, or the connection broke."""
 
 
 class CannotStart(PyInfrakitError):
@@ -82,15 +83,13 @@ class CannotStart(PyInfrakitError):
 
 
 class InUse(CannotStart):
-    """A name or a file belongs to another process that runs."""
+    """A name or a file belongs to another running process."""
 
 
 class Damaged(CannotStart):
-    """A state file, or a journal beside it, can't be understood at *where*."""
+    """The state at *location* makes no sense at *where*. It is left untouched; *advice* says how to go on."""
 
-    def __init__(self, path: Path, where: str, problem: str) -> None:
-        advice = f"the file was left untouched, and `infrakit-instance fsck {path}` says what can be saved"
-        super().__init__(f"state file {path}: {where}: {problem}; {advice}")
-        self.path = path
+    def __init__(self, location: str, where: str, problem: str, advice: str) -> None:
+        super().__init__(f"{location}: {where}: {problem}; {advice}")
         self.where = where
         self.problem = problem

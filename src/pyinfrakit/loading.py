@@ -90,7 +90,7 @@ def _check_module(what: str, name: str) -> None:
     ours = name.partition(".")[0] == __package__  # whoever can change this package can change this check
     if spec.has_location and spec.origin and not ours:
         with _naming(what):
-            paths.check(Path(spec.origin))
+            paths.check_trusted(Path(spec.origin))
 
 
 def _file(what: str, path: Path) -> ModuleType:
@@ -102,7 +102,7 @@ def _file(what: str, path: Path) -> ModuleType:
     except (OSError, ValueError) as error:
         raise CannotStart(f"{what}: {path}: {getattr(error, 'strerror', None) or error}") from None
     with _naming(what):
-        paths.check(path)
+        paths.check_trusted(path)
     name = f"_provider_{zlib.crc32(os.fsencode(real)):08x}"
     return sys.modules.get(name) or _run(what, name, real)
 
@@ -191,8 +191,8 @@ def _check_type(what: str, loaded: type[Provider], attribute: str, or_raw: str) 
     if not (isinstance(shape, type) and issubclass(shape, Struct)) and not (or_raw and shape is Raw):
         raise CannotStart(f"{what}: {loaded.__name__}.{attribute}: expected a msgspec Struct type{or_raw}, got {shape!r}")
     with _told(f"{what}: {loaded.__name__}.{attribute}"):
-        msgspec.json.Decoder(shape, dec_hook=secrets.made)
-        if strange := sorted(each.__name__ for each in secrets.strange(shape)):
+        msgspec.json.Decoder(shape, dec_hook=secrets.decode_secret)
+        if strange := sorted(each.__name__ for each in secrets.find_unknown_types(shape)):
             raise CannotStart(f"{what}: {loaded.__name__}.{attribute} has {', '.join(strange)}, which msgspec can't decode")
 
 

@@ -1,4 +1,9 @@
-"""Locks between processes: one holder at a time, gone with the process that held it."""
+"""Locks between processes: one holder at a time, released when the holder ends, however it ends.
+
+All of them are `flock` locks. Such a lock belongs to the open file, not to the process: a child that
+inherits the descriptor holds the lock with its parent, and keeps it when the parent is killed. That is
+how a new daemon learns that a child of an earlier one is still at work.
+"""
 
 import fcntl
 import os
@@ -7,23 +12,50 @@ from pathlib import Path
 from pyinfrakit.errors import CannotStart, InUse
 
 
-class Lock:
-    """An exclusive lock on *path*, a file of its own, as a lock on a file that is renamed over would be lost."""
+def acquire(fd: int, *, wait: bool = False) -> bool:
+    """Lock an open file. Return False if another process holds the lock, unless this is to *wait* for it."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    return True
 
-    def __init__(self, path: Path, what: str, holder: str) -> None:
-        """Take the lock. Raise `InUse`, which names *what* is locked and its holder, who said *holder* here; or `CannotStart`."""
+
+def is_held(path: Path) -> bool:
+    """Return whether a process holds the lock on a file; False if the file is gone."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return False
+    try:
+        # A shared lock, so that two observers do not take each other for the holder.
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
+class Lock:
+    """An exclusive lock on *path*. It is a file of its own: a lock on a file that is renamed over is lost."""
+
+    def __init__(self, path: Path, subject: str, holder: str) -> None:
+        """Take the lock, and write *holder* into the file for others who want it.
+
+        Raise `InUse`, which names the *subject* and its holder, or `CannotStart` if the file can't be opened.
+        """
         self._path = path
         while True:
             try:
                 self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
             except OSError as error:
-                raise CannotStart(f"{what}: {error.strerror}") from None
-            try:
-                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+                raise CannotStart(f"{subject}: {error.strerror}") from None
+            if not acquire(self._fd):
                 other = os.read(self._fd, 200).decode(errors="replace").strip()
                 os.close(self._fd)
-                raise InUse(f"{what} is in use by {other or 'another process'}") from None
+                raise InUse(f"{subject} is in use by {other or 'another process'}")
+            # The last holder may have removed the file between our open and our lock.
             if self._is_in_place():
                 break
             os.close(self._fd)
@@ -31,7 +63,6 @@ class Lock:
         os.write(self._fd, f"{holder} (process {os.getpid()})\n".encode())
 
     def _is_in_place(self) -> bool:
-        """Is the file that was locked still at the path? Its last holder may have removed it meanwhile."""
         try:
             return os.path.samestat(os.fstat(self._fd), os.stat(self._path))
         except FileNotFoundError:
@@ -44,6 +75,6 @@ class Lock:
         self.release()
 
     def release(self) -> None:
-        """Remove the file, then let go of it: in this order nobody can lock a file that is about to vanish."""
+        """Remove the file, then unlock it. In this order, nobody can lock a file that is about to vanish."""
         self._path.unlink(missing_ok=True)
         os.close(self._fd)

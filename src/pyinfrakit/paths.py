@@ -1,4 +1,4 @@
-"""Where InfraKit's programs look for each other: a folder with a socket per plugin."""
+"""Folders and names: how InfraKit's programs find each other, and which files root may trust."""
 
 import os
 import stat
@@ -8,75 +8,89 @@ from pathlib import Path
 from pyinfrakit.errors import CannotStart
 
 MAX_SOCKET_PATH = 103
-"""Bytes that a unix socket's path may have: 107 on Linux, 103 on macOS; names should work on both."""
+"""Longest path of a unix socket, in bytes: 107 on Linux, 103 on macOS. Names should work on both."""
+
+_WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 
 def home(environment: Mapping[str, str] = os.environ) -> Path:
-    """InfraKit's home folder."""
+    """Return InfraKit's home folder."""
     return Path(environment.get("INFRAKIT_HOME") or Path.home() / ".infrakit")
 
 
 def plugins(environment: Mapping[str, str] = os.environ) -> Path:
-    """The folder of sockets, as InfraKit's own programs find it."""
+    """Return the folder of sockets, as InfraKit's own programs find it."""
     return Path(environment.get("INFRAKIT_PLUGINS_DIR") or home(environment) / "plugins")
 
 
-def default_state(name: str, environment: Mapping[str, str] = os.environ) -> Path:
-    """Where the plugin *name* keeps its state unless told otherwise."""
-    return home(environment) / "state" / f"{name}.json"
+def check_name(name: str) -> str:
+    """Return *name*, or raise `CannotStart` if InfraKit or a file system would misread it as a file name."""
+    if not name or name.startswith(".") or "/" in name or name.endswith((".listen", ".pid")) or not name.isprintable():
+        raise CannotStart(f"name {name!r}: expected a file name that does not start with a dot, such as rack1")
+    return name
+
+
+def resolve(target: str, directory: Path) -> tuple[Path, str]:
+    """Return the socket and the sub-type that a user means by *target*; the sub-type may be empty.
+
+    A target is a name, ``name/sub-type``, or a path that starts with a slash or a dot. Raise
+    `CannotStart` if it is none of these.
+    """
+    if target.startswith(("/", ".")):
+        return Path(target), ""
+    name, _, sub_type = target.partition("/")
+    return directory / check_name(name), sub_type
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder for this user alone, unless it is there; raise `CannotStart`."""
+    """Make a folder for this user alone, unless it exists. Raise `CannotStart`."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise CannotStart(f"folder {folder}: {error.strerror}") from None
 
 
-def check_name(name: str) -> str:
-    """Refuse names that InfraKit or a file system would take for something else; raise `CannotStart`."""
-    if not name or name.startswith(".") or "/" in name or name.endswith((".listen", ".pid")) or not name.isprintable():
-        raise CannotStart(f"name {name!r}: expected a file name that does not start with a dot, such as rack1")
-    return name
+def make_private(folder: Path) -> None:
+    """Make a folder that nobody else can look into, or raise `CannotStart` if the one there is not private.
 
-
-def socket(target: str, directory: Path) -> tuple[Path, str]:
-    """Give the socket, and the sub-type, that a user means by *target*: a name, ``name/type``, or a path with a ``/`` first.
-
-    A path may also start with a dot. The sub-type is empty where none was named. Raise `CannotStart` for what is no name.
+    As root, files in such a folder decide which processes get signals and which socket is served.
     """
-    if target.startswith(("/", ".")):
-        return Path(target), ""
-    name, _, kind = target.partition("/")
-    return directory / check_name(name), kind
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        found = folder.lstat()
+    except OSError as error:
+        raise CannotStart(f"folder {folder}: {error.strerror}") from None
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
+        raise CannotStart(f"folder {folder}: expected a folder of this user with mode 0700; remove it, or fix its mode")
 
 
-# ==== Who may change a file: what root runs, or is told to run by, must be root's own.
-OTHERS = stat.S_IWGRP | stat.S_IWOTH
+def check_trusted(path: Path) -> None:
+    """Raise `CannotStart` if this is root and another user can change the file at *path*.
 
-
-def check(path: Path) -> None:
-    """Make sure, when this is root, that nobody else can change what is at *path*; raise `CannotStart`."""
+    That takes more than the file's mode. Whoever can write to a folder on the way can replace the file,
+    and the owner of a link can redirect it. Sticky folders, such as /tmp, are the exception: others can add
+    files there, but can neither rename nor remove root's. They can't have been there first, because
+    everything on the way has to be root's.
+    """
     if os.geteuid() != 0:
         return
-    for each in _way(path):
-        if problem := _problem(each.lstat()):
-            raise CannotStart(f"{path}: {each} {problem}; what root runs, or is set up by, must be root's alone to change")
+    for each in _steps(path):
+        if problem := _distrust(each.lstat()):
+            raise CannotStart(f"{path}: {each} {problem}; files that root loads must be writable by root only")
 
 
-def _problem(status: os.stat_result) -> str:
+def _distrust(status: os.stat_result) -> str:
     if status.st_uid != 0:
         return f"belongs to user {status.st_uid}"
-    if stat.S_ISLNK(status.st_mode) or not status.st_mode & OTHERS:
+    if stat.S_ISLNK(status.st_mode) or not status.st_mode & _WRITABLE_BY_OTHERS:
         return ""
     if stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX:
         return ""
     return f"may be written by others (mode {stat.S_IMODE(status.st_mode):04o})"
 
 
-def _way(path: Path) -> Iterator[Path]:
-    """Give all that leads to *path*, which exists: folders and links, through the links, and itself."""
+def _steps(path: Path) -> Iterator[Path]:
+    """Yield every folder and link on the way to *path*, through the links, and *path* itself, which exists."""
     here = Path("/")
     left = list(reversed(path.absolute().parts))
     while left:

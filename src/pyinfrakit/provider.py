@@ -86,7 +86,9 @@ def _tags(tags: Mapping[str, str] | None) -> dict[str, str]:
 
 
 def _written(properties: Mapping[str, Any] | Raw) -> Raw:
-    data = properties if isinstance(properties, Raw) else Raw(msgspec.json.encode(properties, enc_hook=secrets.hidden))
+    data = (
+        properties if isinstance(properties, Raw) else Raw(msgspec.json.encode(properties, enc_hook=secrets.encode_placeholder))
+    )
     check(bytes(data))
     decode(data, dict[str, Raw], "properties")
     return data
@@ -155,7 +157,7 @@ class Provider(ABC):
     def parse(self, properties: Raw | None) -> Any:
         """Give properties as an instance of type `Properties`; raise `InvalidSpec`."""
         try:
-            return decode(properties or b"{}", self.Properties, "Properties", secrets.made)
+            return decode(properties or b"{}", self.Properties, "Properties", secrets.decode_secret)
         except WrongShape as error:
             raise InvalidSpec(error.where, error.problem) from None
 

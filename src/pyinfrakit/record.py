@@ -1,4 +1,4 @@
-"""What an instance is, and how it lives. Frozen data and one table; no I/O, no clock."""
+"""Instances: their specs, their records, and the table of how they live. Frozen data; no I/O, no clock."""
 
 import json
 from collections.abc import Mapping
@@ -15,18 +15,18 @@ GROUP_TAG = "infrakit.group"
 """The tag by which InfraKit's group controller knows the members of a group."""
 
 CONFIG_TAGS = ("infrakit.config_sha", "infrakit.config.hash")
-"""The tags that hold a member's configuration hash, up to InfraKit 0.5 and after."""
+"""The tags that hold a member's configuration hash, up to InfraKit 0.5 and after it."""
 
 
 class Attachment(Struct, frozen=True, gc=False):
-    """Something that is attached to an instance, such as a volume."""
+    """A resource that is attached to an instance, such as a volume."""
 
     id: str
     type: str
 
 
 class Spec(Struct, frozen=True, kw_only=True, gc=False):
-    """What InfraKit asks for. *properties* is JSON, byte for byte as it came; None where none came."""
+    """A request for an instance. *properties* is JSON, byte for byte as it came, or None."""
 
     properties: Raw | None = None
     tags: Mapping[str, str] = {}
@@ -35,7 +35,7 @@ class Spec(Struct, frozen=True, kw_only=True, gc=False):
     attachments: tuple[Attachment, ...] = ()
 
     def __repr__(self) -> str:
-        """Show what is no secret: a provider's mistake may put this into an error, and that into the log."""
+        # Only what is no secret: a provider's mistake may put this into an error, and that into the log.
         return f"Spec(tags={self.tags!r}, logical_id={self.logical_id!r}, …)"
 
     @property
@@ -48,33 +48,32 @@ class Spec(Struct, frozen=True, kw_only=True, gc=False):
         return tuple(self.tags.get(tag) for tag in CONFIG_TAGS)
 
     def asks_for(self, other: "Spec") -> bool:
-        """Is this a repeat of the request that *other* came from? Tags that *other* was given since don't count."""
+        """Return whether this repeats the request that *other* came from. Tags that *other* got later don't count."""
         return (
             self.logical_id == other.logical_id
             and self.init == other.init
             and self.attachments == other.attachments
             and self.tags.items() <= other.tags.items()
-            and _same_json(self.properties, other.properties)
+            and _is_same_json(self.properties, other.properties)
         )
 
 
-def _same_json(one: Raw | None, two: Raw | None) -> bool:
+def _is_same_json(one: Raw | None, two: Raw | None) -> bool:
     if one is None or two is None or one == two:
         return one == two
-    return bool(_comparable(one) == _comparable(two))
+    return bool(_decode_comparable(one) == _decode_comparable(two))
 
 
-def _comparable(data: Raw) -> Any:
-    """Decode with numbers as they are written, and apart from everything else: to Python, 1 is equal to true."""
-    return json.loads(bytes(data), parse_int=_number, parse_float=_number)
+def _decode_comparable(data: Raw) -> Any:
+    # Numbers stay as they are written, and apart from everything else: in Python, 1 == 1.0 == True.
+    def number(text: str) -> tuple[str, str]:
+        return ("number", text)
 
-
-def _number(text: str) -> tuple[str, str]:
-    return ("number", text)
+    return json.loads(bytes(data), parse_int=number, parse_float=number)
 
 
 class State(StrEnum):
-    """Where an instance is in its life."""
+    """The state of an instance."""
 
     PROVISIONING = "provisioning"
     READY = "ready"
@@ -82,14 +81,14 @@ class State(StrEnum):
     DESTROYING = "destroying"
 
     described: bool
-    """Is InfraKit told of instances in this state?"""
+    """Whether InfraKit sees instances in this state."""
 
     def __init__(self, name: str) -> None:
         self.described = name in ("provisioning", "ready")
 
 
 class Event(StrEnum):
-    """What happens to an instance."""
+    """An event in the life of an instance."""
 
     PROVISIONED = "provisioned"
     FAILED = "failed"
@@ -107,10 +106,12 @@ class Event(StrEnum):
 
 DROPPED = None
 
-# Every transition there is. An instance starts as `provisioning`, or `ready` where it is adopted, and ends when its record
-# is dropped.
-# A provision that fails goes by way of `destroying`: what it left behind, if anything, is cleaned up.
-# Its call may end after the instance went elsewhere (by hand, by the deadline, by a destroy): it stays there.
+# All transitions. An instance starts as `provisioning`, or as `ready` if it is adopted, and ends when its
+# record is dropped.
+#
+# A provision that fails passes through `destroying`, so that a half-made machine is cleaned up. A
+# provision's call may end after the instance left `provisioning` (by hand, by the deadline, by a destroy):
+# PROVISIONED changes nothing then, and FAILED cleans up.
 LIFECYCLE: Mapping[tuple[State, Event], State | None] = {
     (State.PROVISIONING, Event.PROVISIONED): State.READY,
     (State.PROVISIONING, Event.FAILED): State.DESTROYING,
@@ -142,18 +143,18 @@ LIFECYCLE: Mapping[tuple[State, Event], State | None] = {
 
 
 class Record(Struct, frozen=True, kw_only=True, gc=False):
-    """What the store keeps of an instance.
+    """The store's knowledge of an instance.
 
-    *type* is the plugin's sub-type that it is of; empty where that has none. *since* is when its state began, in seconds since
-    1970. *handle* is what the provider calls it, once it has said so. *made*: the provider has made its machine. *by_hand*: an
-    operator set it aside. *relabel*: the provider has not been told its tags yet.
-    *unknown* holds keys of its state file's entry that are not this project's.
+    *sub_type* is the plugin's sub-type, or empty. *since* is when the state began, in seconds since 1970.
+    *handle* is the provider's name for the machine, once known. *made*: the provider has made the machine.
+    *by_hand*: an operator set it aside. *relabel*: the provider does not have the current tags yet.
+    *unknown* holds keys of the entry in the state file that are not this project's.
     """
 
     id: str
     state: State
     spec: Spec
-    type: str = ""
+    sub_type: str = ""
     since: float = 0.0
     handle: str | None = None
     reason: str = ""
@@ -162,14 +163,18 @@ class Record(Struct, frozen=True, kw_only=True, gc=False):
     relabel: bool = False
     unknown: Mapping[str, Raw] = MappingProxyType({})
 
-    def after(self, event: Event, now: float, reason: str = "") -> "Record | None":
-        """Give the record as it is after *event*, or None where it is dropped; raise `Refused` for what can't happen."""
+    def next_state(self, event: Event) -> State | None:
+        """Return the state after *event*, or None if it drops the record. Raise `Refused` if it can't happen now."""
         try:
-            state = LIFECYCLE[self.state, event]
+            return LIFECYCLE[self.state, event]
         except KeyError:
             raise Refused(self.id, f"is {self.state}, so it can't be {event}") from None
-        if state is None:
-            return None
+
+    def after(self, event: Event, now: float, reason: str = "") -> "Record":
+        """Return the record after *event*, which must not drop it. Raise `Refused` if the event can't happen now."""
+        state = self.next_state(event)
+        assert state is not None
+        # Repeats keep the reason and the time of the first one.
         if state is self.state and event in (Event.PROVISIONED, Event.FAILED, Event.DESTROY):
             return self
         by_hand = event is Event.SET_ASIDE or (self.by_hand and state is State.NON_FUNCTIONAL)

@@ -17,7 +17,8 @@ from pyinfrakit.errors import CannotStart, StoreFailed, UnknownInstance
 from pyinfrakit.record import Record, Spec, State
 from pyinfrakit.rpc.client import RemoteError
 from pyinfrakit.rpc.instance import types
-from pyinfrakit.rpc.instance.client import Remote
+from pyinfrakit.rpc.operator.client import OperatorClient
+from pyinfrakit.rpc.operator.types import StatusResult
 from pyinfrakit.store.file import FileStore
 from pyinfrakit.store.records import Drop, Note, Put
 from support.faulty_disk import Fault, FaultyDisk
@@ -34,9 +35,9 @@ def typed(run: Run, *types: str) -> Daemon:
 
 
 @contextmanager
-def remote(daemon: Daemon, type: str) -> Iterator[Remote]:
+def remote(daemon: Daemon, type: str) -> Iterator[OperatorClient]:
     with daemon.client() as client:
-        yield Remote(client, type)
+        yield OperatorClient(client, type)
 
 
 def provision(daemon: Daemon, type: str, *, logical: str | None = None, **tags: str) -> str:
@@ -49,7 +50,7 @@ def described(daemon: Daemon, type: str) -> list[str]:
         return [each.ID for each in plugin.describe({})]
 
 
-def status(daemon: Daemon, type: str) -> types.Status:
+def status(daemon: Daemon, type: str) -> StatusResult:
     with remote(daemon, type) as plugin:
         return plugin.status()
 
@@ -266,7 +267,7 @@ def test_fsck_and_export_keep_the_sub_type(run: Run, home: Path) -> None:
 
 
 def record(id: str, type: str, **tags: str) -> Record:
-    return Record(id=id, type=type, state=State.READY, spec=Spec(tags=tags))
+    return Record(id=id, sub_type=type, state=State.READY, spec=Spec(tags=tags))
 
 
 def content(*entries: Any) -> bytes:
@@ -293,7 +294,7 @@ def test_a_record_that_nobody_would_look_after_stops_the_start(
     before = content({"ID": "i1", "Type": types[0]}, entry)
     path.write_bytes(before)
     with pytest.raises(CannotStart, match=re.escape(says)) as caught:
-        FileStore(path, "test", types=types)
+        FileStore(path, "test", sub_types=types)
     assert "\n" not in str(caught.value)
     assert before == path.read_bytes()
     assert [path] == [each for each in tmp_path.iterdir() if each.suffix != ".lock"]
@@ -311,7 +312,7 @@ def test_the_journal_of_another_sub_type_stops_the_start_too(run: Run) -> None:
         daemon.start()
     assert 1 < len(before)
     with pytest.raises(CannotStart, match=rf"instance {id} is of sub-type 'storage'"):
-        FileStore(daemon.state, "test", types=["compute"])
+        FileStore(daemon.state, "test", sub_types=["compute"])
     assert before == files(daemon)
 
 
@@ -320,7 +321,7 @@ def test_a_failed_write_takes_back_the_changes_of_all(tmp_path: Path) -> None:
     disk = FaultyDisk()
 
     async def story() -> None:
-        with FileStore(tmp_path / "state.json", "test", types=TYPES, disk=disk) as store:
+        with FileStore(tmp_path / "state.json", "test", sub_types=TYPES, disk=disk) as store:
             compute, storage = (store.part(type) for type in TYPES)
             await asyncio.gather(compute.commit(Put(record("c", "compute"))), storage.commit(Put(record("s", "storage"))))
             disk.fail = lambda step: Fault()
@@ -342,9 +343,9 @@ def test_a_failed_write_takes_back_the_changes_of_all(tmp_path: Path) -> None:
 def test_the_first_sub_type_is_the_stores_own(tmp_path: Path) -> None:
     """A store is that of its first sub-type, so one without sub-types needs no part."""
     with FileStore(tmp_path / "state.json", "test", "m", TYPES) as store:
-        assert ("compute", "m-compute") == (store.type, store.mark)
+        assert ("compute", "m-compute") == (store.sub_type, store.mark)
         assert store is store.part("compute")
-        assert ("storage", "m-storage") == (store.part("storage").type, store.part("storage").mark)
+        assert ("storage", "m-storage") == (store.part("storage").sub_type, store.part("storage").mark)
     with FileStore(tmp_path / "plain.json", "test", "m") as store:
-        assert ("", "m") == (store.type, store.mark)
+        assert ("", "m") == (store.sub_type, store.mark)
         assert store is store.part("")

@@ -11,7 +11,7 @@ from pyinfrakit import provider, testing
 from pyinfrakit.cli.plugin import plugin
 from pyinfrakit.cli.verbs import VERBS, verb
 from pyinfrakit.daemon.run import STOP_TIMEOUT
-from pyinfrakit.instance.calls import POOL, VALIDATE, Bounds
+from pyinfrakit.instance.calls import POOL, VALIDATE, CallLimits
 from pyinfrakit.rpc.instance import service
 from pyinfrakit.testing import ProviderContract
 from pyinfrakit.testing.lives import Lives
@@ -93,7 +93,7 @@ def test_what_may_be_given_to_the_contract_is_documented() -> None:
 
 def test_the_limits_are_as_documented() -> None:
     """docs/sdk.md has the real bounds of calls."""
-    bounds = Bounds()
+    bounds = CallLimits()
     for calls in ("`provision` and `adopt`", "`destroy`", "`label`"):
         assert f"| {calls} | {bounds.at_once} | {bounds.timeout:g} |" in SDK
     assert f"| `validate` | any number | {VALIDATE:g} |" in SDK

@@ -164,7 +164,7 @@ class Slow(Store):
     """Another store; who waits for it waits for something else, too, once."""
 
     def __init__(self, other: Store) -> None:
-        self.type, self.location, self.records, self.mark = other.type, other.location, other.records, other.mark
+        self.location, self.records, self.mark = other.location, other.records, other.mark
         self.commit_now = other.commit
         self.flush_now = other.flush
         self.meanwhile: Callable[[], Coroutine[None, None, None]] | None = None
@@ -175,8 +175,14 @@ class Slow(Store):
             return asyncio.ensure_future(meanwhile())
         return self.commit_now(*changes, urgent=urgent)
 
+    def part(self, sub_type: str) -> Store:
+        return self
+
     async def flush(self) -> None:
         await self.flush_now()
+
+    def close(self) -> None:
+        """Do nothing: the other store is closed by its own owner."""
 
 
 class Stuck(Provider):
@@ -199,16 +205,16 @@ def test_an_orphan_that_is_destroyed_is_told_no_more(tmp_path: Path) -> None:
             store = Slow(file)
             plugin = Plugin(store, Stuck("stuck", tmp_path), interval=3600)
             await plugin.start()
-            while plugin.watch.observed is None:
+            while plugin.observed is None:
                 await asyncio.sleep(0.01)
-            assert ["0a"] == list(plugin.adoption.orphans())
-            store.meanwhile = lambda: plugin.adoption.destroy_orphans(["0a"])
-            seen = plugin.watch.observed
-            plugin.watch.release()
-            while plugin.watch.observed == seen:
+            assert ["0a"] == list(plugin.orphans)
+            store.meanwhile = lambda: plugin.destroy_orphans(["0a"])
+            seen = plugin.observed
+            plugin.confirm_losses()
+            while plugin.observed == seen:
                 await asyncio.sleep(0.01)
             assert "0a" in plugin.records
-            assert {} == plugin.adoption.orphans()
+            assert {} == plugin.orphans
             await plugin.stop(0.2)
             await store.flush()
 
@@ -237,22 +243,22 @@ def test_an_instance_of_another_sub_type_is_no_orphan(tmp_path: Path) -> None:
             return (Machine(path.stem) for path in tmp_path.glob("*.machine"))
 
     async def test() -> None:
-        with FileStore(tmp_path / "state.json", "a test", types=("a", "b")) as store:
+        with FileStore(tmp_path / "state.json", "a test", sub_types=("a", "b")) as store:
             one, other = (Plugin(store.part(type), Markless(type, tmp_path), interval=0.05) for type in ("a", "b"))
             await one.start()
             await other.start()
             id = await one.provision(Spec())
-            while id not in other.adoption.orphans():
+            while id not in other.orphans:
                 await asyncio.sleep(0.01)
             with pytest.raises(Refused, match="is an instance of sub-type a"):
-                await other.adoption.adopt_orphans([], {})
+                await other.adopt_orphans([], {})
             with pytest.raises(Refused, match="is an instance of sub-type a"):
-                await other.adoption.destroy_orphans([id])
+                await other.destroy_orphans([id])
             await asyncio.gather(one.stop(0.2), other.stop(0.2))
             await store.flush()
 
     asyncio.run(test())
-    FileStore(tmp_path / "state.json", "the next", types=("a", "b")).__exit__()
+    FileStore(tmp_path / "state.json", "the next", sub_types=("a", "b")).__exit__()
 
 
 def test_ids_of_adopted_machines_sort_last_and_differ() -> None:

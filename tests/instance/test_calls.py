@@ -12,7 +12,7 @@ import pytest
 from msgspec import Raw, Struct
 
 from pyinfrakit.errors import CannotStart, GiveUp, InvalidSpec, PyInfrakitError, TryAgain
-from pyinfrakit.instance.calls import Bounds, Calls
+from pyinfrakit.instance.calls import CallLimits, Calls
 from pyinfrakit.instance.plugin import Plugin
 from pyinfrakit.provider import Machine, Provider
 from pyinfrakit.record import Record, Spec, State
@@ -94,8 +94,8 @@ def record(id: str) -> Record:
     return Record(id=id, state=State.DESTROYING, spec=Spec())
 
 
-def calls(provider: Provider, bounds: Bounds = Bounds()) -> Calls:
-    return Calls(provider, bounds, lambda id: None)
+def calls(provider: Provider, limits: CallLimits = CallLimits()) -> Calls:
+    return Calls(provider, limits)
 
 
 # --- Plain methods
@@ -107,7 +107,7 @@ def test_a_plain_provider_is_as_good_as_an_async_one(tmp_path: Path) -> None:
     async def test(plugin: Plugin, provider: Plain) -> None:
         id = await plugin.provision(Spec())
         await until(lambda: plugin.records[id].handle == f"plain-{id}")
-        await until(lambda: plugin.watch.observed is not None)
+        await until(lambda: plugin.observed is not None)
         await plugin.destroy(id, "terminate")
         await until(lambda: not plugin.records and not provider.machines)
 
@@ -257,7 +257,7 @@ def test_at_once_is_not_without_a_pause(tmp_path: Path) -> None:
 
         provider.instead["destroy"] = busy
         await plugin.destroy(id, "terminate")
-        await until(lambda: plugin.trouble(id) == "busy")
+        await until(lambda: plugin.last_failure(id) == "busy")
 
     with_plugin(tmp_path, Plain(tmp_path), test)
 
@@ -275,7 +275,7 @@ def test_a_time_that_is_none_is_a_bug(tmp_path: Path, after: Any) -> None:
 
         provider.instead["destroy"] = wrong
         await plugin.destroy(id, "terminate")
-        await until(lambda: "expected a number of seconds, or None, as after" in plugin.trouble(id))
+        await until(lambda: "expected a number of seconds, or None, as after" in plugin.last_failure(id))
         await until(lambda: not plugin.records)
 
     with_plugin(tmp_path, Plain(tmp_path), test)
@@ -294,7 +294,7 @@ def test_no_more_calls_of_a_kind_run_than_may(tmp_path: Path) -> None:
         assert 30 == len(set(provider.asked_for("provision")))
         assert provider.most_at_once <= 5  # an observation may be under way
 
-    with_plugin(tmp_path, Plain(tmp_path), test, bounds=Bounds(at_once=4), interval=60, wait=60)
+    with_plugin(tmp_path, Plain(tmp_path), test, bounds=CallLimits(at_once=4), interval=60, wait=60)
 
 
 def test_calls_that_hang_starve_no_other_kind(tmp_path: Path) -> None:
@@ -308,12 +308,12 @@ def test_calls_that_hang_starve_no_other_kind(tmp_path: Path) -> None:
         await until(lambda: provider.at_once >= 2)
         await plugin.destroy(id, "terminate")
         await until(lambda: id not in provider.machines)
-        seen = plugin.watch.observed
-        await until(lambda: plugin.watch.observed != seen)
+        seen = plugin.observed
+        await until(lambda: plugin.observed != seen)
         gate.set()
         await asyncio.gather(*hanging)
 
-    with_plugin(tmp_path, Plain(tmp_path), test, bounds=Bounds(at_once=2))
+    with_plugin(tmp_path, Plain(tmp_path), test, bounds=CallLimits(at_once=2))
 
 
 def test_calls_that_are_late_make_room_for_others_of_their_kind(tmp_path: Path) -> None:
@@ -323,15 +323,15 @@ def test_calls_that_are_late_make_room_for_others_of_their_kind(tmp_path: Path) 
     async def test(plugin: Plugin, provider: Plain) -> None:
         provider.instead["provision"] = lambda id: gate.wait(PATIENCE) and None
         hanging = [await plugin.provision(Spec()) for _ in range(2)]
-        await until(lambda: {f"provision of {id}" for id in hanging} == plugin.calls.late)
+        await until(lambda: {f"provision of {id}" for id in hanging} == plugin.late_calls)
         del provider.instead["provision"]
         third = await plugin.provision(Spec())
         await until(lambda: plugin.records[third].state is State.READY)
         gate.set()
         await until(lambda: all(record.state is State.READY for record in plugin.records))
-        assert set() == plugin.calls.late
+        assert set() == plugin.late_calls
 
-    with_plugin(tmp_path, Plain(tmp_path), test, bounds=Bounds(at_once=2, timeout=0.2), wait=0)
+    with_plugin(tmp_path, Plain(tmp_path), test, bounds=CallLimits(at_once=2, timeout=0.2), wait=0)
 
 
 def test_a_late_call_keeps_its_instance_to_itself(tmp_path: Path) -> None:
@@ -341,7 +341,7 @@ def test_a_late_call_keeps_its_instance_to_itself(tmp_path: Path) -> None:
     async def test(plugin: Plugin, provider: Plain) -> None:
         provider.instead["provision"] = lambda id: gate.wait(PATIENCE) and provider.machines.setdefault(id, Machine(id))
         id = await plugin.provision(Spec())
-        await until(lambda: bool(plugin.calls.late and provider.asked_for("provision")))
+        await until(lambda: bool(plugin.late_calls and provider.asked_for("provision")))
         await plugin.destroy(id, "terminate")
         await asyncio.sleep(0.3)
         assert [id] == provider.asked_for("provision")
@@ -350,7 +350,7 @@ def test_a_late_call_keeps_its_instance_to_itself(tmp_path: Path) -> None:
         await until(lambda: not plugin.records)
         assert {} == provider.machines
 
-    with_plugin(tmp_path, Plain(tmp_path), test, bounds=Bounds(timeout=0.1), wait=0)
+    with_plugin(tmp_path, Plain(tmp_path), test, bounds=CallLimits(timeout=0.1), wait=0)
 
 
 class Async(Plain):
@@ -379,7 +379,7 @@ def test_an_async_call_that_is_late_is_cancelled_and_made_again(tmp_path: Path) 
         await until(lambda: plugin.records[id].state is State.READY)
         assert [id, id] == provider.asked_for("provision")
 
-    with_plugin(tmp_path, Async(tmp_path), test, bounds=Bounds(timeout=0.1), wait=0)
+    with_plugin(tmp_path, Async(tmp_path), test, bounds=CallLimits(timeout=0.1), wait=0)
 
 
 @pytest.mark.parametrize("method", ["provision", "destroy", "observe"])
@@ -532,10 +532,10 @@ def test_a_provider_that_lies_loses_no_record(tmp_path: Path) -> None:
 
     async def test(plugin: Plugin, provider: Plain) -> None:
         ids = {await plugin.provision(Spec()) for _ in range(10)}
-        seen = plugin.watch.observed
-        await until(lambda: plugin.watch.observed != seen)  # one that began before all were there would lose some of them sooner
+        seen = plugin.observed
+        await until(lambda: plugin.observed != seen)  # one that began before all were there would lose some of them sooner
         provider.instead["observe"] = list
-        await until(lambda: ids == plugin.watch.held.keys())
+        await until(lambda: ids == plugin.held.keys())
         assert ids == {record.id for record in plugin.records}
 
     with_plugin(tmp_path, Plain(tmp_path), test)

@@ -215,9 +215,9 @@ def test_an_observation_that_hangs_is_cancelled(tmp_path: Path) -> None:
 
     async def test(plugin: Plugin, provider: Careless) -> None:
         provider.on_observe = lambda: asyncio.sleep(1000)
-        await until(lambda: "no answer for" in plugin.watch.trouble)
+        await until(lambda: "no answer for" in plugin.trouble)
         provider.on_observe = None
-        await until(lambda: plugin.watch.trouble == "")
+        await until(lambda: plugin.trouble == "")
 
     with_plugin(tmp_path, test, observe_timeout=0.2)
 
@@ -237,12 +237,12 @@ def test_a_wrong_observation_changes_nothing(tmp_path: Path, wrong: str) -> None
     async def test(plugin: Plugin, provider: Careless) -> None:
         id = await plugin.provision(Spec())
         provider.on_observe = UNSEEN[wrong]
-        await until(lambda: "the provider has a bug" in plugin.watch.trouble)
+        await until(lambda: "the provider has a bug" in plugin.trouble)
         seen = provider.observed
         await until(lambda: provider.observed > seen + 5)
         assert [id] == [record.id for record in plugin.records]
         provider.on_observe = None
-        await until(lambda: plugin.watch.trouble == "")
+        await until(lambda: plugin.trouble == "")
 
     with_plugin(tmp_path, test)
 
@@ -254,10 +254,10 @@ def test_live_properties_are_described_and_kept_up_to_date(tmp_path: Path) -> No
         provider.on_provision = machine_with(properties=Raw(b'{"power":"starting"}'))
         id = await plugin.provision(Spec(properties=Raw(b'{"cpu":2}')))
         record = plugin.records[id]
-        assert Raw(b'{"power":"starting"}') == plugin.shown(record)
+        assert Raw(b'{"power":"starting"}') == plugin.redact(record)
         provider.on_observe = lambda: [Machine(id, properties=Raw(b'{"power":"on"}'))]
-        await until(lambda: plugin.shown(record) == Raw(b'{"power":"on"}'))
+        await until(lambda: plugin.redact(record) == Raw(b'{"power":"on"}'))
         provider.on_observe = lambda: [Machine(id)]
-        await until(lambda: plugin.shown(record) == Raw(b'{"cpu":2}'))
+        await until(lambda: plugin.redact(record) == Raw(b'{"cpu":2}'))
 
     with_plugin(tmp_path, test)

@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyinfrakit.instance.plan import History, Limits, Observation, Plan, Seen, Streak, Transition, plan
+from pyinfrakit.instance.plan import Condition, History, Observation, Plan, Streak, Thresholds, Transition, plan
 from pyinfrakit.provider import Machine
 from pyinfrakit.record import GROUP_TAG, Event, Record, Spec, State
 from pyinfrakit.store.records import Drop, Put, Records
 
 NOW = 1_000_000.0
-DEFAULT = Limits()
+DEFAULT = Thresholds()
 SHA, HASH = "infrakit.config_sha", "infrakit.config.hash"
 
 
@@ -50,7 +50,7 @@ def look(
     history: History = History(),
     *,
     times: int = 1,
-    limits: Limits = DEFAULT,
+    limits: Thresholds = DEFAULT,
     now: float = NOW,
     started: float = 0.0,
     silent: Collection[str] = (),
@@ -85,7 +85,7 @@ def test_ready_and_functional_is_as_it_should_be() -> None:
 @pytest.mark.parametrize("threshold", [1, 2, 5])
 def test_ready_is_set_aside_when_broken_often_enough(threshold: int) -> None:
     """A ready instance is set aside at the `broken_after`th observation in a row, with the provider's reason."""
-    limits = Limits(broken_after=threshold)
+    limits = Thresholds(broken_after=threshold)
     below = look([record("a")], broken("a"), times=threshold - 1, limits=limits) if threshold > 1 else None
     at = look([record("a")], broken("a", reason="no ping"), times=threshold, limits=limits)
     assert below is None or below.transitions == ()
@@ -115,7 +115,7 @@ def test_ready_is_set_aside_whatever_its_past(reason: str, by_hand: bool) -> Non
 @pytest.mark.parametrize("threshold", [1, 3, 4])
 def test_missing_is_dropped_when_missing_often_enough(state: State, threshold: int) -> None:
     """An instance is dropped at the `missing_after`th observation in a row without it, and the reason says how many."""
-    limits = Limits(missing_after=threshold)
+    limits = Thresholds(missing_after=threshold)
     below = look([record("a", state)], [], times=threshold - 1, limits=limits) if threshold > 1 else None
     at = look([record("a", state)], [], times=threshold, limits=limits)
     assert below is None or below.transitions == ()
@@ -140,7 +140,7 @@ def test_missing_what_was_set_aside_by_hand_is_dropped() -> None:
 @pytest.mark.parametrize("threshold", [1, 3, 5])
 def test_non_functional_comes_back_when_well_often_enough(threshold: int) -> None:
     """A non-functional instance is healed at the `healed_after`th observation in a row that sees it work."""
-    limits = Limits(healed_after=threshold)
+    limits = Thresholds(healed_after=threshold)
     below = look([aside("a")], works("a"), times=threshold - 1, limits=limits) if threshold > 1 else None
     at = look([aside("a")], works("a"), times=threshold, limits=limits)
     assert below is None or below.transitions == ()
@@ -291,14 +291,14 @@ def test_unwanted_that_breaks_again_gets_the_new_reason() -> None:
 @pytest.mark.parametrize("machines", [works("a"), broken("a"), broken("a", reason="another")])
 def test_non_functional_is_destroyed_when_old_enough(machines: list[Machine]) -> None:
     """A non-functional instance that is there is destroyed once it has been so for `non_functional_age` seconds."""
-    limits = Limits(non_functional_age=100.0)
+    limits = Thresholds(non_functional_age=100.0)
     assert {} == events(look([aside("a", since=NOW - 99.9)], machines, limits=limits))
     assert {"a": Event.AGED} == events(look([aside("a", since=NOW - 100)], machines, limits=limits))
 
 
 def test_non_functional_of_unknown_age_is_not_taken_for_old() -> None:
     """A non-functional instance of a C demo's file, of which nobody knows since when, ages from the daemon's start."""
-    limits = Limits(non_functional_age=100.0)
+    limits = Thresholds(non_functional_age=100.0)
     assert {} == events(look([aside("a", since=0.0)], broken("a"), limits=limits, started=NOW - 99.9))
     assert {"a": Event.AGED} == events(look([aside("a", since=0.0)], broken("a"), limits=limits, started=NOW - 100))
 
@@ -319,7 +319,7 @@ def test_nothing_is_too_old_by_default() -> None:
 )
 def test_age_is_for_what_is_broken_by_itself_and_there(kept: Record, machines: list[Machine]) -> None:
     """What was set aside by hand, is missing, or is not non-functional is not destroyed for its age."""
-    assert () == look([kept], machines, limits=Limits(non_functional_age=1)).transitions
+    assert () == look([kept], machines, limits=Thresholds(non_functional_age=1)).transitions
 
 
 # provisioning
@@ -327,7 +327,7 @@ def test_age_is_for_what_is_broken_by_itself_and_there(kept: Record, machines: l
 
 def test_overdue_is_set_aside_at_the_deadline() -> None:
     """An instance whose machine exists but does not work `provision_deadline` after it was asked for is set aside."""
-    limits = Limits(provision_deadline=100)
+    limits = Thresholds(provision_deadline=100)
     asked = [record("a", State.PROVISIONING, since=NOW - 100)]
     assert () == look(asked, broken("a"), now=NOW - 0.1, limits=limits).transitions
     (transition,) = look(asked, broken("a", reason="booting"), limits=limits).transitions
@@ -374,7 +374,7 @@ def test_provisioning_waits_for_its_call(machines: list[Machine]) -> None:
 @pytest.mark.parametrize("machines", [works("a"), broken("a")])
 def test_destroying_that_is_there_waits_for_its_call(machines: list[Machine]) -> None:
     """An instance that is being destroyed goes through nothing while its machine is there."""
-    limits = Limits(non_functional_age=1)
+    limits = Thresholds(non_functional_age=1)
     assert () == look([record("a", State.DESTROYING, since=0)], machines, times=10, limits=limits).transitions
 
 
@@ -406,7 +406,7 @@ def test_another_sight_ends_a_streak(before: list[Machine]) -> None:
 @pytest.mark.parametrize("between", [works("a"), broken("a")])
 def test_missing_must_be_in_a_row(between: list[Machine]) -> None:
     """Missing twice, seen, and missing twice again is not three times in a row."""
-    limits = Limits(broken_after=9)
+    limits = Thresholds(broken_after=9)
     first = look([record("a")], [], times=2, limits=limits)
     second = look([record("a")], between, first.history, limits=limits)
     assert () == look([record("a")], [], second.history, times=2, limits=limits).transitions
@@ -439,7 +439,7 @@ def test_another_state_ends_a_streak(before: Record, after: Record, machines: li
 
 def test_the_streak_of_a_forgotten_instance_is_forgotten() -> None:
     """History has no streaks of IDs that no record is of."""
-    gone = History({"x": Streak(Seen.BROKEN, 5, State.READY)})
+    gone = History({"x": Streak(Condition.BROKEN, 5, State.READY)})
     assert {} == look([record("a")], works("a"), gone).history.streaks
 
 
@@ -460,7 +460,7 @@ def test_the_streak_of_a_forgotten_instance_is_forgotten() -> None:
 )
 def test_nothing_is_said_of_silent_ids(kept: Record, machines: list[Machine]) -> None:
     """Nothing is concluded about an instance that the observation says nothing about, however often."""
-    decided = look([kept], machines, times=10, silent={"a"}, limits=Limits(non_functional_age=1))
+    decided = look([kept], machines, times=10, silent={"a"}, limits=Thresholds(non_functional_age=1))
     assert Plan((), (), (), History()) == decided
 
 
@@ -475,7 +475,7 @@ def test_silence_keeps_a_streak() -> None:
 
 def test_a_full_streak_waits_for_the_end_of_silence() -> None:
     """An instance with a streak that is long enough goes through nothing while the observation is silent about it."""
-    full = History({"a": Streak(Seen.BROKEN, 9, State.READY)})
+    full = History({"a": Streak(Condition.BROKEN, 9, State.READY)})
     assert () == look([record("a")], broken("a"), full, silent={"a"}).transitions
 
 
@@ -483,9 +483,9 @@ def test_a_full_streak_waits_for_the_end_of_silence() -> None:
 
 
 @pytest.mark.parametrize(("instances", "allowed"), [(0, 3), (1, 3), (19, 3), (20, 4), (24, 4), (25, 5), (100, 20), (104, 20)])
-def test_allowed_losses_are_three_or_a_fifth(instances: int, allowed: int) -> None:
+def test_max_losses_are_three_or_a_fifth(instances: int, allowed: int) -> None:
     """At most 3 or 20 % of the instances may be lost, whichever is more."""
-    assert allowed == DEFAULT.allowed_losses(instances)
+    assert allowed == DEFAULT.max_losses(instances)
 
 
 @pytest.mark.parametrize(("instances", "allowed"), [(3, 3), (10, 3), (20, 4), (30, 6)])
@@ -519,7 +519,7 @@ def test_an_empty_answer_drops_nothing() -> None:
 def test_drops_and_set_asides_count_together() -> None:
     """Two that are missing, one that is broken and one that is overdue are four losses."""
     records = [*map(record, "abc"), record("d", State.PROVISIONING, since=0)]
-    limits = Limits(broken_after=3)
+    limits = Thresholds(broken_after=3)
     decided = look(records, broken("c", "d"), times=3, limits=limits)
     assert ((), set("abcd")) == (decided.transitions, {t.id for t in decided.held})
     fewer = look([*records[1:], record("a")], [*broken("c", "d"), *works("a")], times=3, limits=limits)
@@ -541,13 +541,13 @@ def test_a_non_functional_instance_that_is_gone_is_a_loss() -> None:
 )
 def test_what_is_not_a_loss_is_not_held(records: list[Record], machines: list[Machine], event: Event) -> None:
     """Healings, destructions for age and new reasons are no losses: they are neither held nor counted."""
-    limits = Limits(broken_after=3, non_functional_age=NOW)
+    limits = Thresholds(broken_after=3, non_functional_age=NOW)
     decided = look(records, machines, times=3, limits=limits)
     assert dict.fromkeys("abcdef", event) == events(decided)
     assert ((), {}) == (decided.held, decided.history.losses)
 
 
-def test_destroying_ones_are_dropped_up_to_the_allowed_losses() -> None:
+def test_destroying_ones_are_dropped_up_to_the_max_losses() -> None:
     """More that are missing at once than may be lost are not believed; the calls that destroy them go on."""
     few, many = ([record(id, State.DESTROYING) for id in ids] for ids in ("abc", "abcd"))
     assert dict.fromkeys("abc", Event.MISSING) == events(look(few, [], times=3))
@@ -704,7 +704,7 @@ SOME_IDS = st.sets(st.sampled_from([*IDS, *STRANGE]), max_size=4).map(frozenset)
 OBSERVATIONS = st.builds(
     Observation, some_machines(), st.just(NOW), st.one_of(st.just(frozenset()), SOME_IDS), st.sampled_from([0.0, NOW - 1900, NOW])
 )
-STREAKS = st.builds(Streak, st.sampled_from(Seen), st.integers(1, 5), st.sampled_from(State))
+STREAKS = st.builds(Streak, st.sampled_from(Condition), st.integers(1, 5), st.sampled_from(State))
 HISTORIES = st.builds(
     History,
     st.dictionaries(st.sampled_from([*IDS, *STRANGE]), STREAKS),
@@ -712,7 +712,7 @@ HISTORIES = st.builds(
 )
 COUNTS = st.integers(1, 4)
 LIMITS = st.builds(
-    Limits,
+    Thresholds,
     broken_after=COUNTS,
     healed_after=COUNTS,
     missing_after=COUNTS,
@@ -721,7 +721,7 @@ LIMITS = st.builds(
     loss_share=st.sampled_from([0.0, 0.2, 0.5]),
 )
 SITUATIONS = st.tuples(some_records(), OBSERVATIONS, HISTORIES, LIMITS, SOME_IDS)
-Situation = tuple[list[Record], Observation, History, Limits, frozenset[str]]
+Situation = tuple[list[Record], Observation, History, Thresholds, frozenset[str]]
 
 thoroughly = settings(max_examples=120, deadline=None)
 
@@ -737,10 +737,9 @@ def test_a_plan_changes_nothing_that_it_is_given(situation: Situation) -> None:
     """Planning leaves records, observation and history as they were."""
     found, observation, history, limits, released = situation
     records = Records(found)
-    records.touched = {"t"}
     machines, streaks, losses = dict(observation.machines), dict(history.streaks), dict(history.losses)
     plan(records, observation, history, limits, released)
-    assert (found, {"t"}) == (list(records), records.touched)
+    assert found == list(records)
     assert list(machines.items()) == list(observation.machines.items())
     assert (streaks, losses) == (history.streaks, history.losses)
 
@@ -759,7 +758,7 @@ def test_every_transition_can_happen(situation: Situation) -> None:
     records = Records(situation[0])
     decided = decide(situation)
     for transition in (*decided.transitions, *decided.held):
-        records[transition.id].after(transition.event, NOW, transition.reason)
+        records[transition.id].next_state(transition.event)
 
 
 @thoroughly
@@ -790,6 +789,12 @@ def test_orphans_are_the_machines_without_a_record(situation: Situation) -> None
     assert observation.machines.keys() - known - set(observation.silent) == set(decide(situation).orphans)
 
 
+def follow(record: Record, transition: Transition, now: float) -> Record | None:
+    """Return the record after a transition, or None if that drops it."""
+    is_dropped = record.next_state(transition.event) is None
+    return None if is_dropped else record.after(transition.event, now, transition.reason)
+
+
 def is_loss(before: Record, after: Record | None) -> bool:
     """Does InfraKit have one instance less, or has one vanished that nobody had destroyed?"""
     if after is None:
@@ -799,11 +804,11 @@ def is_loss(before: Record, after: Record | None) -> bool:
 
 @thoroughly
 @given(some_records(), HISTORIES, LIMITS)
-def test_nothing_is_lost_where_all_is_well(found: list[Record], history: History, limits: Limits) -> None:
+def test_nothing_is_lost_where_all_is_well(found: list[Record], history: History, limits: Thresholds) -> None:
     """An observation that sees every instance work yields no losses and no orphans, whatever was seen before."""
     decided = look(found, works(*(r.id for r in found)), history, limits=limits)
     records = Records(found)
-    lost = [t for t in decided.transitions if is_loss(records[t.id], records[t.id].after(t.event, NOW, t.reason))]
+    lost = [t for t in decided.transitions if is_loss(records[t.id], follow(records[t.id], t, NOW))]
     assert ([], (), ()) == (lost, decided.held, decided.orphans)
 
 
@@ -824,7 +829,7 @@ STEPS = st.lists(
 def test_no_window_sees_more_losses_than_allowed(
     count: int,
     steps: list[tuple[dict[int, tuple[bool, str] | None], float, set[int], set[int]]],
-    limits: Limits,
+    limits: Thresholds,
     confirms: bool,
 ) -> None:
     """Whatever is observed, never are more instances lost within the window than may be, but for confirmed ones."""
@@ -842,11 +847,11 @@ def test_no_window_sees_more_losses_than_allowed(
         history = decided.history
         lost_now = set()
         for transition in decided.transitions:
-            after = before[transition.id].after(transition.event, now, transition.reason)
+            after = follow(before[transition.id], transition, now)
             records.apply(Drop(transition.id) if after is None else Put(after, transition.event is Event.HEALED))
             if is_loss(before[transition.id], after) and transition.id not in released:
                 lost_now.add(transition.id)
         lost_at |= dict.fromkeys(lost_now, now)
         recent = {id for id, at in lost_at.items() if now - at < limits.loss_window}
         there_were = len(before.keys() | recent)
-        assert not lost_now or len(recent) <= limits.allowed_losses(there_were)
+        assert not lost_now or len(recent) <= limits.max_losses(there_were)

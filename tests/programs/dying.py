@@ -9,18 +9,19 @@ import os
 import signal
 import sys
 from collections.abc import Iterable, Sequence
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 from pyinfrakit import logs, paths
-from pyinfrakit.daemon import run
-from pyinfrakit.daemon.listener import Listener
+from pyinfrakit.config import ProviderChoice
+from pyinfrakit.daemon.build import run_daemon
 from pyinfrakit.errors import TryAgain
 from pyinfrakit.instance.plugin import Plugin
 from pyinfrakit.provider import Machine, Provider
 from pyinfrakit.providers.simulator import Simulator
 from pyinfrakit.record import Record, Spec, State
-from pyinfrakit.store.file import FileStore
+from pyinfrakit.store import Store
+from pyinfrakit.store.file import FileStore, default_path
 from pyinfrakit.store.records import Change, Put
 
 STEPS = ("before the record", "after the record", "before the call", "in the call", "after the call", "before the reply")
@@ -73,15 +74,19 @@ class DyingPlugin(Plugin):
         die_at("destroy: before the reply")
 
 
+def open_dying(url: str | None, name: str, mark: str | None, sub_types: Sequence[str]) -> Store:
+    path = default_path(name)
+    paths.make_folder(path.parent)
+    return DyingStore(path, name, mark, sub_types)
+
+
 def main(provider: type[Provider] = DyingSimulator, options: Any = None) -> None:
     name = sys.argv[3]
     mark = sys.argv[5] if len(sys.argv) > 5 else None
-    logs.set_up(5)
-    state = paths.default_state(name)
-    paths.make_folder(state.parent)
-    with Listener(paths.plugins(), name) as listener, DyingStore(state, name, mark) as store:
-        plugin = DyingPlugin(store, provider(name, Path(state.parent), options), interval=0.1)
-        run.run({"": plugin}, store, listener)
+    logs.configure(5)
+    providers = {"": ProviderChoice(provider, options).make}
+    make_plugin = partial(DyingPlugin, interval=0.1)
+    run_daemon(name, providers, paths.plugins(), None, mark, make_plugin, open_dying)
 
 
 if __name__ == "__main__":

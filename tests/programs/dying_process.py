@@ -13,7 +13,7 @@ from pyinfrakit.providers.process.provider import Process, Settings
 from pyinfrakit.providers.process.starting import Work
 from pyinfrakit.record import Record, Spec
 
-USER = "nobody" if os.geteuid() == 0 else None
+USER = "nobody"
 
 INSIDE_PROVISION = ("before the start", "after the start")
 INSIDE_DESTROY = ("with all ended", "after the removal")

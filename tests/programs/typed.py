@@ -1,25 +1,21 @@
-"""A daemon with sub-types: `python typed.py PROVIDER TYPE,TYPE --name NAME`, put together as the command does it.
+"""A daemon with sub-types: `python typed.py PROVIDER SUB-TYPE,SUB-TYPE --name NAME`, built as the command builds it.
 
-All have the same provider, and so the same machines: what is whose they tell by its mark alone.
+All sub-types have the same provider, and so the same machines. Only the mark tells whose a machine is.
 """
 
 import sys
+from functools import partial
 
 from pyinfrakit import loading, logs, paths
-from pyinfrakit.daemon import run
-from pyinfrakit.daemon.listener import Listener
+from pyinfrakit.daemon.build import run_daemon
 from pyinfrakit.instance.plugin import Plugin
-from pyinfrakit.store.file import FileStore
 
 
 def main() -> None:
-    provider, types, name = loading.provider_class(sys.argv[1]), sys.argv[2].split(","), sys.argv[4]
-    logs.set_up(5)
-    state = paths.default_state(name)
-    paths.make_folder(state.parent)
-    with Listener(paths.plugins(), name) as listener, FileStore(state, name, types=types) as store:
-        plugins = {type: Plugin(store.part(type), provider(name, state.parent), interval=0.1) for type in types}
-        run.run(plugins, store, listener)
+    provider, sub_types, name = loading.provider_class(sys.argv[1]), sys.argv[2].split(","), sys.argv[4]
+    logs.configure(5)
+    providers = dict.fromkeys(sub_types, provider)
+    run_daemon(name, providers, paths.plugins(), make_plugin=partial(Plugin, interval=0.1))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from pyinfrakit import ids
 from pyinfrakit.record import GROUP_TAG, Record, Spec, State
 from pyinfrakit.rpc.instance import types
 from pyinfrakit.rpc.instance.descriptions import LARGEST, MANY, Descriptions
-from pyinfrakit.schema.describe import NOTHING
+from pyinfrakit.schema.secrets import EMPTY_OBJECT
 from pyinfrakit.store.records import Change, Drop, Put, Records, Undo, UndoNote
 
 NAMES = [f"i{number}" for number in range(8)]
@@ -38,7 +38,7 @@ SEEN = st.dictionaries(st.sampled_from(NAMES), st.sampled_from(PROPERTIES[1:]))
 
 
 def shown(records: Records) -> Callable[[Record], Raw]:
-    return lambda record: records.live(record.id) or record.spec.properties or NOTHING
+    return lambda record: records.live(record.id) or record.spec.properties or EMPTY_OBJECT
 
 
 def described(descriptions: Descriptions, tags: dict[str, str], with_properties: bool) -> list[Any]:
@@ -96,11 +96,9 @@ class Kept(RuleBasedStateMachine):
     def show(self, id: str, properties: Raw) -> None:
         self.records.show(id, properties)
 
-    @rule(seen=SEEN, observed=st.booleans())
-    def show_all(self, seen: dict[str, Raw], observed: bool) -> None:
-        if observed:
-            self.records.touched.clear()
-        self.records.show_all(seen)
+    @rule(seen=SEEN, newer=st.sets(st.sampled_from(NAMES)))
+    def show_all(self, seen: dict[str, Raw], newer: set[str]) -> None:
+        self.records.show_all(seen, newer)
 
     @rule()
     def make_durable(self) -> None:
@@ -140,7 +138,7 @@ def instance(number: int, properties: bytes = b'{"a":1}') -> Record:
 
 
 def as_on_the_wire(record: Record) -> bytes:
-    return bytes(msgspec.json.encode(types.Described(record.id, None, dict(record.spec.tags), record.spec.properties or UNSET)))
+    return bytes(msgspec.json.encode(types.Description(record.id, None, dict(record.spec.tags), record.spec.properties or UNSET)))
 
 
 @pytest.mark.parametrize("tags", [{}, {GROUP_TAG: "g0"}])
@@ -173,7 +171,6 @@ def test_nothing_is_kept_of_what_is_gone() -> None:
                 for with_properties in (False, True):
                     descriptions.reply("", tags, with_properties)
             records.apply(Drop(last_id))
-        records.touched.clear()
         return last_id
 
     last_id = come_and_go(ids.NEVER)

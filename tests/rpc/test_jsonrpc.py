@@ -13,6 +13,7 @@ from msgspec import Meta, Raw, Struct
 
 from pyinfrakit.rpc import jsonrpc
 from pyinfrakit.rpc.instance import types
+from pyinfrakit.rpc.params import Params
 from pyinfrakit.schema.decode import MAX_DEPTH, NotJSON, WrongShape, check, decode
 
 often = settings(max_examples=300, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
@@ -123,7 +124,7 @@ def _parse(body: bytes) -> None:
     try:
         calls = jsonrpc.parse(body).calls
     except jsonrpc.Fault as error:
-        replies = [joined(jsonrpc.failed(error))]
+        replies = [joined(jsonrpc.encode_rejection(error))]
     else:
         replies = [reply for reply in map(_answer, calls) if reply is not None]
     assert all(isinstance(json.loads(reply, parse_int=float), dict) for reply in replies)
@@ -134,7 +135,9 @@ def _answer(call: jsonrpc.Call | jsonrpc.Rejected) -> bytes | None:
     if call.id is None:
         return None
     return joined(
-        jsonrpc.failure(call.id, call.fault) if isinstance(call, jsonrpc.Rejected) else jsonrpc.success(call.id, [b"1"])
+        jsonrpc.encode_error(call.id, call.fault)
+        if isinstance(call, jsonrpc.Rejected)
+        else jsonrpc.encode_result(call.id, [b"1"])
     )
 
 
@@ -156,7 +159,11 @@ def test_any_id_is_echoed_byte_for_byte(id: str) -> None:
     assert isinstance(bad, jsonrpc.Rejected)
     assert bad.id is not None
     some = jsonrpc.Fault(jsonrpc.APPLICATION_ERROR, "no")
-    for reply in (jsonrpc.success(good.id, [b"{", b"}"]), jsonrpc.failure(good.id, some), jsonrpc.failure(bad.id, bad.fault)):
+    for reply in (
+        jsonrpc.encode_result(good.id, [b"{", b"}"]),
+        jsonrpc.encode_error(good.id, some),
+        jsonrpc.encode_error(bad.id, bad.fault),
+    ):
         assert msgspec.json.decode(joined(reply), type=dict[str, Raw])["id"] == Raw(id.encode())
 
 
@@ -211,7 +218,7 @@ def test_what_is_not_json_is_a_parse_error(body: bytes) -> None:
     """Bytes that are not JSON are a parse error, whose reply has a null ID."""
     error = fault(body)
     assert jsonrpc.PARSE_ERROR == error.code
-    assert json.loads(joined(jsonrpc.failed(error)))["id"] is None
+    assert json.loads(joined(jsonrpc.encode_rejection(error)))["id"] is None
 
 
 # --- Batches
@@ -233,15 +240,15 @@ def test_a_batch_is_its_members_in_order(members: list[tuple[str, str]], space: 
     message = jsonrpc.parse((space + "[" + f"{space},{space}".join(text for _, text in members) + "]").encode())
     kinds = ["rejected" if isinstance(c, jsonrpc.Rejected) else "notification" if c.id is None else "call" for c in message.calls]
     assert [kind for kind, _ in members] == kinds
-    reply = message.reply([[answer] for answer in map(_answer, message.calls) if answer is not None])
+    reply = message.join([[answer] for answer in map(_answer, message.calls) if answer is not None])
     answered = [kind for kind in kinds if kind != "notification"]
     assert len(answered) == (0 if reply is None else len(json.loads(joined(reply))))
 
 
 def test_a_batch_is_answered_by_an_array() -> None:
     """The reply to a batch of one is an array of one, and the reply to a lone call is none."""
-    assert b"[12]" == joined(jsonrpc.parse(f"[{request()}]".encode()).reply([[b"1", b"2"]]))
-    assert b"12" == joined(jsonrpc.parse(request().encode()).reply([[b"1", b"2"]]))
+    assert b"[12]" == joined(jsonrpc.parse(f"[{request()}]".encode()).join([[b"1", b"2"]]))
+    assert b"12" == joined(jsonrpc.parse(request().encode()).join([[b"1", b"2"]]))
 
 
 @pytest.mark.parametrize("body", [b"[]", b" [ ] "])
@@ -417,4 +424,4 @@ def test_json_that_fits_is_decoded(value: str) -> None:
 def test_decode_raises_only_its_own_errors(data: bytes) -> None:
     """Decoding gives a value or raises NotJSON or WrongShape, whatever the bytes."""
     with contextlib.suppress(NotJSON, WrongShape):
-        assert isinstance(decode(data, types.Typed), types.Typed)
+        assert isinstance(decode(data, Params), Params)

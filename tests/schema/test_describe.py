@@ -79,7 +79,7 @@ class Account(Struct, forbid_unknown_fields=True):
 def is_right(shape: Any) -> Any:
     """Give a type's example, once it has been found to be of the type."""
     made = example(shape)
-    decode(msgspec.json.encode(made), shape, hook=secrets.made)
+    decode(msgspec.json.encode(made), shape, hook=secrets.decode_secret)
     return made
 
 
@@ -157,8 +157,8 @@ def test_fields_are_told_with_type_default_and_description() -> None:
 def test_what_has_no_secret_is_shown_byte_for_byte() -> None:
     """Properties of a type without secrets are given as they are, even if they are of another type."""
     raw = Raw(b'{ "size-gb" : "x" }')
-    assert describe.redacted(raw, Disk) is raw
-    assert describe.redacted(raw, Raw) is raw
+    assert secrets.redact_properties(raw, Disk) is raw
+    assert secrets.redact_properties(raw, Raw) is raw
 
 
 def test_secrets_are_hidden_wherever_they_are() -> None:
@@ -166,22 +166,22 @@ def test_secrets_are_hidden_wherever_they_are() -> None:
     raw = Raw(b'{"login":{"user":"u","password":"s1"},"others":{"x":{"user":"v","password":"s2"}}}')
     hidden = {"user": "u", "password": "***"}
     expected = {"login": hidden, "others": {"x": {"user": "v", "password": "***"}}, "port": 80}
-    assert expected == json.loads(bytes(describe.redacted(raw, Account)))
+    assert expected == json.loads(bytes(secrets.redact_properties(raw, Account)))
 
 
 def test_secrets_are_hidden_also_where_a_provider_tells_them_again() -> None:
     """In what a provider says of a machine, strings that are secrets of its spec are replaced, and nothing else is."""
     asked = Raw(b'{"login":{"user":"u","password":"s1"}}')
     told = Raw(b'{"password":"s1","users":["u",{"pass":"s1"}],"note":"s1 too","n":1}')
-    shown = json.loads(bytes(describe.without_secrets_of(asked, Account, told)))
+    shown = json.loads(bytes(secrets.redact_live(told, asked, Account)))
     assert {"password": "***", "users": ["u", {"pass": "***"}], "note": "s1 too", "n": 1} == shown
-    assert describe.without_secrets_of(asked, Disk, told) is told
+    assert secrets.redact_live(told, asked, Disk) is told
 
 
 @pytest.mark.parametrize("raw", [b'{"login":"s1"}', b'"s1"', b'{"login":{"usr":"s1"}}', b"[1]", b"s1"])
 def test_what_is_of_another_type_is_not_shown(raw: bytes) -> None:
     """Where a type has secrets, properties that are not of it may have them anywhere: nothing is shown."""
-    assert b"{}" == bytes(describe.redacted(Raw(raw), Account))
+    assert b"{}" == bytes(secrets.redact_properties(Raw(raw), Account))
 
 
 @pytest.mark.parametrize(
@@ -199,7 +199,7 @@ def test_what_is_of_another_type_is_not_shown(raw: bytes) -> None:
 def test_errors_do_not_show_what_may_be_a_secret(raw: bytes, where: str) -> None:
     """What is wrong in a secret's place, or where there should be something with a secret in it, is named and not shown."""
     with pytest.raises(WrongShape) as caught:
-        decode(raw, Account, "P", secrets.made)
+        decode(raw, Account, "P", secrets.decode_secret)
     assert where == caught.value.where
     assert "51" not in str(caught.value)
     assert "999" not in str(caught.value)
@@ -208,4 +208,4 @@ def test_errors_do_not_show_what_may_be_a_secret(raw: bytes, where: str) -> None
 def test_errors_beside_a_secret_show_what_was_given() -> None:
     """A wrong value where no secret belongs is shown, as in any type."""
     with pytest.raises(WrongShape, match=r'^P\.port: expected an integer, got "eighty"$'):
-        decode(b'{"login":{"user":"u","password":"x"},"port":"eighty"}', Account, "P", secrets.made)
+        decode(b'{"login":{"user":"u","password":"x"},"port":"eighty"}', Account, "P", secrets.decode_secret)

@@ -28,7 +28,8 @@ from pyinfrakit.record import Record, Spec, State
 from pyinfrakit.schema.decode import NotJSON, WrongShape
 from pyinfrakit.store.file import document, journal, recovery, repair, salvage
 from pyinfrakit.store.file.document import Content
-from pyinfrakit.store.file.recovery import Pair, journal_path
+from pyinfrakit.store.file.journal import journal_path
+from pyinfrakit.store.file.recovery import Pair
 from pyinfrakit.store.file.salvage import Report
 from pyinfrakit.store.records import Change, Drop, Note, Put, Records
 from support.harness import COMMAND, Daemon, command, environment

@@ -188,7 +188,7 @@ def file_with(count: int, epoch: str = EPOCH) -> bytes:
 
 def journals(*bounds: tuple[int, int]) -> list[tuple[Path, bytes]]:
     """Write journals, each with the batches of the story from one number up to another."""
-    return [(recovery.journal_path(PATH, first), written(STORY[first:last], first)) for first, last in bounds]
+    return [(journal.journal_path(PATH, first), written(STORY[first:last], first)) for first, last in bounds]
 
 
 def assembled(file: bytes | None, found: Sequence[tuple[Path, bytes]]) -> Seen:
@@ -221,8 +221,8 @@ def test_a_journal_may_begin_with_a_file_of_another_epoch() -> None:
     assert stamp is not None
     head = journal.begin(EPOCH, stamp.digest, 0)
     found = head + b"".join(entries(STORY)[1:])
-    assert WHOLE == assembled(file, [(recovery.journal_path(PATH, 0), found)])
-    assert "belongs to another content of the file" in refused(file_with(1, OTHER), [(recovery.journal_path(PATH, 0), found)])
+    assert WHOLE == assembled(file, [(journal.journal_path(PATH, 0), found)])
+    assert "belongs to another content of the file" in refused(file_with(1, OTHER), [(journal.journal_path(PATH, 0), found)])
 
 
 def test_a_file_ahead_of_its_journals_stands_alone() -> None:
@@ -257,7 +257,7 @@ def test_a_journal_of_another_state_file_is_refused() -> None:
 def test_a_journal_under_another_name_is_refused() -> None:
     """A journal that was renamed is refused."""
     ((_, data),) = journals((0, 5))
-    assert "state.json.journal-1: has the content of journal 0" in refused(file_with(1), [(recovery.journal_path(PATH, 1), data)])
+    assert "state.json.journal-1: has the content of journal 0" in refused(file_with(1), [(journal.journal_path(PATH, 1), data)])
 
 
 def test_a_journal_without_its_state_file_is_refused() -> None:
@@ -309,7 +309,7 @@ def test_an_edited_file_beside_a_journal_stops_the_start(home: Path, edit: Calla
     """A state file that somebody edited while a journal belongs to it is refused, naming `fsck`; both stay as they are."""
     state = home / "state" / "rack1.json"
     state.parent.mkdir(parents=True)
-    files = {state: edit(file_with(0)), recovery.journal_path(state, 0): written(STORY)}
+    files = {state: edit(file_with(0)), journal.journal_path(state, 0): written(STORY)}
     for path, data in files.items():
         path.write_bytes(data)
         path.chmod(0o600)
@@ -328,7 +328,7 @@ def test_an_untouched_file_beside_a_journal_is_opened(tmp_path: Path) -> None:
     state = tmp_path / "rack1.json"
     state.write_bytes(file_with(2))
     state.chmod(0o600)
-    recovery.journal_path(state, 0).write_bytes(written(STORY) + b"=torn")
+    journal.journal_path(state, 0).write_bytes(written(STORY) + b"=torn")
     with FileStore(state, "test") as store:
         assert WHOLE == held(store.records)
     assert [state] == list(tmp_path.iterdir())

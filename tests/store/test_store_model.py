@@ -75,7 +75,7 @@ class Stored(RuleBasedStateMachine):
         self.loop = asyncio.new_event_loop()
         self.disk.fail = lambda step: None
         self.disk.wait = self.wait
-        self.store = FileStore(self.path, "test", types=self.types, disk=self.disk)
+        self.store = FileStore(self.path, "test", sub_types=self.types, disk=self.disk)
 
     def wait(self, step: Step) -> None:
         """Have the event loop tell of all that was made durable, before a thread takes its next step."""
@@ -146,7 +146,7 @@ class Stored(RuleBasedStateMachine):
     def sensible(self, change: Change) -> Change:
         """What comes back into service comes to the front, as the order of what is not in service is not kept."""
         if isinstance(change, Put) and change.record.state.described:
-            return Put(change.record, change.front or change.record.id in self.store.part(change.record.type).records)
+            return Put(change.record, change.front or change.record.id in self.store.part(change.record.sub_type).records)
         return change
 
     @rule(turns=st.integers(1, 60))
@@ -201,7 +201,7 @@ class Stored(RuleBasedStateMachine):
         self.close()
         self.disk = after
         self.disk.fail = lambda step: Fault() if step.number == fault else None
-        with contextlib.suppress(CannotStart), FileStore(self.path, "test", types=self.types, disk=self.disk) as store:
+        with contextlib.suppress(CannotStart), FileStore(self.path, "test", sub_types=self.types, disk=self.disk) as store:
             assert self.held(store) in possible
         self.open()
         assert self.held(self.store) in possible

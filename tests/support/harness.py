@@ -16,8 +16,8 @@ from pyinfrakit.disk import Disk
 from pyinfrakit.errors import Unreachable
 from pyinfrakit.providers.simulator import World
 from pyinfrakit.rpc.client import Client
-from pyinfrakit.rpc.instance import types
-from pyinfrakit.rpc.instance.client import Remote
+from pyinfrakit.rpc.operator.client import OperatorClient
+from pyinfrakit.rpc.operator.types import RecordDescription
 from pyinfrakit.store.file import document, recovery
 
 ROOT = Path(__file__).parents[2]
@@ -127,10 +127,10 @@ class Daemon:
         return Client(self.socket, timeout)
 
     @contextmanager
-    def remote(self) -> Iterator[Remote]:
+    def remote(self) -> Iterator[OperatorClient]:
         """The plugin, as our command line calls it."""
         with self.client() as client:
-            yield Remote(client)
+            yield OperatorClient(client)
 
     def call(self, method: str, **params: Any) -> Any:
         """Call a method; give its result. `RemoteError` is raised for an error."""
@@ -146,7 +146,7 @@ class Daemon:
         """Give the IDs that InfraKit is shown, in order."""
         return [each["ID"] for each in self.call("Instance.DescribeInstances", Tags=dotted(tags))["Descriptions"]]
 
-    def record(self, id: str) -> types.Kept | None:
+    def record(self, id: str) -> RecordDescription | None:
         """Give an instance's record, in any state."""
         with self.remote() as plugin:
             return next(iter(plugin.records({}, [id])), None)

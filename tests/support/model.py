@@ -48,7 +48,7 @@ def seen(records: Iterable[Record], notes: Mapping[str, Raw]) -> Seen:
     in_service: dict[str, list[Record]] = {}
     for record in every:
         if record.state.described:
-            in_service.setdefault(record.type, []).append(record)
+            in_service.setdefault(record.sub_type, []).append(record)
     return in_service, {record.id: record for record in every if not record.state.described}, dict(notes)
 
 
@@ -61,7 +61,7 @@ def held(content: Records | Content) -> Seen:
 def held_by_parts(store: FileStore, types: Iterable[str]) -> Seen:
     """Give what the stores of all sub-types have in memory, each its own records and all the same notes."""
     parts = {type: store.part(type).records for type in types}
-    assert all(type == record.type for type, records in parts.items() for record in records)
+    assert all(type == record.sub_type for type, records in parts.items() for record in records)
     assert all(store.records.notes == records.notes for records in parts.values())
     return seen(chain.from_iterable(parts.values()), store.records.notes)
 

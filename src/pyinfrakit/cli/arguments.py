@@ -16,7 +16,7 @@ from pyinfrakit import paths
 from pyinfrakit.errors import CannotStart
 from pyinfrakit.rpc.client import Client
 from pyinfrakit.rpc.instance import types
-from pyinfrakit.rpc.instance.client import Remote
+from pyinfrakit.rpc.operator.client import OperatorClient
 from pyinfrakit.schema.decode import NotJSON, WrongShape, check, decode
 
 directory_option = click.option(
@@ -33,11 +33,11 @@ plugin_argument = click.argument("name", metavar="NAME")
 
 
 @contextmanager
-def remote(name: str, directory: Path) -> Iterator[Remote]:
+def remote(name: str, directory: Path) -> Iterator[OperatorClient]:
     """Give the plugin that a user calls *name*: a name, ``name/type``, or a socket's path."""
-    path, kind = paths.socket(name, directory)
+    path, kind = paths.resolve(name, directory)
     with Client(path) as client:
-        yield Remote(client, kind)
+        yield OperatorClient(client, kind)
 
 
 def state_file(path: Path) -> Path:

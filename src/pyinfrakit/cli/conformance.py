@@ -36,7 +36,7 @@ def conformance(name: str, directory: Path, source: str | None, is_yaml: bool, c
     error which before it begins, and destroys them again, whatever happens. Exit status 1 if anything does not hold.
     """
     properties = read_json(source, is_yaml) if source else msgspec.Raw(b"{}")
-    path, kind = paths.socket(name, directory)
+    path, kind = paths.resolve(name, directory)
     with _terminated_as_interrupted():
         report = check(path, kind=kind, properties=properties, count=count, timeout=timeout, tell=_tell)
     click.echo(_json(report) if raw else _tables(report))

@@ -10,7 +10,8 @@ import msgspec
 from pyinfrakit.cli.arguments import directory_option, plugin_argument, remote, tags_option
 from pyinfrakit.cli.table import table
 from pyinfrakit.errors import UnknownInstance
-from pyinfrakit.rpc.instance import types
+from pyinfrakit.rpc.instance.types import Description
+from pyinfrakit.rpc.operator.types import RecordDescription
 
 
 @click.command()
@@ -35,7 +36,7 @@ def describe(
     everything: bool,
 ) -> None:
     """Show instances, sorted by ID: as InfraKit sees them, or with --all as the plugin does."""
-    found: Sequence[types.Described]
+    found: Sequence[Description]
     with remote(name, directory) as plugin:
         found = plugin.records(tags) if everything else plugin.describe(tags, properties)
     found = sorted(found, key=lambda each: each.ID)
@@ -61,9 +62,9 @@ def _heads(everything: bool, properties: bool) -> list[str]:
     return [*heads, "PROPERTIES"] if properties else heads
 
 
-def _row(each: types.Described, properties: bool) -> list[str]:
+def _row(each: Description, properties: bool) -> list[str]:
     cells = [each.ID, each.LogicalID or "-"]
-    if isinstance(each, types.Kept):
+    if isinstance(each, RecordDescription):
         held = f"held: {each.Held}" if each.Held else ""
         by_hand = "by hand: " if each.ByHand else ""
         since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(each.Since)) if each.Since else "-"

@@ -8,7 +8,7 @@ import click
 from pyinfrakit.cli.arguments import directory_option, plugin_argument, remote
 from pyinfrakit.errors import PyInfrakitError, TryAgain
 from pyinfrakit.rpc.client import RemoteError
-from pyinfrakit.rpc.instance.client import Remote
+from pyinfrakit.rpc.operator.client import OperatorClient
 
 LOOK_AGAIN = 0.2
 
@@ -41,14 +41,14 @@ def destroy(name: str, ids: tuple[str, ...], directory: Path, wait: bool, timeou
         raise click.ClickException("; ".join(str(problem) for problem in problems.values()))
 
 
-def _wait(plugin: Remote, id: str, end: float) -> None:
+def _wait(plugin: OperatorClient, id: str, end: float) -> None:
     while reason := _why_there(plugin, id):
         if time.monotonic() >= end:
             raise TryAgain(f"{id}: still being destroyed ({reason}); the plugin goes on trying")
         time.sleep(LOOK_AGAIN)
 
 
-def _why_there(plugin: Remote, id: str) -> str | None:
+def _why_there(plugin: OperatorClient, id: str) -> str | None:
     """Say why an instance is still there; None when it is gone, as far as a plugin that is not ours can tell."""
     try:
         records = plugin.records({}, [id])

@@ -8,7 +8,7 @@ import msgspec
 
 from pyinfrakit.cli.arguments import directory_option, plugin_argument, remote
 from pyinfrakit.rpc.client import RemoteError
-from pyinfrakit.rpc.instance import types
+from pyinfrakit.rpc.operator.types import StatusResult
 
 
 @click.command()
@@ -34,7 +34,7 @@ def info(name: str, directory: Path, raw: bool) -> None:
         _show(status)
 
 
-def _show(status: types.Status) -> None:
+def _show(status: StatusResult) -> None:
     click.echo(f"provider    {status.Provider}")
     click.echo(f"instances   {', '.join(f'{count} {state}' for state, count in status.States.items())}")
     when = "not yet" if status.Observed is None else f"{max(0.0, time.time() - status.Observed):.0f} s ago"

@@ -7,7 +7,7 @@ import msgspec
 
 from pyinfrakit.cli.arguments import directory_option, plugin_argument, remote
 from pyinfrakit.cli.table import table
-from pyinfrakit.rpc.instance import types
+from pyinfrakit.rpc.operator.types import PoolEntry
 
 
 @click.command()
@@ -24,6 +24,6 @@ def machines(name: str, directory: Path, raw: bool) -> None:
         click.echo(table([["MACHINE", "AT", "POWER", "HEALTH", "STATE", "INSTANCE", "REASON"], *map(_row, found)]))
 
 
-def _row(machine: types.PoolMachine) -> list[str]:
+def _row(machine: PoolEntry) -> list[str]:
     cells = (machine.Power, machine.Health, machine.State, machine.Instance, machine.Reason)
     return [machine.Name, machine.At, *(cell or "-" for cell in cells)]

@@ -7,7 +7,7 @@ import msgspec
 
 from pyinfrakit.cli.arguments import directory_option, plugin_argument, remote
 from pyinfrakit.cli.table import table
-from pyinfrakit.rpc.instance import types
+from pyinfrakit.rpc.operator.types import Orphan
 
 
 @click.command()
@@ -31,7 +31,7 @@ def orphans(name: str, directory: Path, doomed: tuple[str, ...], raw: bool) -> N
         click.echo("no orphans", err=True)
 
 
-def _row(orphan: types.Orphan) -> list[str]:
+def _row(orphan: Orphan) -> list[str]:
     works = "yes" if orphan.Functional else f"no: {orphan.Reason}"
     tags = ",".join(f"{key}={value}" for key, value in sorted(orphan.Tags.items()))
     return [orphan.ID, orphan.Handle or "-", orphan.LogicalID or "-", works, tags]

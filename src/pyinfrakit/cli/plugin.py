@@ -1,14 +1,13 @@
 """The plugin itself: `infrakit-instance` without a verb."""
 
-import gc
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 from click.core import ParameterSource
 
-from pyinfrakit import paths
 from pyinfrakit.cli.arguments import directory_option
 from pyinfrakit.cli.verbs import Verbs
 
@@ -70,8 +69,7 @@ _SECONDS = _Seconds(min=0.01)
 )
 @click.option(
     "--state",
-    type=click.Path(path_type=Path),
-    help="The state file.  [default: state/NAME.json in InfraKit's home]",
+    help="The state: a file's path, or the URL of another store.  [default: state/NAME.json in InfraKit's home]",
 )
 @directory_option
 @click.option(
@@ -133,7 +131,7 @@ def plugin(
     context: click.Context,
     name: str,
     log: int,
-    state: Path | None,
+    state: str | None,
     directory: Path,
     provider: str,
     option: tuple[tuple[str, str], ...],
@@ -154,44 +152,32 @@ def plugin(
     """InfraKit instance plugin. Without a command it runs the plugin; the commands talk to one that runs."""
     if context.invoked_subcommand is not None:
         return
-    # Imported here as they take a while, and the client commands have no need of them.
+    # Imported here: they take a while, and the client commands have no need of them.
     from pyinfrakit import logs
-    from pyinfrakit.config import from_file, from_flags, made
-    from pyinfrakit.daemon import run
-    from pyinfrakit.daemon.listener import Listener
-    from pyinfrakit.instance.calls import Bounds
-    from pyinfrakit.instance.plan import Limits
+    from pyinfrakit.config import from_file, from_flags
+    from pyinfrakit.daemon.build import run_daemon
+    from pyinfrakit.instance.calls import CallLimits
+    from pyinfrakit.instance.plan import Thresholds
     from pyinfrakit.instance.plugin import Plugin
-    from pyinfrakit.store.file import FileStore
 
-    logs.set_up(log)
-    limits = Limits(
+    logs.configure(log)
+    thresholds = Thresholds(
         broken_after=broken_after,
         healed_after=healed_after,
         missing_after=missing_after,
         provision_deadline=provision_deadline,
         non_functional_age=non_functional_age,
     )
-    path = state or paths.default_state(name)
+    make_plugin = partial(
+        Plugin,
+        wait=provision_wait,
+        paced=paced_updates,
+        interval=sync_interval,
+        observe_timeout=observe_timeout,
+        thresholds=thresholds,
+        call_limits=CallLimits(calls_at_once, call_timeout),
+    )
     _check_conflicts(context)
-    chosen = from_flags(provider, option) if config is None else from_file(config)
-    with Listener(directory, name) as listener:
-        if state is None:
-            paths.make_folder(path.parent)
-        gc.disable()  # `daemon.run` enables it again; it would double the time that it takes to load many instances
-        providers = made(chosen, name, path.absolute().parent)
-        with FileStore(path, f"plugin {name}", mark, types=tuple(providers)) as store:
-            plugins = {
-                type: Plugin(
-                    store.part(type),
-                    each,
-                    wait=provision_wait,
-                    paced=paced_updates,
-                    interval=sync_interval,
-                    observe_timeout=observe_timeout,
-                    limits=limits,
-                    bounds=Bounds(calls_at_once, call_timeout),
-                )
-                for type, each in providers.items()
-            }
-            run.run(plugins, store, listener)
+    choices = from_flags(provider, option) if config is None else from_file(config)
+    providers = {sub_type: choice.make for sub_type, choice in choices.items()}
+    run_daemon(name, providers, directory, state, mark, make_plugin)

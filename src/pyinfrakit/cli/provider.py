@@ -38,10 +38,10 @@ def _title(provider: "type[Provider]") -> str:
 
 
 def _properties(provider: "type[Provider]") -> list[str]:
-    from pyinfrakit.schema.describe import fields, of_properties
+    from pyinfrakit.schema.describe import fields, find_example
 
     rows = fields(provider.Properties)
-    example = msgspec.json.format(msgspec.json.encode(of_properties(provider.Properties, provider.example)), indent=0)
+    example = msgspec.json.format(msgspec.json.encode(find_example(provider.Properties, provider.example)), indent=0)
     return [_table("PROPERTY", rows) if rows else "Any properties.", f"For example: {example.decode()}"]
 
 

@@ -9,7 +9,7 @@ from pyinfrakit.conformance.report import Fact
 from pyinfrakit.conformance.session import Session
 from pyinfrakit.errors import Unreachable, WrongCall
 from pyinfrakit.rpc.client import RemoteError
-from pyinfrakit.rpc.instance.types import ONLY_TYPE
+from pyinfrakit.rpc.params import ONLY_OBJECT
 
 INTERFACE = "Instance"
 
@@ -77,9 +77,9 @@ def speak(session: Session) -> Speaks:
 
 def check_kind(kind: str, types: Sequence[str]) -> None:
     """Make sure that *kind* is one of a plugin's sub-types; raise `WrongCall`."""
-    if not types or (not kind and ONLY_TYPE in types) or kind in types:
+    if not types or (not kind and ONLY_OBJECT in types) or kind in types:
         return
-    named = " or ".join("NAME" if each == ONLY_TYPE else f"NAME/{each}" for each in types)
+    named = " or ".join("NAME" if each == ONLY_OBJECT else f"NAME/{each}" for each in types)
     raise WrongCall(f"the plugin has {f'no sub-type {kind!r}' if kind else 'sub-types'}: say {named}")
 
 

@@ -1,4 +1,4 @@
-"""Start, run, stop: puts the parts of a plugin together, and runs them until a signal."""
+"""Start, run, stop: one process that serves plugins until a signal."""
 
 import asyncio
 import gc
@@ -10,30 +10,31 @@ from typing import Any
 
 import uvloop
 
-from pyinfrakit.daemon.http import Server
+from pyinfrakit.daemon.http import Route, Server, serve_calls, serve_document
 from pyinfrakit.daemon.listener import Listener
 from pyinfrakit.instance.plugin import Plugin
 from pyinfrakit.logs import NOTICE
-from pyinfrakit.record import State
 from pyinfrakit.rpc import info
-from pyinfrakit.rpc.instance.service import Methods
-from pyinfrakit.schema.describe import of_properties
+from pyinfrakit.rpc.dispatcher import Dispatcher, Targets
+from pyinfrakit.rpc.instance.service import InstanceService
+from pyinfrakit.rpc.operator.service import OperatorService
+from pyinfrakit.schema.describe import find_example
 from pyinfrakit.store import Store
 
 log = logging.getLogger(__name__)
 
 STOP_TIMEOUT = 3.5
-"""Seconds that requests, and then calls to the provider, have to finish at a stop."""
+"""Seconds in which requests, and then provider calls, have to finish at a stop."""
 
 
 def run(plugins: Mapping[str, Plugin], store: Store, listener: Listener) -> None:
-    """Run *plugins* on *listener*'s socket until SIGTERM or SIGINT, with garbage collection on from when they are started.
+    """Run *plugins*, by sub-type, on the listener's socket until SIGTERM or SIGINT.
 
-    They are by sub-type, empty for the only one of a daemon without sub-types, and all keep their records in *store*.
-    Raises `CannotStart` where a provider or the socket can't be used, and `StoreFailed` where the last change could not be
-    written. Threads of a provider's may be left that still run.
+    All keep their records in *store*. Garbage collection is enabled after the start. Raise `CannotStart` if
+    a provider or the socket can't be used, and `StoreFailed` if the last change could not be written.
+    Threads of a provider that hang may be left behind.
     """
-    _allow_connections()
+    _raise_file_limit()
     loop = uvloop.new_event_loop()
     asyncio.set_event_loop(loop)
     try:
@@ -47,82 +48,88 @@ async def _serve(plugins: Mapping[str, Plugin], store: Store, listener: Listener
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    server = Server(Methods(plugins).answer, _documents(plugins))
+    server = Server(_route(plugins))
     try:
-        await _unless(stop, _start(plugins.values()))
-        gc.freeze()  # what was loaded stays: no need to look through it for garbage
+        await _do_unless(stop, _start(plugins.values()))
+        gc.freeze()  # loaded records stay: there is no need to search them for garbage
         gc.enable()
         if not stop.is_set():
             await server.start(listener.listen())
-            for type, plugin in plugins.items():
-                log.log(NOTICE, "socket %s, %s, %s", listener.path, store.location, _found(type, plugin))
+            for sub_type, plugin in plugins.items():
+                log.log(NOTICE, "socket %s, %s, %s", listener.path, store.location, _summarize(sub_type, plugin))
         await stop.wait()
         log.log(NOTICE, "stopping")
     finally:
+        # First nobody finds the socket, then requests in flight are answered, then the provider's calls may end.
         listener.remove()
         for plugin in plugins.values():
             plugin.stop_waiting()
         await server.stop(STOP_TIMEOUT)
         await _stop(plugins.values(), store)
-        await _end_tasks()
+        await _cancel_tasks()
     log.log(NOTICE, "stopped")
 
 
-def _documents(plugins: Mapping[str, Plugin]) -> Mapping[str, bytes]:
-    """Give what InfraKit's tools show. They know one set of examples a plugin: that of the first sub-type."""
-    type, plugin = next(iter(plugins.items()))
-    example = of_properties(plugin.provider.Properties, plugin.provider.example)
-    return {"/info/api.json": info.api(example, type), "/info/functions.json": info.FUNCTIONS}
+def _route(plugins: Mapping[str, Plugin]) -> Mapping[str, Route]:
+    targets = Targets(plugins)
+    dispatcher = Dispatcher(InstanceService(targets).methods, OperatorService(targets).methods)
+    # InfraKit's tools know one set of examples for each plugin: that of the first sub-type.
+    sub_type, plugin = next(iter(plugins.items()))
+    api = info.encode_api(find_example(plugin.provider.Properties, plugin.provider.example), sub_type)
+    return {
+        "/": serve_calls(dispatcher.answer),
+        "/info/api.json": serve_document(api),
+        "/info/functions.json": serve_document(info.FUNCTIONS),
+    }
 
 
 async def _start(plugins: Iterable[Plugin]) -> None:
-    """Start all at once; where one can't, the others are not waited for."""
-    starting = [asyncio.create_task(plugin.start()) for plugin in plugins]
+    """Start all plugins at once. If one fails, do not wait for the others."""
+    starts = [asyncio.create_task(plugin.start()) for plugin in plugins]
     try:
-        await asyncio.gather(*starting)
+        await asyncio.gather(*starts)
     finally:
-        for each in starting:
+        for each in starts:
             each.cancel()
 
 
 async def _stop(plugins: Iterable[Plugin], store: Store) -> None:
-    """Stop all at once, as there is no more time for several than for one; then write what they leave."""
+    """Stop all plugins at once, because together they have no more time than one; then write their last changes."""
     try:
         await asyncio.gather(*(plugin.stop(STOP_TIMEOUT) for plugin in plugins))
     finally:
         await store.flush()
 
 
-async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
-    """Do *work*, but go on at once when *stop* comes before it is done."""
-    doing, stopping = asyncio.create_task(work), asyncio.create_task(stop.wait())
-    doing.add_done_callback(lambda task: task.cancelled() or task.exception())  # also where it is not waited for
-    await asyncio.wait({doing, stopping}, return_when=asyncio.FIRST_COMPLETED)
+async def _do_unless(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
+    """Do *work*, but return at once if *stop* comes before its end."""
+    task, stopping = asyncio.create_task(work), asyncio.create_task(stop.wait())
+    task.add_done_callback(lambda task: task.cancelled() or task.exception())  # after a stop, nobody else looks
+    await asyncio.wait({task, stopping}, return_when=asyncio.FIRST_COMPLETED)
     stopping.cancel()
-    if doing.done():
-        doing.result()
+    if task.done():
+        task.result()
 
 
-async def _end_tasks() -> None:
-    """Cancel whatever is left, such as a provider's calls, without relying on it to end."""
-    left = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in left:
+async def _cancel_tasks() -> None:
+    """Cancel all remaining tasks, such as a provider's calls, without relying on them to end."""
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
         task.cancel()
-    if left:
-        await asyncio.wait(left, timeout=1)
+    if tasks:
+        await asyncio.wait(tasks, timeout=1)
 
 
-def _found(type: str, plugin: Plugin) -> str:
-    """Say what a plugin's provider is, and how many instances it has."""
-    counts = {state: sum(record.state is state for record in plugin.records) for state in State}
-    some = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
-    provider = f"{type}: provider" if type else "provider"
-    found = f"{len(plugin.records)} instances" + (f" ({some})" if some else "")
-    return f"{provider} {plugin.provider.__class__.__name__}: {found}"
+def _summarize(sub_type: str, plugin: Plugin) -> str:
+    """Return a plugin's provider and its number of instances, for the log."""
+    some = ", ".join(f"{count} {state}" for state, count in plugin.count_states().items() if count)
+    provider = f"{sub_type}: provider" if sub_type else "provider"
+    instances = f"{len(plugin.records)} instances" + (f" ({some})" if some else "")
+    return f"{provider} {type(plugin.provider).__name__}: {instances}"
 
 
-def _allow_connections() -> None:
-    """Let this process open as many files as it may: the usual soft limit is near the server's own."""
+def _raise_file_limit() -> None:
+    """Let this process open enough files for all connections: the usual soft limit is near the server's own limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = 4096 if hard == resource.RLIM_INFINITY else min(4096, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:

@@ -1,8 +1,8 @@
-"""Drive instances to rest, by calls to the provider: at most one for an ID at any time.
+"""Work on instances until they are at rest, with at most one provider call for an ID at any time.
 
-A record that is provisioning, destroying or newly labelled has a job: a task that calls the provider until the record
-is at rest, with longer and longer pauses after failures. What is decided meanwhile (a destroy while the
-provision still runs, say) is recorded, and found by the job when its call is done.
+A record that is provisioning, destroying or newly labeled has a job: a task that calls the provider until
+the record is at rest, with longer and longer pauses after failures. Decisions made meanwhile (a destroy
+while the provision still runs, for example) are recorded, and the job finds them when its call ends.
 """
 
 import asyncio
@@ -17,10 +17,9 @@ from msgspec.structs import replace
 
 from pyinfrakit.errors import GiveUp, PyInfrakitError, TryAgain
 from pyinfrakit.instance.calls import Calls
-from pyinfrakit.logs import Together
 from pyinfrakit.provider import Machine
 from pyinfrakit.record import Event, Record, Spec, State
-from pyinfrakit.schema.decode import encodable
+from pyinfrakit.schema.decode import make_encodable
 from pyinfrakit.store import Store
 from pyinfrakit.store.records import Drop, Put
 
@@ -29,35 +28,56 @@ log = logging.getLogger(__name__)
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 60.0
 """Seconds between a failed call and the next one for the ID."""
 
-SHORTEST_PAUSE, LONGEST_AFTER = 0.1, 24 * 3600.0
-"""Bounds of the seconds that a provider says: "at once" must not fill the log."""
+SHORTEST_AFTER, LONGEST_AFTER = 0.1, 24 * 3600.0
+"""Bounds of the pause that a provider asks for, in seconds: "at once" must not fill the log."""
 
 LOOK_AGAIN = 0.05
-"""Seconds between looks, in the rare waits for what may come about in many ways."""
+"""Seconds between looks, in the rare waits for an outcome that can come about in many ways."""
+
+
+class _GroupedLog:
+    """Log one event of many instances in one line: a line each would cost more than a provision does."""
+
+    def __init__(self) -> None:
+        self._ids: dict[str, list[str]] = {}
+
+    def info(self, id: str, event: str) -> None:
+        """Log *event*, with the other instances to which it happens in this turn of the event loop."""
+        if not self._ids:
+            asyncio.get_running_loop().call_soon(self._write)
+        self._ids.setdefault(event, []).append(id)
+
+    def _write(self) -> None:
+        grouped, self._ids = self._ids, {}
+        for event, ids in grouped.items():
+            log.info("%s: %s", ", ".join(ids), event)
 
 
 class _Job:
-    """Somebody at work on an instance, and what those who wait for its provision are told: an error, or None for its ID."""
+    """The work on one instance.
+
+    A job settles once, with the answer for the callers who wait for a provision: an error, or None for success.
+    """
 
     task: asyncio.Task[None]
 
     def __init__(self) -> None:
         self.is_settled = False
-        self._error: PyInfrakitError | None = None
-        self._waiting: list[asyncio.Future[None]] = []
         self.has_news = False
-        self.trouble = ""
-        """Why the last call for it failed, while there is a pause after it."""
+        self.last_failure = ""
+        """Why the last call failed, during the pause after it."""
+        self._error: PyInfrakitError | None = None
+        self._waiters: list[asyncio.Future[None]] = []
         self._pause: asyncio.Future[None] | None = None
 
     def wake(self) -> None:
-        """End a pause, or make none, as there is news."""
+        """End a pause, or skip the next one, because the record changed."""
         self.has_news = True
         if self._pause is not None and not self._pause.done():
             self._pause.set_result(None)
 
     async def pause(self, seconds: float) -> None:
-        """Do nothing for a while, or until there is news."""
+        """Wait for *seconds*, or until there is news."""
         if self.has_news:
             return
         self._pause = asyncio.get_running_loop().create_future()
@@ -65,32 +85,32 @@ class _Job:
             await asyncio.wait_for(self._pause, seconds)
 
     def settle(self, error: PyInfrakitError | None) -> None:
-        """Tell; first come, first told."""
+        """Answer all callers who wait. Only the first answer counts."""
         if self.is_settled:
             return
         self.is_settled, self._error = True, error
-        for waiting in self._waiting:
-            if not waiting.done():
-                waiting.set_result(None)
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
 
-    async def outcome(self, timeout: float) -> PyInfrakitError | None:
-        """Wait until it is settled, and settle it after *timeout* seconds."""
+    async def wait(self, timeout: float) -> PyInfrakitError | None:
+        """Return the answer. After *timeout* seconds, settle the job with success: its work goes on."""
         if not self.is_settled:
             loop = asyncio.get_running_loop()
-            late = loop.call_later(timeout, self.settle, None)
-            waiting = loop.create_future()
-            self._waiting.append(waiting)
+            timer = loop.call_later(timeout, self.settle, None)
+            waiter = loop.create_future()
+            self._waiters.append(waiter)
             try:
-                await waiting
+                await waiter
             finally:
-                late.cancel()
+                timer.cancel()
         return self._error
 
 
 _Step = Callable[[Record, _Job], Coroutine[Any, Any, None]]
 
 
-class Work:
+class Jobs:
     """All jobs of a plugin."""
 
     def __init__(self, store: Store, calls: Calls) -> None:
@@ -98,13 +118,13 @@ class Work:
         self._records = store.records
         self._calls = calls
         self._jobs: dict[str, _Job] = {}
-        self._log = Together(log)
+        self._log = _GroupedLog()
+        # Work that an earlier run of the daemon left. It waits for `resume`, because an observation comes first.
         self._left = {record.id for record in self._records if _is_unfinished(record)}
-        """What an earlier run of the daemon left to do, until `resume`."""
         self._stopping = False
 
     def start(self, id: str) -> None:
-        """Make sure that somebody is at work on an instance, and looks at its record again."""
+        """Make sure that an instance has a job, if it needs one, and that the job looks at the record again."""
         record = self._records.get(id)
         if record is None or id in self._left:
             return
@@ -119,9 +139,9 @@ class Work:
         job.wake()
 
     def resume(self) -> None:
-        """Take up whatever nobody is at work on, first what is to be destroyed.
+        """Start the jobs of all unfinished records that have none, destroys first.
 
-        That is what an earlier run of the daemon left, and what was taken back when it could not be written.
+        They are left over from an earlier run of the daemon, or their change was undone when it could not be written.
         """
         self._left.clear()
         idle = [record for record in self._records if _is_unfinished(record) and record.id not in self._jobs]
@@ -129,20 +149,20 @@ class Work:
             self.start(record.id)
             self._jobs[record.id].settle(None)
 
-    async def provisioned(self, id: str, timeout: float) -> None:
-        """Wait until a provision is done, or *timeout* seconds, or a stop. Raise its error where it failed."""
+    async def wait_for_provision(self, id: str, timeout: float) -> None:
+        """Wait until a provision is done, for *timeout* seconds at most, or until a stop. Raise its error if it failed."""
         job = self._jobs.get(id)
         if job is None:
             return
         if self._stopping:
             job.settle(None)
-        if (error := await job.outcome(timeout)) is not None:
+        if (error := await job.wait(timeout)) is not None:
             raise error
 
-    def trouble(self, id: str) -> str:
-        """Say why the last call for an instance failed, where it is made again; empty where none failed."""
+    def last_failure(self, id: str) -> str:
+        """Return why the last call for an instance failed, while it waits to be retried; else an empty string."""
         job = self._jobs.get(id)
-        return "" if job is None else job.trouble
+        return "" if job is None else job.last_failure
 
     def stop_waiting(self) -> None:
         """End all waits for provisions, and begin no new calls."""
@@ -151,7 +171,7 @@ class Work:
             job.settle(None)
 
     async def stop(self, timeout: float) -> None:
-        """Let calls that are in flight end within *timeout* seconds, then cancel them. The next start takes them up."""
+        """Let calls in flight end within *timeout* seconds, then cancel them. The next start resumes them."""
         self.stop_waiting()
         calling = {self._jobs[id].task for id in self._calls.in_flight if id in self._jobs}
         tasks = {job.task for job in self._jobs.values()}
@@ -193,58 +213,56 @@ class Work:
         return self._label if record.relabel else None
 
     async def _pause(self, id: str, job: _Job, failures: int, error: PyInfrakitError) -> None:
-        """Wait longer after each failure, but not when there is news."""
+        """Wait longer after each failure, but not if there is news. The jitter keeps failed calls from returning together."""
         seconds = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(failures - 1, 20)) * random.uniform(0.5, 1)
         if isinstance(error, TryAgain) and error.after is not None:
-            seconds = min(max(error.after, SHORTEST_PAUSE), LONGEST_AFTER)
+            seconds = min(max(error.after, SHORTEST_AFTER), LONGEST_AFTER)
         log.warning("work on %s: %s; again in %.1f s", id, error, seconds)
-        job.trouble = encodable(str(error))
+        job.last_failure = make_encodable(str(error))
         await job.pause(seconds)
-        job.trouble = ""
+        job.last_failure = ""
 
     async def _provision(self, record: Record, job: _Job) -> None:
         await self._store.commit()
-        while self._wanted(record.id) is not None and self._must_wait(record):
+        while self._pending_spec(record.id) is not None and self._must_wait(record):
             await asyncio.sleep(LOOK_AGAIN)
         try:
-            machine = await self._calls.provision(record.id, lambda: self._wanted(record.id))
+            machine = await self._calls.provision(record.id, lambda: self._pending_spec(record.id))
         except PyInfrakitError as error:
+            # Once the caller has the ID, it counts on the instance, whose machine may exist and work.
             if job.is_settled and isinstance(error, TryAgain):
-                raise  # its caller counts on it, and its machine may be there and work
-            await self._fail(record.id, job, encodable(f"provision failed: {error}"))
+                raise
+            await self._fail(record.id, job, make_encodable(f"provision failed: {error}"))
         else:
             if machine is not None:
                 await self._succeed(job, machine)
 
-    def _wanted(self, id: str) -> Spec | None:
-        """Give what is still to be asked for: it may have been destroyed or set aside while it waited for its turn."""
+    def _pending_spec(self, id: str) -> Spec | None:
+        """Return the spec to provision, or None if the instance was destroyed or set aside while it waited its turn."""
         record = self._records.get(id)
         return None if record is None or record.state is not State.PROVISIONING or self._stopping else record.spec
 
     def _must_wait(self, record: Record) -> bool:
-        """Is another holder of the record's logical ID still being destroyed? Two machines must not be it at once."""
+        """Return whether another holder of the logical ID is still being destroyed: two machines must not share it."""
         spec = record.spec
         if spec.logical_id is None:
             return False
-        holders = self._records.of_logical_id(spec.logical_id, spec.group)
+        holders = self._records.find_logical(spec.logical_id, spec.group)
         return any(other.state is State.DESTROYING and other.id != record.id for other in holders)
 
     async def _fail(self, id: str, job: _Job, reason: str) -> None:
-        """Have what the failed provision may have left destroyed; only when that is sure to happen, tell."""
+        """Have a half-made machine destroyed. Answer the caller only once that is sure to happen."""
         log.error("%s: %s", id, reason)
-        record = self._records[id].after(Event.FAILED, time.time(), reason)
-        assert record is not None
-        await self._store.commit(Put(record))
+        await self._store.commit(Put(self._records[id].after(Event.FAILED, time.time(), reason)))
         job.settle(GiveUp(f"{id}: {reason}"))
 
     async def _succeed(self, job: _Job, machine: Machine) -> None:
-        """Tell at once: were the record not written, a restart would provision the same ID again, which changes nothing."""
         id = machine.id
         record = self._records[id].after(Event.PROVISIONED, time.time())
-        assert record is not None
         written = self._store.commit(Put(replace(record, handle=machine.handle, made=True)), urgent=False)
         if machine.live is not None:
             self._records.show(id, machine.live)
+        # Answer before the write ends. If it is lost, a restart provisions the same ID again, which changes nothing.
         job.settle(None)
         self._log.info(id, "provisioned")
         await written

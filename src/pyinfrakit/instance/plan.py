@@ -1,25 +1,27 @@
-"""Decide what an observation means for the records. Pure: no I/O, no clock, nothing kept between calls.
+"""Decide what an observation means for the records. Pure: no I/O, no clock, no state between calls.
 
-| record         | observed            | in a row            | then |
+| record         | observed            | consecutive         | then |
 |----------------|---------------------|---------------------|------|
-| ready          | functional          |                     | as it should be |
+| ready          | functional          |                     | nothing |
 | ready          | not functional      | `broken_after`      | set aside: BROKEN |
 | ready          | missing             | `missing_after`     | dropped: MISSING |
 | non-functional | functional          | `healed_after`      | HEALED, if still wanted; else it stays, and its reason says why |
 | non-functional | functional          | any, set aside by hand | stays until an operator restores it |
-| non-functional | not functional      | `broken_after`      | stays, with the reason of now |
+| non-functional | not functional      | `broken_after`      | stays, with the current reason |
 | non-functional | missing             | `missing_after`     | dropped: MISSING |
-| non-functional | there, for `non_functional_age` |         | destroyed: AGED |
+| non-functional | any, for `non_functional_age` |           | destroyed: AGED |
 | provisioning   | not functional, for `provision_deadline` | | set aside: OVERDUE |
-| provisioning   | else                |                     | nothing: its call tells |
-| destroying     | missing             | `missing_after`     | dropped: MISSING; but see below |
-| destroying     | there               |                     | nothing: its call tells |
-| none           | there               |                     | an orphan: told, never touched |
+| provisioning   | else                |                     | nothing: its call decides |
+| destroying     | missing             | `missing_after`     | dropped: MISSING, with one exception below |
+| destroying     | any                 |                     | nothing: its call decides |
+| none           | any                 |                     | an orphan: reported, never touched |
 
-Nothing is said of a record that changed, or had a call in flight, since the observation began; but for OVERDUE,
-as a call that hangs is in flight for ever. Losses (BROKEN, OVERDUE, MISSING) are held back where they come to too many,
-and what was held once stays so until it is seen well or released. Meanwhile, and where they are too many, nothing that is
-destroying is dropped either: its call tells.
+An observation says nothing about a record that changed, or had a call in flight, since the observation
+began. OVERDUE is the exception, because a call that hangs is in flight forever.
+
+Losses (BROKEN, OVERDUE, MISSING) are held back if there are too many of them. A held loss stays held
+until the instance is seen working, or an operator releases it. Meanwhile, no record that is destroying is
+dropped as missing either: its call decides.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -32,8 +34,8 @@ from pyinfrakit.record import Event, Record, State
 from pyinfrakit.store.records import Records
 
 
-class Limits(Struct, frozen=True, kw_only=True):
-    """When an observation is believed: counts are observations in a row, times are in seconds."""
+class Thresholds(Struct, frozen=True, kw_only=True):
+    """When an observation counts. The first three are consecutive observations; times are in seconds."""
 
     broken_after: int = 2
     healed_after: int = 3
@@ -44,15 +46,16 @@ class Limits(Struct, frozen=True, kw_only=True):
     loss_share: float = 0.2
     loss_floor: int = 3
 
-    def allowed_losses(self, instances: int) -> int:
-        """How many of so many instances may be lost within `loss_window`."""
+    def max_losses(self, instances: int) -> int:
+        """Return how many of *instances* may be lost within `loss_window`."""
         return max(self.loss_floor, int(instances * self.loss_share))
 
 
 class Observation(Struct, frozen=True):
-    """What the provider was seen to have, by instance ID, at *now* in seconds.
+    """The provider's machines, by instance ID, at *now* in seconds.
 
-    *silent* are the IDs that it says nothing about. *started* is when the daemon did: no deadline counts from before.
+    *silent* are the IDs that the observation says nothing about. *started* is when the daemon started: no
+    deadline counts from before that.
     """
 
     machines: Mapping[str, Machine]
@@ -61,8 +64,8 @@ class Observation(Struct, frozen=True):
     started: float = 0.0
 
 
-class Seen(StrEnum):
-    """How an instance was seen."""
+class Condition(StrEnum):
+    """The observed condition of an instance."""
 
     FUNCTIONAL = "functional"
     BROKEN = "broken"
@@ -70,9 +73,9 @@ class Seen(StrEnum):
 
 
 class Streak(Struct, frozen=True):
-    """How an instance was seen, in how many observations in a row, and in which state it was then."""
+    """An instance's condition in *count* consecutive observations, and its state then."""
 
-    seen: Seen
+    condition: Condition
     count: int
     state: State
 
@@ -86,7 +89,7 @@ class Transition(Struct, frozen=True):
 
 
 class History(Struct, frozen=True):
-    """What one plan leaves to the next: streaks, when which instance was lost, and which losses are held."""
+    """What one plan passes on to the next: streaks, the times of recent losses, and held losses."""
 
     streaks: Mapping[str, Streak] = {}
     losses: Mapping[str, float] = {}
@@ -94,7 +97,7 @@ class History(Struct, frozen=True):
 
 
 class Plan(Struct, frozen=True):
-    """What to do. *held* is what would be lost if it were not for the mass-loss rule; *history* is for the next plan."""
+    """The transitions to make, the losses that the mass-loss rule holds, and the history for the next plan."""
 
     transitions: tuple[Transition, ...]
     held: tuple[Transition, ...]
@@ -106,43 +109,47 @@ def plan(
     records: Records,
     observation: Observation,
     history: History,
-    limits: Limits,
+    thresholds: Thresholds,
     released: Collection[str] = frozenset(),
 ) -> Plan:
-    """Say what *observation* means. Losses of the *released* IDs, which an operator confirmed, are neither held
-    nor counted."""
-    judged = _not_well(records, observation, history)
-    streaks = _streaks(judged, observation, history)
-    transitions = _transitions(judged, records, observation, streaks, limits)
-    losses = _Losses(records, limits, {id: at for id, at in history.losses.items() if observation.now - at < limits.loss_window})
+    """Return what *observation* means.
+
+    Losses of *released* IDs, which an operator confirmed, are neither held nor counted.
+    """
+    candidates = _find_candidates(records, observation, history)
+    streaks = _extend_streaks(candidates, observation, history)
+    transitions = _judge_all(candidates, records, observation, streaks, thresholds)
+    recent = {id: at for id, at in history.losses.items() if observation.now - at < thresholds.loss_window}
+    budget = _LossBudget(records, thresholds, recent)
     lost = {t.id: t for t in transitions if _is_loss(t, records) and t.id not in released}
-    held = _still_held(records, observation, history, released)
-    if losses.are_too_many(lost.keys() | held.keys()):
+    held = _keep_held(records, observation, history, released)
+    if budget.is_exceeded_by(lost.keys() | held.keys()):
         held |= lost
+    # A record that is destroying and missing is gone, most likely; but not if the provider loses sight of much.
     gone = {t.id for t in transitions if records[t.id].state is State.DESTROYING}
-    is_doubtful = bool(held) or losses.are_too_many(lost.keys() | gone)
-    back = held.keys() | (gone if is_doubtful else set())
-    kept = tuple(t for t in transitions if t.id not in back)
+    in_doubt = bool(held) or budget.is_exceeded_by(lost.keys() | gone)
+    withheld = held.keys() | (gone if in_doubt else set())
+    kept = tuple(t for t in transitions if t.id not in withheld)
     counted = {t.id: observation.now for t in kept if t.id in lost or t.id in gone}
-    known = records.tagged_ids({})
+    known = records.find_ids({})
     orphans = tuple(id for id in observation.machines if id not in known and id not in observation.silent)
-    return Plan(kept, tuple(held.values()), orphans, History(streaks, losses.recent | counted, held))
+    return Plan(kept, tuple(held.values()), orphans, History(streaks, recent | counted, held))
 
 
-class _Losses(Struct, frozen=True):
-    """The losses of late, by when they were, and whether there is room for more."""
+class _LossBudget(Struct, frozen=True):
+    """Recent losses, by their times, and whether there is room for more."""
 
     records: Records
-    limits: Limits
+    thresholds: Thresholds
     recent: dict[str, float]
 
-    def are_too_many(self, more: Collection[str]) -> bool:
+    def is_exceeded_by(self, more: Collection[str]) -> bool:
         instances = len(self.records) + sum(id not in self.records for id in self.recent)
-        return len(self.recent.keys() | more) > self.limits.allowed_losses(instances)
+        return len(self.recent.keys() | more) > self.thresholds.max_losses(instances)
 
 
-def _still_held(records: Records, observation: Observation, history: History, released: Collection[str]) -> dict[str, Transition]:
-    """Give what stays held: a held loss is not forgotten because fewer seem lost now, but only as this one is seen well."""
+def _keep_held(records: Records, observation: Observation, history: History, released: Collection[str]) -> dict[str, Transition]:
+    """Return the losses that stay held. Each is released only when its own instance is seen well, however few are left."""
     return {
         id: transition
         for id, transition in history.held.items()
@@ -152,12 +159,12 @@ def _still_held(records: Records, observation: Observation, history: History, re
 
 
 def _is_well(record: Record, machine: Machine | None) -> bool:
-    """Is this not worse than what the record says? Of a non-functional one no more is expected than that it is there."""
+    """Return whether a machine is no worse than its record says: a non-functional one only has to exist."""
     return machine is not None and (machine.functional or record.state is State.NON_FUNCTIONAL)
 
 
-def _not_well(records: Records, observation: Observation, history: History) -> list[Record]:
-    """Give the records that something may be said of: all but those that are ready and seen to work, as most are."""
+def _find_candidates(records: Records, observation: Observation, history: History) -> list[Record]:
+    """Return the records that the observation may be news for: all but the many that are ready and seen working."""
     machines, streaks, ready = observation.machines, history.streaks, State.READY
     return [
         record
@@ -169,10 +176,10 @@ def _not_well(records: Records, observation: Observation, history: History) -> l
     ]
 
 
-def _streaks(judged: Iterable[Record], observation: Observation, history: History) -> dict[str, Streak]:
-    """Count on. A ready instance that is seen to work has no streak."""
+def _extend_streaks(candidates: Iterable[Record], observation: Observation, history: History) -> dict[str, Streak]:
+    """Return the streaks including this observation. A ready instance that is seen working has none."""
     streaks: dict[str, Streak] = {}
-    for record in judged:
+    for record in candidates:
         if record.state is State.PROVISIONING:
             continue
         old = history.streaks.get(record.id)
@@ -180,20 +187,29 @@ def _streaks(judged: Iterable[Record], observation: Observation, history: Histor
             if old is not None:
                 streaks[record.id] = old
             continue
-        machine = observation.machines.get(record.id)
-        seen = Seen.MISSING if machine is None else Seen.FUNCTIONAL if machine.functional else Seen.BROKEN
-        if seen is Seen.FUNCTIONAL and record.state is State.READY:
+        condition = _find_condition(observation.machines.get(record.id))
+        if condition is Condition.FUNCTIONAL and record.state is State.READY:
             continue
-        goes_on = old is not None and old.seen is seen and old.state is record.state
-        streaks[record.id] = Streak(seen, old.count + 1 if old and goes_on else 1, record.state)
+        continues = old is not None and old.condition is condition and old.state is record.state
+        streaks[record.id] = Streak(condition, old.count + 1 if old and continues else 1, record.state)
     return streaks
 
 
-def _transitions(
-    judged: Iterable[Record], records: Records, observation: Observation, streaks: Mapping[str, Streak], limits: Limits
+def _find_condition(machine: Machine | None) -> Condition:
+    if machine is None:
+        return Condition.MISSING
+    return Condition.FUNCTIONAL if machine.functional else Condition.BROKEN
+
+
+def _judge_all(
+    candidates: Iterable[Record],
+    records: Records,
+    observation: Observation,
+    streaks: Mapping[str, Streak],
+    thresholds: Thresholds,
 ) -> list[Transition]:
     healed: set[tuple[str | None, str]] = set()
-    found = (_judge(record, streaks.get(record.id), observation, limits, records, healed) for record in judged)
+    found = (_judge(record, streaks.get(record.id), observation, thresholds, records, healed) for record in candidates)
     return [transition for transition in found if transition is not None]
 
 
@@ -201,59 +217,64 @@ def _judge(
     record: Record,
     streak: Streak | None,
     observation: Observation,
-    limits: Limits,
+    thresholds: Thresholds,
     records: Records,
     healed: set[tuple[str | None, str]],
 ) -> Transition | None:
+    """Return the transition of one record, by the table above, or None."""
     if record.state is State.PROVISIONING:
-        return _overdue(record, observation, limits)
+        return _judge_overdue(record, observation, thresholds)
     if streak is None or record.id in observation.silent:
         return None
-    if streak.seen is Seen.MISSING:
-        if streak.count >= limits.missing_after:
-            return Transition(record.id, Event.MISSING, f"missing from {streak.count} observations in a row")
+    if streak.condition is Condition.MISSING:
+        if streak.count >= thresholds.missing_after:
+            return Transition(record.id, Event.MISSING, f"missing from {streak.count} consecutive observations")
         return None
     if record.state is State.DESTROYING:
         return None
-    if streak.seen is Seen.BROKEN:
-        found = _broken(record, streak, observation.machines[record.id].reason, limits)
+    if streak.condition is Condition.BROKEN:
+        found = _judge_broken(record, streak, observation.machines[record.id].reason, thresholds)
     else:
-        found = _healed(record, streak, limits, records, healed)
-    if (found is None or found.event is not Event.HEALED) and _aged(record, observation, limits):
-        return Transition(record.id, Event.AGED, "non-functional for as long as such instances are kept")
+        found = _judge_healed(record, streak, thresholds, records, healed)
+    if (found is None or found.event is not Event.HEALED) and _has_aged(record, observation, thresholds):
+        return Transition(record.id, Event.AGED, "non-functional for longer than such instances are kept")
     return found
 
 
-def _overdue(record: Record, observation: Observation, limits: Limits) -> Transition | None:
+def _judge_overdue(record: Record, observation: Observation, thresholds: Thresholds) -> Transition | None:
     machine = observation.machines.get(record.id)
     age = observation.now - max(record.since, observation.started)
-    if machine is None or machine.functional or age < limits.provision_deadline:
+    if machine is None or machine.functional or age < thresholds.provision_deadline:
         return None
-    return Transition(record.id, Event.OVERDUE, f"not functional {age:.0f} s after it was asked for: {machine.reason}")
+    reason = f"not functional {age:.0f} s after it was asked for: {machine.reason}"
+    return Transition(record.id, Event.OVERDUE, reason)
 
 
-def _aged(record: Record, observation: Observation, limits: Limits) -> bool:
-    """Is it time to destroy a non-functional instance? Where it is not known since when it is that, this run's start counts."""
-    if limits.non_functional_age is None or record.state is not State.NON_FUNCTIONAL or record.by_hand:
+def _has_aged(record: Record, observation: Observation, thresholds: Thresholds) -> bool:
+    if thresholds.non_functional_age is None or record.state is not State.NON_FUNCTIONAL or record.by_hand:
         return False
-    return observation.now - (record.since or observation.started) >= limits.non_functional_age
+    # The C demo keeps no times. Then the age counts from the start of this run.
+    return observation.now - (record.since or observation.started) >= thresholds.non_functional_age
 
 
-def _broken(record: Record, streak: Streak, reason: str, limits: Limits) -> Transition | None:
-    reason = reason or "the provider says that it does not work"
-    if streak.count < limits.broken_after:
+def _judge_broken(record: Record, streak: Streak, reason: str, thresholds: Thresholds) -> Transition | None:
+    reason = reason or "the provider reports that it does not work"
+    if streak.count < thresholds.broken_after:
         return None
-    if record.state is State.NON_FUNCTIONAL and (record.by_hand or record.reason == reason or streak.count > limits.broken_after):
-        return None  # a reason that changes with each look, as a temperature does, is not written each time
+    if record.state is State.NON_FUNCTIONAL:
+        # A reason that changes with each observation, as a temperature does, is not written each time.
+        is_old = streak.count > thresholds.broken_after
+        if record.by_hand or record.reason == reason or is_old:
+            return None
     return Transition(record.id, Event.BROKEN, reason)
 
 
-def _healed(
-    record: Record, streak: Streak, limits: Limits, records: Records, healed: set[tuple[str | None, str]]
+def _judge_healed(
+    record: Record, streak: Streak, thresholds: Thresholds, records: Records, healed: set[tuple[str | None, str]]
 ) -> Transition | None:
-    if streak.count < limits.healed_after or record.by_hand:
+    if streak.count < thresholds.healed_after or record.by_hand:
         return None
-    unwanted = why_unwanted(record, records)
+    unwanted = explain_unwanted(record, records)
     identity = (record.spec.group, record.spec.logical_id or "")
     if unwanted is None and record.spec.logical_id is not None:
         if identity in healed:
@@ -265,23 +286,23 @@ def _healed(
     return None if reason == record.reason else Transition(record.id, Event.BROKEN, reason)
 
 
-def why_unwanted(record: Record, records: Records) -> str | None:
-    """Say why a non-functional instance that works again must not come back; None where it should."""
+def explain_unwanted(record: Record, records: Records) -> str | None:
+    """Return why a non-functional instance that works again must not come back; None if it should."""
     spec = record.spec
     if spec.logical_id is not None:
-        for other in records.of_logical_id(spec.logical_id, spec.group):
+        for other in records.find_logical(spec.logical_id, spec.group):
             if other.state.described and other.id != record.id:
                 return f"{other.id} has its logical ID {spec.logical_id} now"
     if spec.group is None:
         return None
-    newest = min((m.id for m in records.in_group(spec.group) if m.state is State.READY), default=None)
+    newest = min((m.id for m in records.find_members(spec.group) if m.state is State.READY), default=None)
     if newest is not None and records[newest].spec.config != spec.config:
         return f"its configuration is not that of {newest}, the newest of its group"
     return None
 
 
 def _is_loss(transition: Transition, records: Records) -> bool:
-    """Is this an instance less? One that is non-functional already is none the worse for a new reason."""
+    """Return whether InfraKit loses an instance by this; a new reason for a non-functional one is no loss."""
     state = records[transition.id].state
     if transition.event is Event.BROKEN:
         return state is State.READY

@@ -1,4 +1,4 @@
-"""The reconcile loop: observe, plan, and have the plan done."""
+"""The reconcile loop: observe, plan, and carry out the plan."""
 
 import asyncio
 import contextlib
@@ -11,115 +11,123 @@ from msgspec import Raw, Struct
 
 from pyinfrakit.errors import CannotStart, PyInfrakitError, StoreFailed, TryAgain
 from pyinfrakit.instance.calls import Calls
-from pyinfrakit.instance.jobs import Work
-from pyinfrakit.instance.plan import History, Limits, Observation, Plan, Transition, plan
+from pyinfrakit.instance.jobs import Jobs
+from pyinfrakit.instance.plan import History, Observation, Plan, Thresholds, Transition, plan
 from pyinfrakit.logs import NOTICE
 from pyinfrakit.provider import Machine
 from pyinfrakit.record import Event, Record
-from pyinfrakit.schema.decode import WrongShape, decode, encodable
+from pyinfrakit.schema.decode import WrongShape, decode, make_encodable
 from pyinfrakit.store import Store
 from pyinfrakit.store.records import Change, Drop, Note, Put
 
 log = logging.getLogger(__name__)
 
 
-def _key(store: Store) -> str:
-    """Give the key of what is kept from one run to the next: sub-types have one each, in the file that they share."""
-    return f"Watch/{store.type}" if store.type else "Watch"
-
-
 class _Memory(Struct, frozen=True, rename="pascal"):
-    """What is kept: the losses of late and those that are held, by ID."""
+    """What survives a restart: recent losses, and held ones, by ID. A restart must not release what is held."""
 
     losses: dict[str, float] = {}
     held: dict[str, Transition] = {}
 
 
-_NOTHING = Raw(msgspec.json.encode(_Memory()))
+_EMPTY_MEMORY = Raw(msgspec.json.encode(_Memory()))
 
 
-def _recalled(store: Store) -> History:
-    """Give what an earlier run noted; raise `CannotStart` where that makes no sense."""
-    try:
-        memory = decode(store.records.notes.get(_key(store), _NOTHING), _Memory, _key(store))
-    except WrongShape as error:
-        raise CannotStart(f"{store.location}: Provider.{error}") from None
-    return History({}, memory.losses, memory.held)
+class Reconciler:
+    """Bring records in line with observations of the provider, every *interval* seconds.
 
-
-class Watch:
-    """Brings records in line with what the provider is seen to have, every *interval* seconds.
-
-    An observation may take *timeout* seconds. Raises `CannotStart` where what an earlier run noted makes no sense.
+    An observation may take *timeout* seconds. Raise `CannotStart` if the notes of an earlier run make no sense.
     """
 
-    def __init__(self, store: Store, calls: Calls, work: Work, interval: float, timeout: float, limits: Limits) -> None:
+    def __init__(self, store: Store, calls: Calls, jobs: Jobs, interval: float, timeout: float, thresholds: Thresholds) -> None:
         self._store = store
         self._records = store.records
-        self._key = _key(store)
-        self._whose = f" of {store.type}" if store.type else ""
         self._calls = calls
-        self._work = work
+        self._jobs = jobs
         self._interval = interval
         self._timeout = timeout
-        self._limits = limits
-        self._history = _recalled(store)
+        self._thresholds = thresholds
+        # Sub-types share a file, so that each has a key of its own there. "Watch" is older than this class's name.
+        self._key = f"Watch/{store.sub_type}" if store.sub_type else "Watch"
+        self._whose = f" of {store.sub_type}" if store.sub_type else ""
+        self._history = self._recall()
         self._started = time.time()
         self._released: set[str] = set()
-        self._now = asyncio.Event()
+        self._observe_now = asyncio.Event()
+        self._changed: set[str] = set()
+        self._records.subscribe(self._note_change)
         self.trouble = ""
-        """Why the provider can't be observed now; empty where it can."""
+        """Why the provider can't be observed now, or empty."""
         self.orphans: Mapping[str, Machine] = {}
-        """Machines with this plugin's mark that no record is of, by ID."""
+        """Machines with this plugin's mark and no record, by ID."""
         self.held: dict[str, Transition] = {}
-        """Losses that are held back, by ID, until they are confirmed or were seen well again."""
+        """Losses that are held back, by ID, until an operator confirms them or the instances are seen working."""
         self.observed: float | None = None
         """When the last good observation ended, in seconds since 1970."""
 
     def release(self) -> list[str]:
-        """Let the held losses happen, at the next observation, which begins at once; give their IDs."""
+        """Let the held losses happen at the next observation, which begins at once; return their IDs."""
         self._released |= self.held.keys()
-        self._now.set()
+        self._observe_now.set()
         return sorted(self.held)
 
     def forget_orphans(self, ids: Collection[str]) -> None:
-        """Take those for orphans no more that have records now; what goes on being one is seen again."""
+        """Drop orphans that have records now. The next observation finds the others again."""
         self.orphans = {id: machine for id, machine in self.orphans.items() if id not in ids}
 
     async def run(self) -> None:
-        """Observe until cancelled. What an earlier run of the daemon left to do begins after the first good observation."""
+        """Observe until cancelled. Work that an earlier run left is resumed after the first good observation."""
         while True:
-            self._now.clear()
+            self._observe_now.clear()
             machines = await self._observe()
             if machines is not None:
                 await self._reconcile(machines)
-                self._work.resume()
+                self._jobs.resume()
                 self.observed = time.time()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._now.wait(), self._interval)
+                await asyncio.wait_for(self._observe_now.wait(), self._interval)
+
+    def _note_change(self, old: Record | None, new: Record | None) -> None:
+        record = new or old
+        assert record is not None
+        self._changed.add(record.id)
+
+    def _recall(self) -> History:
+        """Return the history that an earlier run noted; raise `CannotStart` if it makes no sense."""
+        try:
+            memory = decode(self._records.notes.get(self._key, _EMPTY_MEMORY), _Memory, self._key)
+        except WrongShape as error:
+            raise CannotStart(f"{self._store.location}: Provider.{error}") from None
+        return History({}, memory.losses, memory.held)
 
     async def _observe(self) -> dict[str, Machine] | None:
-        """Give the machines by ID, or None where that is not known: then nothing changes."""
-        self._records.touched = set(self._calls.in_flight)
+        """Return the machines by ID, or None if the provider can't be observed: then nothing changes."""
+        # An observation says nothing about records that change, or that have a call in flight, from here on.
+        self._changed = set()
+        self._calls.called = set(self._calls.in_flight)
         call = asyncio.create_task(self._calls.observe())
-        call.add_done_callback(lambda call: call.cancelled() or call.exception())  # at a stop nobody may wait for it any more
+        call.add_done_callback(lambda call: call.cancelled() or call.exception())  # after a stop, nobody else looks
         try:
             done, _ = await asyncio.wait({call}, timeout=self._timeout)
             if not done:
                 raise TryAgain(f"no answer for {self._timeout:g} s")
             machines = call.result()
         except PyInfrakitError as error:
-            self._say_trouble(encodable(str(error)))
+            self._report_trouble(make_encodable(str(error)))
             call.cancel()
             await asyncio.wait({call})  # one observe at a time, however long the last one takes
             return None
         finally:
             call.cancel()
-        self._say_trouble("")
+        self._report_trouble("")
         log.debug("observed %d machines", len(machines))
         return machines
 
-    def _say_trouble(self, trouble: str) -> None:
+    def _find_changed(self) -> set[str]:
+        """Return the IDs about which the current observation says nothing."""
+        return self._changed | self._calls.called
+
+    def _report_trouble(self, trouble: str) -> None:
         if trouble and trouble != self.trouble:
             log.error("the provider%s can't be observed, so nothing is concluded: %s", self._whose, trouble)
         elif self.trouble and not trouble:
@@ -127,46 +135,50 @@ class Watch:
         self.trouble = trouble
 
     async def _reconcile(self, machines: dict[str, Machine]) -> None:
+        changed = self._find_changed()
         unknown = {machine.id for machine in machines.values() if machine.unknown}
-        seen = Observation(machines, time.time(), frozenset(self._records.touched | unknown), self._started)
+        observation = Observation(machines, time.time(), frozenset(changed | unknown), self._started)
         released = frozenset(self._released)
-        decided = plan(self._records, seen, self._history, self._limits, released)
-        self._records.show_all({m.id: m.live for m in machines.values() if m.live is not None})
+        decided = plan(self._records, observation, self._history, self._thresholds, released)
+        self._records.show_all({m.id: m.live for m in machines.values() if m.live is not None}, newer=changed)
         try:
-            await self._store.commit(*self._changes(decided), *self._remembered(decided.history))
+            await self._store.commit(*self._list_changes(decided), *self._remember(decided.history))
         except StoreFailed as error:
-            log.error("%s; what was observed is looked at again", error)
+            log.error("%s; the next observation tries again", error)
             return
         self._history = decided.history
         acted = {transition.id for transition in decided.transitions}
-        self._released -= released - (seen.silent - acted)
+        self._released -= released - (observation.silent - acted)
         for transition in decided.transitions:
             if transition.event is Event.AGED:
-                self._work.start(transition.id)
-        self._say_held(decided)
-        changed = self._records.touched  # while this was written, by an operator
-        self._say_orphans({id: machines[id] for id in decided.orphans if id not in changed})
+                self._jobs.start(transition.id)
+        self._report_held(decided)
+        # An operator may have adopted or destroyed an orphan during the commit.
+        changed = self._find_changed()
+        self._report_orphans({id: machines[id] for id in decided.orphans if id not in changed})
 
-    def _remembered(self, history: History) -> list[Change]:
-        """Note what the mass-loss rule goes by, where that changed: a restart must not let go of what is held."""
+    def _remember(self, history: History) -> list[Change]:
         note = Raw(msgspec.json.encode(_Memory(dict(history.losses), dict(history.held))))
-        return [] if note == self._records.notes.get(self._key, _NOTHING) else [Note(self._key, note)]
+        return [] if note == self._records.notes.get(self._key, _EMPTY_MEMORY) else [Note(self._key, note)]
 
-    def _changes(self, decided: Plan) -> list[Change]:
-        return [self._change(self._records[transition.id], transition) for transition in decided.transitions]
+    def _list_changes(self, decided: Plan) -> list[Change]:
+        changes: list[Change] = []
+        for transition in decided.transitions:
+            record, event, reason = self._records[transition.id], transition.event, transition.reason
+            log.log(NOTICE, "%s: %s: %s", record.id, event, reason or "works again")
+            if record.next_state(event) is None:
+                changes.append(Drop(record.id))
+            else:
+                changes.append(Put(record.after(event, time.time(), reason), front=event is Event.HEALED))
+        return changes
 
-    def _change(self, record: Record, transition: Transition) -> Change:
-        after = record.after(transition.event, time.time(), transition.reason)
-        log.log(NOTICE, "%s: %s: %s", record.id, transition.event, transition.reason or "works again")
-        return Drop(record.id) if after is None else Put(after, front=transition.event is Event.HEALED)
-
-    def _say_held(self, decided: Plan) -> None:
+    def _report_held(self, decided: Plan) -> None:
         held = dict(decided.history.held)
         if held.keys() - self.held.keys():
             first = next(iter(held.values()))
             log.critical(
-                "%d instances seem lost at once (%s, …: %s). They are held: InfraKit is shown them as before, until they are"
-                " seen well or `infrakit-instance confirm` says that they are lost",
+                "%d instances seem lost at once (%s, …: %s). They are held: InfraKit sees them as before, until they are"
+                " observed working or `infrakit-instance confirm` confirms the loss",
                 len(held),
                 first.id,
                 first.reason,
@@ -175,10 +187,10 @@ class Watch:
             log.log(NOTICE, "no losses are held any more")
         self.held = held
 
-    def _say_orphans(self, orphans: Mapping[str, Machine]) -> None:
+    def _report_orphans(self, orphans: Mapping[str, Machine]) -> None:
         for id in orphans.keys() - self.orphans.keys():
             log.warning(
-                "%s: a machine with this plugin's mark, but no record of it here; it is left alone:"
+                "%s: a machine with this plugin's mark, but without a record here; it is left alone:"
                 " `infrakit-instance orphans` shows it",
                 id,
             )

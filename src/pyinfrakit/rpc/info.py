@@ -1,4 +1,4 @@
-"""The documents under ``/info``: what InfraKit's tools show of a plugin."""
+"""The documents under ``/info``, which InfraKit's tools show."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,29 +6,29 @@ from typing import Any
 import msgspec
 
 from pyinfrakit import __version__
-from pyinfrakit.rpc.instance import types
+from pyinfrakit.rpc.instance.types import VERSIONS
 
 FUNCTIONS = b"{}"
-"""Template functions: there are none."""
+"""Template functions: a plugin of ours has none."""
 
 _ID = "0vp5l8q2k1ca-7m0t3e"
 
 
-def api(example: Mapping[str, Any], type: str = "") -> bytes:
-    """Write ``/info/api.json``; *example* is properties that the provider of sub-type *type* takes."""
+def encode_api(example: Mapping[str, Any], sub_type: str = "") -> bytes:
+    """Return ``/info/api.json``; *example* is valid properties for the provider of *sub_type*."""
     tags = {"infrakit.group": "workers"}
     spec = {"Properties": example, "Tags": tags, "Init": "", "LogicalID": None, "Attachments": None}
-    ok = {"Type": type, "OK": True}
+    ok = {"Type": sub_type, "OK": True}
     description = {"ID": _ID, "LogicalID": None, "Tags": tags, "Properties": example}
-    version = {"Name": "Instance", "Version": types.VERSIONS[0], "Sub": ""}
+    version = {"Name": "Instance", "Version": VERSIONS[0], "Sub": ""}
     methods = [
-        _method(
-            "DescribeInstances", {"Type": type, "Tags": tags, "Properties": True}, {"Type": "", "Descriptions": [description]}
+        _describe_method(
+            "DescribeInstances", {"Type": sub_type, "Tags": tags, "Properties": True}, {"Type": "", "Descriptions": [description]}
         ),
-        _method("Destroy", {"Type": type, "Instance": _ID, "Context": {"Reason": "terminate"}}, ok),
-        _method("Label", {"Type": type, "Instance": _ID, "Labels": {"tier": "web"}}, ok),
-        _method("Provision", {"Type": type, "Spec": spec}, {"Type": type, "ID": _ID}),
-        _method("Validate", {"Type": type, "Properties": example}, ok),
+        _describe_method("Destroy", {"Type": sub_type, "Instance": _ID, "Context": {"Reason": "terminate"}}, ok),
+        _describe_method("Label", {"Type": sub_type, "Instance": _ID, "Labels": {"tier": "web"}}, ok),
+        _describe_method("Provision", {"Type": sub_type, "Spec": spec}, {"Type": sub_type, "ID": _ID}),
+        _describe_method("Validate", {"Type": sub_type, "Properties": example}, ok),
     ]
     document = {
         "Vendor": {"Name": "pyinfrakit", "Version": __version__, "Sub": "", "URL": ""},
@@ -38,6 +38,6 @@ def api(example: Mapping[str, Any], type: str = "") -> bytes:
     return msgspec.json.encode(document)
 
 
-def _method(name: str, params: Mapping[str, Any], result: Mapping[str, Any]) -> Any:
+def _describe_method(name: str, params: Mapping[str, Any], result: Mapping[str, Any]) -> Any:
     request = {"jsonrpc": "2.0", "method": f"Instance.{name}", "params": params, "id": "1"}
     return {"Request": request, "Response": {"result": result, "id": "1"}}

@@ -1,9 +1,9 @@
-"""JSON-RPC 2.0 as a server speaks it: bytes in, calls out; results in, bytes out. No I/O, and no method names.
+"""JSON-RPC 2.0 for a server: bytes in, calls out; results in, bytes out. No I/O, and no method names.
 
-`parse` gives the calls in a request's body, or raises the `Fault` that answers the whole of it; each call is
-answered by `success` or `failure`; `Message.reply` puts the answers together. Answers are in pieces, so that megabytes of
-them are copied once, when they are sent. An ``id`` is kept as it came, byte for
-byte: InfraKit's are random 63-bit integers, which a float would not hold.
+`parse` returns the calls in a request's body, or raises the `Fault` that answers the whole body. Each call
+is answered with `encode_result` or `encode_error`, and `Message.join` joins the answers. Answers come in
+pieces, so that megabytes of them are copied only once, when they are sent. An ``id`` stays as it came, byte
+for byte: InfraKit's are random 63-bit integers, which a float would not hold.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from typing import Literal
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
-from pyinfrakit.schema.decode import NotJSON, WrongShape, check, decode, encodable
+from pyinfrakit.schema.decode import NotJSON, WrongShape, check, decode, make_encodable
 
 PARSE_ERROR = -32700
 INVALID_REQUEST = -32600
@@ -20,13 +20,13 @@ METHOD_NOT_FOUND = -32601
 INVALID_PARAMS = -32602
 INTERNAL_ERROR = -32603
 APPLICATION_ERROR = -32000
-"""InfraKit's code for whatever a plugin has to say."""
+"""InfraKit's code for all errors of a plugin."""
 
 MAX_CALLS = 100
-"""How many calls a batch may hold: one small body must not ask for gigabytes of replies."""
+"""Most calls in a batch: one small body must not ask for gigabytes of replies."""
 
 Pieces = Sequence[bytes]
-"""JSON that is to be sent one piece after the other."""
+"""JSON, to be sent piece by piece."""
 
 _NULL = Raw(b"null")
 _EMPTY = Raw(b"{}")
@@ -42,7 +42,7 @@ class Fault(Exception):
 
 
 class Call(Struct, frozen=True, gc=False):
-    """One call. *id* is its JSON, or None for a notification; *params* is JSON, ``{}`` where there were none."""
+    """One call. *id* is JSON, or None for a notification; *params* is JSON, ``{}`` if there were none."""
 
     method: str
     params: Raw
@@ -50,20 +50,20 @@ class Call(Struct, frozen=True, gc=False):
 
 
 class Rejected(Struct, frozen=True):
-    """A call that can't be made: it gets an error reply, unless it is a notification, whose *id* is None."""
+    """A malformed call. It gets an error reply, unless it is a notification, whose *id* is None."""
 
     fault: Fault
     id: Raw | None
 
 
 class Message(Struct, frozen=True):
-    """What a body held."""
+    """The calls in a body."""
 
     calls: Sequence[Call | Rejected]
     is_batch: bool
 
-    def reply(self, answers: Sequence[Pieces]) -> Pieces | None:
-        """Put answers together; None where there is nothing to say, as for notifications."""
+    def join(self, answers: Sequence[Pieces]) -> Pieces | None:
+        """Return the answers as one reply, or None if there are none, as for notifications."""
         if not answers:
             return None
         if not self.is_batch:
@@ -79,11 +79,11 @@ class _Request(Struct, frozen=True):
 
 
 def parse(body: bytes) -> Message:
-    """Give the calls in *body*; raise `Fault` where it can't be told what they are."""
+    """Return the calls in *body*; raise `Fault` if it can't be read."""
     try:
         check(body)
         if body.lstrip()[:1] != b"[":
-            return Message((_call(body),), False)
+            return Message((_parse_call(body),), False)
         calls = decode(body, list[Raw])
     except NotJSON as error:
         raise Fault(PARSE_ERROR, f"request: {error}") from None
@@ -91,36 +91,36 @@ def parse(body: bytes) -> Message:
         raise Fault(INVALID_REQUEST, "batch: expected at least one call")
     if len(calls) > MAX_CALLS:
         raise Fault(INVALID_REQUEST, f"batch: expected at most {MAX_CALLS} calls, got {len(calls)}")
-    return Message(tuple(_call(call) for call in calls), True)
+    return Message(tuple(_parse_call(call) for call in calls), True)
 
 
-def _call(body: bytes) -> Call | Rejected:
+def _parse_call(body: bytes) -> Call | Rejected:
     try:
         request = decode(body, _Request)
     except WrongShape as error:
-        return Rejected(Fault(INVALID_REQUEST, _explanation(error)), _id(body))
+        return Rejected(Fault(INVALID_REQUEST, _explain(error)), _find_id(body))
     id = None if request.id is UNSET else request.id
     try:
-        return Call(request.method, _object(request.params), id)
+        return Call(request.method, _read_params(request.params), id)
     except Fault as fault:
         return Rejected(fault, id)
 
 
-def _explanation(error: WrongShape) -> str:
+def _explain(error: WrongShape) -> str:
     if error.where == "jsonrpc" or "jsonrpc" in error.problem:
         return 'jsonrpc: expected "2.0"'
     return str(error)
 
 
-def _id(body: bytes) -> Raw:
+def _find_id(body: bytes) -> Raw:
     try:
         return decode(body, dict[str, Raw]).get("id", _NULL)
     except WrongShape:
         return _NULL
 
 
-def _object(params: Raw | UnsetType) -> Raw:
-    """Take an object, a one-element array of it (as some clients send), null, or nothing at all."""
+def _read_params(params: Raw | UnsetType) -> Raw:
+    """Return the parameters as an object. Some clients send it in an array of one; null and absent mean none."""
     if params is UNSET:
         return _EMPTY
     text = bytes(params)
@@ -137,17 +137,17 @@ def _object(params: Raw | UnsetType) -> Raw:
     raise Fault(INVALID_PARAMS, "params: expected an object, or an array of one object")
 
 
-def success(id: Raw, result: Pieces) -> Pieces:
-    """Answer a call with *result*, which is JSON."""
+def encode_result(id: Raw, result: Pieces) -> Pieces:
+    """Return the answer to a call with *result*, which is JSON."""
     return [b'{"jsonrpc":"2.0","result":', *result, b',"id":', bytes(id), b"}"]
 
 
-def failure(id: Raw, fault: Fault) -> Pieces:
-    """Answer a call with an error."""
-    error = {"code": fault.code, "message": encodable(fault.message), "data": None}
+def encode_error(id: Raw, fault: Fault) -> Pieces:
+    """Return the answer to a call with an error."""
+    error = {"code": fault.code, "message": make_encodable(fault.message), "data": None}
     return [b'{"jsonrpc":"2.0","error":', msgspec.json.encode(error), b',"id":', bytes(id), b"}"]
 
 
-def failed(fault: Fault) -> Pieces:
-    """Answer a body that `parse` refused."""
-    return failure(_NULL, fault)
+def encode_rejection(fault: Fault) -> Pieces:
+    """Return the answer to a body that `parse` refused."""
+    return encode_error(_NULL, fault)

@@ -76,7 +76,7 @@ def check_depth(data: bytes) -> None:
         raise NotJSON(f"nested more than {MAX_DEPTH} levels deep")
 
 
-def encodable(text: str) -> str:
+def make_encodable(text: str) -> str:
     """Give text that JSON can hold, also where file names have brought bytes into it that are not UTF-8."""
     return text.encode(errors="backslashreplace").decode()
 
@@ -144,7 +144,7 @@ def _explained(error: msgspec.ValidationError, data: Raw, shape: Any, root: str)
 
 
 def _may_be_shown(shape: Any, at: str | None) -> bool:
-    return not secrets.within(shape, _steps(at))
+    return not secrets.contains_secret(shape, _steps(at))
 
 
 def _steps(at: str | None) -> list[str]:

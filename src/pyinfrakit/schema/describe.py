@@ -4,18 +4,14 @@ All of it is for msgspec Struct types as providers have them for their propertie
 ``Annotated[int, Meta(description="…", examples=[…])]``.
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from functools import cache
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
-from msgspec import NODEFAULT, Raw, Struct, inspect
+from msgspec import NODEFAULT, Struct, inspect
 from msgspec.inspect import Metadata, Type, UnionType, type_info
 
 from pyinfrakit.schema import secrets
-from pyinfrakit.schema.decode import NotJSON, WrongShape, decode
-
-NOTHING = Raw(b"{}")
 
 
 class Row(Struct, frozen=True):
@@ -25,41 +21,6 @@ class Row(Struct, frozen=True):
     type: str
     default: str | None
     description: str
-
-
-def redacted(properties: Raw, shape: Any) -> Raw:
-    """Give properties of type *shape* with a placeholder for each secret; those of another shape may hold some anywhere: none."""
-    if not _has_secrets(shape):
-        return properties
-    try:
-        decoded = decode(properties, shape, hook=secrets.made)
-    except (NotJSON, WrongShape):
-        return NOTHING
-    return Raw(msgspec.json.encode(decoded, enc_hook=secrets.hidden))
-
-
-def without_secrets_of(properties: Raw, shape: Any, shown: Raw) -> Raw:
-    """Give *shown* with a placeholder for each string that is a secret in *properties*, which are of type *shape*."""
-    if not _has_secrets(shape):
-        return shown
-    try:
-        decoded = decode(properties, shape, hook=secrets.made)
-    except (NotJSON, WrongShape):
-        return NOTHING
-    values: set[str] = set()
-    msgspec.json.encode(decoded, enc_hook=lambda value: values.add(value.reveal()))
-    return Raw(msgspec.json.encode(_replaced(msgspec.json.decode(shown), values)))
-
-
-def _replaced(value: Any, values: Collection[str]) -> Any:
-    if isinstance(value, dict):
-        return {key: _replaced(each, values) for key, each in value.items()}
-    if isinstance(value, list):
-        return [_replaced(each, values) for each in value]
-    return secrets.HIDDEN if isinstance(value, str) and value in values else value
-
-
-_has_secrets = cache(secrets.within)
 
 
 def schema(shape: Any) -> dict[str, Any]:
@@ -108,7 +69,11 @@ def _default(field: inspect.Field) -> str | None:
     if field.required:
         return None
     value = field.default if field.default_factory is NODEFAULT else field.default_factory()
-    return "" if value in (None, msgspec.UNSET, NODEFAULT) else msgspec.json.encode(value, enc_hook=secrets.hidden).decode()
+    return (
+        ""
+        if value in (None, msgspec.UNSET, NODEFAULT)
+        else msgspec.json.encode(value, enc_hook=secrets.encode_placeholder).decode()
+    )
 
 
 def said(node: Type, what: str) -> Any:
@@ -190,7 +155,7 @@ _CONSTANTS: Mapping[type[Type], Any] = {
 }
 
 
-def of_properties(shape: Any, given: Mapping[str, Any] | None) -> Mapping[str, Any]:
+def find_example(shape: Any, given: Mapping[str, Any] | None) -> Mapping[str, Any]:
     """Give a provider's example properties: its own, if it has *given* some, or what follows from their type."""
     if given is not None:
         return given

@@ -1,15 +1,35 @@
-"""Values that are shown to nobody: a field type for a provider's properties and options."""
+"""Secrets, and everything that keeps them out of logs, messages and descriptions.
 
-from collections.abc import Iterator, Sequence
+A type marks a secret with the field type `Secret`. Two kinds of redaction follow from it: typed data (a spec's
+properties, a machine's live properties) is redacted by value; free text (a child's output, a BMC's
+answer) goes through a `Redactor`.
+"""
+
+import json
+import re
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from functools import cache
 from typing import Any
 
+import msgspec
+from msgspec import Raw
 from msgspec.inspect import CustomType, Field, Metadata, Type, UnionType, type_info
 
-HIDDEN = "***"
+PLACEHOLDER = "***"
+
+EMPTY_OBJECT = Raw(b"{}")
+
+SHORTEST_WORD = 6
+"""Shortest string, in characters, that a `Redactor` hides. Shorter ones are parts of too many other words."""
+
+SHORTEST_CREDENTIAL = 3
+"""The same for user names and passwords. They are known to be secret, so that a few wrong hits cost less than a leak."""
+
+_UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError)
 
 
 class Secret:
-    """A string that no log, message or description shows; whoever needs it asks for it by `reveal`."""
+    """A string that no log, message or description shows; `reveal` returns it."""
 
     __slots__ = ("_value",)
 
@@ -17,11 +37,11 @@ class Secret:
         self._value = value
 
     def reveal(self) -> str:
-        """Give the string itself."""
+        """Return the string itself."""
         return self._value
 
     def __repr__(self) -> str:
-        return f"Secret({HIDDEN})"
+        return f"Secret({PLACEHOLDER})"
 
     __str__ = __repr__
 
@@ -32,8 +52,8 @@ class Secret:
         return hash(self._value)
 
 
-def made(type_: type, value: Any) -> Any:
-    """Make a secret, for msgspec's ``dec_hook``. The error does not show what was given."""
+def decode_secret(type_: type, value: Any) -> Any:
+    """Return a `Secret`, as msgspec's ``dec_hook``. Errors do not show the value."""
     if type_ is not Secret:
         raise NotImplementedError(f"{type_!r} is no type that JSON can hold")
     if not isinstance(value, str):
@@ -41,49 +61,128 @@ def made(type_: type, value: Any) -> Any:
     return Secret(value)
 
 
-def hidden(value: Any) -> Any:
-    """Give what stands for a secret, for msgspec's ``enc_hook``."""
+def encode_placeholder(value: Any) -> Any:
+    """Return the placeholder for a secret, as msgspec's ``enc_hook``."""
     if isinstance(value, Secret):
-        return HIDDEN
-    raise NotImplementedError(f"{value!r} is nothing that JSON can hold")
+        return PLACEHOLDER
+    raise NotImplementedError(f"JSON can't hold {value!r}")
 
 
-def within(shape: Any, steps: Sequence[str] = ()) -> bool:
-    """Is there a secret in what a type has at *steps*, names and indexes? Where these can't be followed: in it at all."""
+class Redactor:
+    """Hide *secrets* in free text: each of their lines, as it is and as JSON writes it."""
+
+    def __init__(self, secrets: Iterable[str], shortest: int = SHORTEST_WORD) -> None:
+        lines = {line.strip() for secret in secrets for line in secret.splitlines()}
+        encoders = (str, _encode_ascii, _encode)
+        forms = {form for line in lines for form in (encode(line) for encode in encoders) if len(form) >= shortest}
+        # The longest first: a secret may be a part of another one.
+        self._pattern = re.compile("|".join(map(re.escape, sorted(forms, key=len, reverse=True))) or r"(?!)")
+
+    def redact(self, text: str) -> str:
+        """Return *text* with the placeholder for each secret."""
+        return self._pattern.sub(PLACEHOLDER, text)
+
+
+def _encode_ascii(text: str) -> str:
+    return json.dumps(text)[1:-1]
+
+
+def _encode(text: str) -> str:
+    return msgspec.json.encode(text).decode()[1:-1]
+
+
+def find_words(script: str) -> set[str]:
+    """Return the words of a shell script. Each may be a secret: a shell shows them in its errors."""
+    return set(re.split(r"""[\s'"=;:,|&(){}$<>]+""", script))
+
+
+def find_strings(value: Any) -> Iterator[str]:
+    """Yield all strings in decoded JSON, except keys."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from find_strings(each)
+
+
+def redact_properties(properties: Raw, shape: Any) -> Raw:
+    """Return properties of type *shape* with the placeholder for each secret.
+
+    Properties of another shape may hold secrets anywhere, so an empty object is returned for them.
+    """
+    if not _contains_secret(shape):
+        return properties
+    try:
+        decoded = msgspec.json.decode(properties, type=shape, dec_hook=decode_secret)
+    except _UNDECODABLE:
+        return EMPTY_OBJECT
+    return Raw(msgspec.json.encode(decoded, enc_hook=encode_placeholder))
+
+
+def redact_live(live: Raw, properties: Raw, shape: Any) -> Raw:
+    """Return live properties with the placeholder for each string that is a secret in *properties*, of type *shape*."""
+    if not _contains_secret(shape):
+        return live
+    values: set[str] = set()
+    try:
+        decoded = msgspec.json.decode(properties, type=shape, dec_hook=decode_secret)
+    except _UNDECODABLE:
+        return EMPTY_OBJECT
+    msgspec.json.encode(decoded, enc_hook=lambda secret: values.add(secret.reveal()))
+    return Raw(msgspec.json.encode(_replace_strings(msgspec.json.decode(live), values)))
+
+
+def _replace_strings(value: Any, secrets: Collection[str]) -> Any:
+    if isinstance(value, dict):
+        return {key: _replace_strings(each, secrets) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_replace_strings(each, secrets) for each in value]
+    return PLACEHOLDER if isinstance(value, str) and value in secrets else value
+
+
+def contains_secret(shape: Any, steps: Sequence[str] = ()) -> bool:
+    """Return whether a type contains a secret at *steps*, which are names and indexes.
+
+    If a step can't be followed, everything below the last known step counts.
+    """
     nodes = [type_info(shape)]
     for step in steps:
-        nodes = [part for node in nodes for part in _at(node, step)]
-    return Secret in _customs(nodes)
+        nodes = [part for node in nodes for part in _follow(node, step)]
+    return Secret in _custom_types(nodes)
 
 
-def strange(shape: Any) -> set[type]:
-    """Give the types within a type that neither msgspec nor this module knows."""
-    return _customs([type_info(shape)]) - {Secret}
+# Types are few, and each description asks: the answer is kept.
+_contains_secret = cache(contains_secret)
 
 
-def _customs(nodes: Sequence[Type]) -> set[type]:
-    return {node.cls for node in _below(nodes) if isinstance(node, CustomType)}
+def find_unknown_types(shape: Any) -> set[type]:
+    """Return the types within a type that neither msgspec nor this module can decode."""
+    return _custom_types([type_info(shape)]) - {Secret}
 
 
-def _at(node: Type, step: str) -> Iterator[Type]:
-    if isinstance(node, Metadata | UnionType):
-        for part in _parts(node):
-            yield from _at(part, step)
-        return
-    named = [field.type for field in getattr(node, "fields", ()) if field.encode_name == step]
-    yield from named or _parts(node)
-
-
-def _below(nodes: Sequence[Type]) -> Iterator[Type]:
-    """Give all parts of types, each once, as a type may be a part of itself."""
+def _custom_types(nodes: Sequence[Type]) -> set[type]:
+    """Return the custom types below *nodes*; each node is visited once, because a type may contain itself."""
+    found: set[type] = set()
     seen: set[int] = set()
     left = list(nodes)
     while left:
         node = left.pop()
-        if id(node) not in seen:
-            seen.add(id(node))
-            yield node
-            left.extend(_parts(node))
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        if isinstance(node, CustomType):
+            found.add(node.cls)
+        left.extend(_parts(node))
+    return found
+
+
+def _follow(node: Type, step: str) -> Iterator[Type]:
+    if isinstance(node, Metadata | UnionType):
+        for part in _parts(node):
+            yield from _follow(part, step)
+        return
+    fields = [field.type for field in getattr(node, "fields", ()) if field.encode_name == step]
+    yield from fields or _parts(node)
 
 
 def _parts(node: Type) -> Iterator[Type]:

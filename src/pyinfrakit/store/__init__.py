@@ -1,38 +1,88 @@
-"""Where records live: the interface that the plugin knows. One file here is one store."""
+"""Where records live: the interface of all stores, and how one is chosen by its URL.
+
+A store is installed as an entry point in the group ``pyinfrakit.stores``. The entry point's name is the
+URL's scheme, and its value an `OpenStore`. The file store is the default.
+"""
 
 import asyncio
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Self
 
+from pyinfrakit.errors import CannotStart
 from pyinfrakit.store.records import Change, Records
+
+GROUP = "pyinfrakit.stores"
+DEFAULT_SCHEME = "file"
 
 
 class Store(ABC):
     """Records in memory, every change of which is made durable.
 
-    A change shows in `records` as soon as `commit` is called, so that what is decided next knows of it, and
-    is durable once the future that `commit` gave is done. Where it can't be made durable the future raises
-    `StoreFailed`, and the change, and all that were made after it, are taken back.
+    A change shows in `records` as soon as `commit` is called, so that the next decision knows of it. It is
+    durable once the future that `commit` returned is done. If it can't be made durable, the future raises
+    `StoreFailed`, and the change and all later ones are undone.
+
+    A daemon with sub-types has one `Store` for each: `part` returns them. They share one storage.
     """
 
-    type: str = ""
-    """The sub-type that all of the records are of; empty for a plugin without sub-types."""
+    sub_type: str = ""
+    """The sub-type of all the records; empty for a plugin without sub-types."""
     location: str
-    """Where it is, for people."""
+    """The storage's name in messages to people."""
+    folder: Path
+    """A folder on this host in which providers may keep files of their own."""
     records: Records
     mark: str
-    """The plugin's random identity, by which its machines are told from other plugins', and from its other sub-types'."""
+    """The random identity that tells this plugin's machines from those of other plugins and sub-types."""
 
     @abstractmethod
     def commit(self, *changes: Change, urgent: bool = True) -> asyncio.Future[None]:
-        """Make *changes*, together; with none, wait for those that are under way. The wait may be cancelled.
+        """Make *changes*, together; without any, wait for those under way. The wait may be cancelled.
 
-        Changes that are not *urgent*, as nobody waits for them, may be written a little later, together with others.
+        Nobody waits for changes that are not *urgent*: they may be written a little later, with others.
         """
 
-    def elsewhere(self, id: str) -> str:
-        """Name the other sub-type that has a record of this ID; empty where none has. An ID may be there but once."""
+    @abstractmethod
+    def part(self, sub_type: str) -> "Store":
+        """Return the store of one sub-type's records. It is usable while this one is open."""
+
+    def find_elsewhere(self, id: str) -> str:
+        """Return the other sub-type that has a record of this ID, or an empty string. An ID exists only once."""
         return ""
 
     @abstractmethod
     async def flush(self) -> None:
-        """Wait for what is under way, and see that nothing is kept that was taken back. Raise `StoreFailed`."""
+        """Wait for what is under way, and make sure that nothing is kept that was undone. Raise `StoreFailed`."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Release the storage, for the next holder."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+OpenStore = Callable[[str | None, str, str | None, Sequence[str]], Store]
+"""Open a store: `open_store` without the choice of the scheme."""
+
+
+def open_store(url: str | None, name: str, mark: str | None = None, sub_types: Sequence[str] = ("",)) -> Store:
+    """Open the store at *url* for plugin *name*; return the `Store` of the first of *sub_types*.
+
+    A URL without a scheme is a path; None stands for the plugin's default. *mark* replaces the stored one.
+    Raise `CannotStart`, `InUse` or `Damaged`; the storage is left as it was then.
+    """
+    scheme, separator, _ = (url or "").partition("://")
+    points = entry_points(group=GROUP)
+    names = sorted(points.names)
+    scheme = scheme if separator else DEFAULT_SCHEME
+    if scheme not in names:
+        raise CannotStart(f"state {url!r}: no store for {scheme}:// is installed; installed: {', '.join(names)}")
+    opener: OpenStore = points[scheme].load()
+    return opener(url, name, mark, sub_types)

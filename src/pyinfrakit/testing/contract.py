@@ -20,7 +20,7 @@ from pyinfrakit import ids
 from pyinfrakit.errors import GiveUp, InvalidSpec, PyInfrakitError
 from pyinfrakit.provider import Machine, Provider
 from pyinfrakit.record import Record, State
-from pyinfrakit.schema.describe import of_properties
+from pyinfrakit.schema.describe import find_example
 from pyinfrakit.testing.lives import Lives, raw
 from pyinfrakit.testing.run import Run, bounded
 
@@ -206,7 +206,7 @@ class ProviderContract(Lives):
         """The example is right, and what is of another shape is refused with an `InvalidSpec` that names the field."""
         async with self.started(tmp_path) as run:
             provider = run.provider
-            await run.validate(raw(of_properties(provider.Properties, provider.example)))
+            await run.validate(raw(find_example(provider.Properties, provider.example)))
             await run.validate(run.spec.properties)
             for wrong in [*map(raw, self.wrong_properties()), *_of_another_shape(provider)]:
                 error = await _error(run.validate(wrong))

@@ -12,7 +12,7 @@ from msgspec import Raw
 from pyinfrakit.instance.plugin import Plugin
 from pyinfrakit.provider import Provider
 from pyinfrakit.record import Record, Spec, State
-from pyinfrakit.schema.describe import of_properties
+from pyinfrakit.schema.describe import find_example
 from pyinfrakit.testing.run import MARK, Run, bounded, crash, plugin_with, run_within, started, until
 from pyinfrakit.testing.wrapped import Stalled, Unsteady
 
@@ -32,7 +32,7 @@ class Lives:
 
     def properties(self, provider: Provider) -> Mapping[str, Any]:
         """Give properties to provision with: those of a machine that is made soon, and does not fail. By default, the example."""
-        return of_properties(provider.Properties, provider.example)
+        return find_example(provider.Properties, provider.example)
 
     def started(self, folder: Path, known: Sequence[Record] = (), mark: str = MARK) -> AbstractAsyncContextManager[Run]:
         """Start a new object, and stop it in the end."""
@@ -46,7 +46,7 @@ class Lives:
         async with plugin_with(provider, tmp_path, self.interval) as plugin:
             id = await plugin.provision(self._spec(provider))
             assert {id: State.READY} == _states(plugin), "the plugin waited for the provider, so the instance must be ready"
-            assert not plugin.watch.trouble, plugin.watch.trouble
+            assert not plugin.trouble, plugin.trouble
 
     @bounded
     async def test_a_provision_that_nobody_waits_for_becomes_ready(self, tmp_path: Path) -> None:

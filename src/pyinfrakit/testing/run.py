@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pyinfrakit.instance.calls import Bounds, Calls
+from pyinfrakit.instance.calls import CallLimits, Calls
 from pyinfrakit.instance.plugin import Plugin
 from pyinfrakit.provider import Machine, Provider
 from pyinfrakit.record import Record, Spec, State
@@ -19,7 +19,7 @@ from pyinfrakit.testing.wrapped import Wrapped
 
 MARK = "the-contract"
 
-_OPEN: ContextVar[list[Calls]] = ContextVar("_OPEN")
+_OPEN: ContextVar[list[Calls | Plugin]] = ContextVar("_OPEN")
 """Whose threads a test that takes too long is not to wait for."""
 
 
@@ -28,7 +28,7 @@ class Run(Calls):
 
     def __init__(self, provider: Provider, spec: Spec) -> None:
         """*spec* is what machines are made of."""
-        super().__init__(provider, Bounds(), lambda id: None)
+        super().__init__(provider, CallLimits())
         self.provider = provider
         self.spec = spec
         self.made: dict[str, Record] = {}
@@ -48,14 +48,13 @@ class Run(Calls):
 
     async def seen(self) -> list[Machine]:
         """Observe, and give all that the provider gave: two of one ID are two."""
-        machines: list[Machine] = await self._ask("observe", list, self._provider.observe)
-        return sorted(machines, key=lambda machine: machine.id)
+        return sorted(await self.observe_all(), key=lambda machine: machine.id)
 
     async def seen_ids(self) -> list[str]:
         return [machine.id for machine in await self.seen()]
 
 
-def _bound(*calls: Calls) -> None:
+def _bound(*calls: Calls | Plugin) -> None:
     _OPEN.get().extend(calls)
 
 
@@ -77,7 +76,7 @@ async def plugin_with(provider: Provider, folder: Path, interval: float, wait: f
     """Run a plugin on the state file in *folder*, and stop it in the end, in order."""
     with FileStore(folder / "contract.json", "the contract", MARK) as store:
         plugin = Plugin(store, provider, interval=interval, wait=wait)
-        _bound(plugin.calls, *([provider.calls] if isinstance(provider, Wrapped) else []))
+        _bound(plugin, *([provider.calls] if isinstance(provider, Wrapped) else []))
         await plugin.start()
         try:
             yield plugin
@@ -93,7 +92,7 @@ async def crash(provider: Wrapped, folder: Path, interval: float, life: Callable
     """
     with FileStore(folder / "contract.json", "the contract", MARK) as store:
         plugin = Plugin(store, provider, interval=interval, wait=0)
-        _bound(plugin.calls, provider.calls)
+        _bound(plugin, provider.calls)
         before = asyncio.all_tasks()
         try:
             await plugin.start()
@@ -102,7 +101,7 @@ async def crash(provider: Wrapped, folder: Path, interval: float, life: Callable
             left = asyncio.all_tasks() - before
             for task in left:
                 task.cancel()
-            plugin.calls.abandon()
+            plugin.abandon()
             provider.calls.abandon()
             if left:
                 done, _ = await asyncio.wait(left, timeout=10)
@@ -135,7 +134,7 @@ def run_within(seconds: float, test: Coroutine[Any, Any, None]) -> None:
 
 async def _within(seconds: float, test: Coroutine[Any, Any, None]) -> None:
     """Run *test*, but no longer than *seconds*: a plain method that hangs in its thread is not waited for."""
-    calls: list[Calls] = []
+    calls: list[Calls | Plugin] = []
     _OPEN.set(calls)
     task = asyncio.create_task(test)
     done, _ = await asyncio.wait({task}, timeout=seconds)

@@ -7,7 +7,7 @@ from typing import Any
 from msgspec import Raw
 
 from pyinfrakit.errors import TryAgain
-from pyinfrakit.instance.calls import Bounds, Calls
+from pyinfrakit.instance.calls import CallLimits, Calls
 from pyinfrakit.provider import Machine, Provider
 from pyinfrakit.record import Record, Spec
 
@@ -17,7 +17,7 @@ class Wrapped(Provider):
 
     def __init__(self, inner: Provider) -> None:
         super().__init__(inner.name, inner.folder, inner.options)
-        self.calls = Calls(inner, Bounds(), lambda id: None)
+        self.calls = Calls(inner, CallLimits())
 
     async def start(self) -> None:
         await self.calls.start(self.mark, self.known, self.ready)

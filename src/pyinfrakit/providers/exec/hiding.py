@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from pyinfrakit.schema.secrets import HIDDEN
+from pyinfrakit.schema.secrets import PLACEHOLDER
 
 SHORTEST = 6
 """Characters from which a string may be a secret: shorter ones are parts of too many words."""
@@ -25,7 +25,7 @@ class Hiding:
 
     def shown(self, text: str) -> str:
         """Give text for a log or an error: in one line that is not too long, with nothing that moves a cursor."""
-        text = self._pattern.sub(HIDDEN, text).strip()
+        text = self._pattern.sub(PLACEHOLDER, text).strip()
         text = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
         return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}…"
 

@@ -149,7 +149,7 @@ def _executable(verb: str, given: str) -> Path:
         if not path.is_file() or not os.access(path, os.X_OK):
             problem = "is not executable" if path.is_file() else "is not a regular file" if path.exists() else "does not exist"
             raise CannotStart(f"provider exec: {verb}: {path} {problem}")
-        paths.check(path)
+        paths.check_trusted(path)
     except (OSError, ValueError) as error:
         raise CannotStart(f"provider exec: {verb}: {path}: {getattr(error, 'strerror', None) or error}") from None
     return path

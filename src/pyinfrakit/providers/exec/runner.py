@@ -12,9 +12,9 @@ from typing import TypeVar
 
 from msgspec import Struct
 
+from pyinfrakit.child import Child, Ended
 from pyinfrakit.errors import GiveUp, InvalidSpec, PyInfrakitError, TryAgain
 from pyinfrakit.providers.exec import wire
-from pyinfrakit.providers.exec.child import Child, Ended
 from pyinfrakit.providers.exec.hiding import Hiding, within
 from pyinfrakit.providers.exec.lines import Lines
 from pyinfrakit.providers.exec.requests import Requests

@@ -25,7 +25,7 @@ class Hook:
         path = Path(command[0]) if command else Path()
         if not path.is_absolute() or not os.access(path, os.X_OK):
             raise CannotStart(f"cleaning: expected the full path of a command that can be run, got {str(path)!r}")
-        paths.check(path)
+        paths.check_trusted(path)
         self._command = list(command)
         self._timeout = timeout
         self._folder = folder

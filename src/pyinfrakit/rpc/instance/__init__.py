@@ -1,4 +1,1 @@
-"""InfraKit's Instance interface on the wire: the only place with wire names.
-
-`wire` has the names and shapes, for both ends; `methods` answers calls, `info` the documents; `remote` makes calls.
-"""
+"""InfraKit's Instance interface, from version 0.1.0 to 0.6.1."""

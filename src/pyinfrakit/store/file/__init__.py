@@ -1,5 +1,5 @@
 """The default store: one JSON file, with a journal beside it."""
 
-from pyinfrakit.store.file.store import FileStore
+from pyinfrakit.store.file.store import FileStore, default_path, open_file
 
-__all__ = ["FileStore"]
+__all__ = ["FileStore", "default_path", "open_file"]

@@ -207,7 +207,7 @@ def _record(entry: _Entry, unknown: Mapping[str, Raw], name: str, index: int | N
         id=entry.ID,
         state=state,
         spec=spec,
-        type=entry.Type,
+        sub_type=entry.Type,
         since=entry.Since,
         handle=entry.Handle,
         reason=entry.Reason,
@@ -302,7 +302,7 @@ def entry(record: Record) -> bytes:
     data = _encode(
         _Entry(
             ID=record.id,
-            Type=record.type,
+            Type=record.sub_type,
             LogicalID=spec.logical_id,
             Tags=dict(spec.tags),
             State=record.state,

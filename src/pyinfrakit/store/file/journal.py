@@ -15,6 +15,7 @@ text that somebody chose is ever taken for an entry.
 import re
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
@@ -195,3 +196,18 @@ def _entry_at(data: bytes, start: int) -> Entry | None:
     if zlib.crc32(payload, zlib.crc32(data[start : start + _SUMMED])) != int(line[4], 16):
         return None
     return Entry(int(line[2], 16), line[3].decode(), payload, start, end + 1)
+
+
+def journal_path(path: Path, after: int) -> Path:
+    """Give the name of the journal of what comes after change number *after*."""
+    return path.with_name(f"{path.name}.journal-{after}")
+
+
+def unfinished_journal(path: Path) -> Path:
+    """Give the name that a journal has until it comes into its place."""
+    return path.with_name(f".{path.name}.journal.new")
+
+
+def after(path: Path) -> int:
+    """Give the number in a journal's name."""
+    return int(path.name.rpartition("-")[2])

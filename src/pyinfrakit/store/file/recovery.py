@@ -60,21 +60,13 @@ def lock(path: Path, what: str, holder: str) -> Lock:
     return Lock(path.with_name(f"{path.name}.lock"), what, holder)
 
 
-def journal_path(path: Path, after: int) -> Path:
-    """Give the name of the journal of what comes after change number *after*."""
-    return path.with_name(f"{path.name}.journal-{after}")
-
-
-def unfinished_journal(path: Path) -> Path:
-    """Give the name that a journal has until it comes into its place."""
-    return path.with_name(f".{path.name}.journal.new")
-
-
 def journals(disk: Disk, path: Path) -> list[Path]:
     """Give the journals beside a state file, in order. Raise OSError."""
     prefix = f"{path.name}.journal-"
     ends = (name.removeprefix(prefix) for name in disk.names(path.parent) if name.startswith(prefix))
-    return [journal_path(path, number) for number in sorted(int(end) for end in ends if end.isdecimal() and end.isascii())]
+    return [
+        journal.journal_path(path, number) for number in sorted(int(end) for end in ends if end.isdecimal() and end.isascii())
+    ]
 
 
 def read(disk: Disk, path: Path) -> Pair:
@@ -118,14 +110,14 @@ def assemble(pair: Pair) -> Found:
     """Put a state file and its journals together. Raise `Damaged` where they make no sense, alone or together."""
     if pair.file is None:
         if pair.journals:
-            raise Damaged(pair.path, "content", f"missing, but {_names(pair)} with changes to it is there")
+            raise _damaged(pair.path, "content", f"missing, but {_names(pair)} with changes to it is there")
         return Found(Content(), None, None, 0)
     content, stamp = load(pair.path, pair.file), document.stamp(pair.file)
     if not pair.journals:
         return Found(content, stamp, stamp.epoch, stamp.sequence) if stamp else Found(content, None, None, 0)
     if stamp is None:
         problem = f"changed by something else than this program, while {_names(pair)} has changes to what it was before"
-        raise Damaged(pair.path, "content", problem)
+        raise _damaged(pair.path, "content", problem)
     return _replayed(pair, content, stamp)
 
 
@@ -138,9 +130,9 @@ def load(path: Path, data: bytes) -> Content:
     try:
         return document.load(data)
     except NotJSON as error:
-        raise Damaged(path, "content", str(error)) from None
+        raise _damaged(path, "content", str(error)) from None
     except WrongShape as error:
-        raise Damaged(path, error.where or "content", error.problem) from None
+        raise _damaged(path, error.where or "content", error.problem) from None
 
 
 def _replayed(pair: Pair, content: Content, stamp: Stamp) -> Found:
@@ -148,15 +140,15 @@ def _replayed(pair: Pair, content: Content, stamp: Stamp) -> Found:
     epoch, position, replayed, torn = stamp.epoch, stamp.sequence, 0, 0
     for path, found in _relevant(pair, stamp):
         if torn:
-            raise Damaged(pair.path, path.name, f"continues a journal whose end, {torn} bytes, is no entry")
+            raise _damaged(pair.path, path.name, f"continues a journal whose end, {torn} bytes, is no entry")
         if found.after > position:
-            raise Damaged(pair.path, path.name, f"begins after change {found.after}, but what is before it ends with {position}")
+            raise _damaged(pair.path, path.name, f"begins after change {found.after}, but what is before it ends with {position}")
         for entry in found.entries[position - found.after :]:
             try:
                 for change in journal.changes(entry):
                     records.apply(change)
             except Broken as error:
-                raise Damaged(pair.path, path.name, str(error)) from None
+                raise _damaged(pair.path, path.name, str(error)) from None
             epoch, position = entry.epoch, entry.sequence
             replayed += 1
         torn = found.torn
@@ -167,22 +159,17 @@ def _replayed(pair: Pair, content: Content, stamp: Stamp) -> Found:
 def _relevant(pair: Pair, stamp: Stamp) -> Iterator[tuple[Path, Journal]]:
     """Give the journals, but for those that the file is ahead of, as it is of all that a later one continues within it."""
     for (path, data), follower in zip(pair.journals, (*pair.journals[1:], None), strict=True):
-        if follower is not None and after(follower[0]) <= stamp.sequence:
+        if follower is not None and journal.after(follower[0]) <= stamp.sequence:
             continue
         try:
             found = journal.read(data)
         except Broken as error:
-            raise Damaged(pair.path, path.name, str(error)) from None
+            raise _damaged(pair.path, path.name, str(error)) from None
         if found.epoch != stamp.epoch and found.base != stamp.digest:
-            raise Damaged(pair.path, path.name, "belongs to another content of the file, from before or after this one")
-        if found.after != after(path):
-            raise Damaged(pair.path, path.name, f"has the content of journal {found.after}")
+            raise _damaged(pair.path, path.name, "belongs to another content of the file, from before or after this one")
+        if found.after != journal.after(path):
+            raise _damaged(pair.path, path.name, f"has the content of journal {found.after}")
         yield path, found
-
-
-def after(path: Path) -> int:
-    """Give the number in a journal's name."""
-    return int(path.name.rpartition("-")[2])
 
 
 # ==== Open a state file: put together what is there, and see that it is as it should be before anything is added.
@@ -207,15 +194,15 @@ def usable(path: Path) -> Path:
     return real
 
 
-def opened(disk: Disk, path: Path, mark: str | None, types: Sequence[str]) -> tuple[Content, Writer]:
+def opened(disk: Disk, path: Path, mark: str | None, sub_types: Sequence[str]) -> tuple[Content, Writer]:
     """Give a state file's content, with a mark, and what writes to it from now on; *mark* replaces the file's.
 
-    Raises `CannotStart`, also for a record that is of none of *types*, or OSError where it can't be written.
+    Raises `CannotStart`, also for a record that is of none of *sub_types*, or OSError where it can't be written.
     """
     disk.sync_folder(path.parent)  # what an earlier process renamed just before it was killed may not be there for good
     pair = read(disk, path)
     found = assemble(pair)
-    _check_types(path, found.content.records, types)
+    _check_types(path, found.content.records, sub_types)
     if pair.journals:
         torn = f"; {found.torn} bytes at the end were never acknowledged" if found.torn else ""
         log.log(NOTICE, "state file %s: %d entries of its journal are replayed%s", path, found.replayed, torn)
@@ -223,18 +210,18 @@ def opened(disk: Disk, path: Path, mark: str | None, types: Sequence[str]) -> tu
     stamp = found.stamp
     if stamp is None or pair.journals or content.mark != found.content.mark or not disk.is_private(path):
         stamp = _rewrite(disk, pair, found, content)
-    for leftover in (unfinished(path), unfinished_journal(path)):
+    for leftover in (unfinished(path), journal.unfinished_journal(path)):
         disk.remove(leftover)
     return content, Writer(disk, path, secrets.token_hex(8), stamp.digest, found.sequence)
 
 
-def _check_types(path: Path, records: Iterable[Record], types: Sequence[str]) -> None:
+def _check_types(path: Path, records: Iterable[Record], sub_types: Sequence[str]) -> None:
     """Raise `CannotStart` for a record that no plugin would look after."""
-    stray = next((record for record in records if record.type not in types), None)
+    stray = next((record for record in records if record.sub_type not in sub_types), None)
     if stray is None:
         return
-    its = f"is of sub-type {stray.type!r}" if stray.type else "is of no sub-type"
-    known = f"the sub-types {', '.join(types)}" if any(types) else "no sub-types"
+    its = f"is of sub-type {stray.sub_type!r}" if stray.sub_type else "is of no sub-type"
+    known = f"the sub-types {', '.join(sub_types)}" if any(sub_types) else "no sub-types"
     advice = "configure the plugin for it, or change the Type of its entry; the file was left untouched"
     raise CannotStart(f"state file {path}: instance {stray.id} {its}, and this plugin has {known}; {advice}")
 
@@ -261,3 +248,8 @@ def _remove_journals(disk: Disk, pair: Pair) -> None:
         disk.remove(path)
     if pair.journals:
         disk.sync_folder(pair.path.parent)
+
+
+def _damaged(path: Path, where: str, problem: str) -> Damaged:
+    advice = f"the file was left untouched, and `infrakit-instance fsck {path}` says what can be saved"
+    return Damaged(f"state file {path}", where, problem, advice)

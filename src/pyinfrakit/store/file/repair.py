@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pyinfrakit.disk import Disk
 from pyinfrakit.errors import CannotStart
-from pyinfrakit.store.file import document, journal, recovery
+from pyinfrakit.store.file import document, journal
 from pyinfrakit.store.file.document import Content
 from pyinfrakit.store.file.journal import Entry
 from pyinfrakit.store.file.recovery import Pair
@@ -26,7 +26,7 @@ def replace(disk: Disk, pair: Pair, content: Content) -> Sequence[Path]:
         disk.replace(pair.path, document.stamped(content, *_end(pair)))
         for path, _ in pair.journals:
             disk.remove(path)
-        disk.remove(recovery.unfinished_journal(pair.path))
+        disk.remove(journal.unfinished_journal(pair.path))
         disk.sync_folder(pair.path.parent)
     except OSError as error:
         raise CannotStart(f"state file {pair.path} can't be repaired: {error.strerror or error}") from None
@@ -61,5 +61,5 @@ def _free_end(disk: Disk, path: Path) -> str:
 def _end(pair: Pair) -> tuple[str, int]:
     """Give the epoch and the number of a pair's last change."""
     entries = [each for _, data in pair.journals for each in journal.scan(data) if isinstance(each, Entry)]
-    numbers = [each.sequence for each in entries] + [recovery.after(path) for path, _ in pair.journals]
+    numbers = [each.sequence for each in entries] + [journal.after(path) for path, _ in pair.journals]
     return entries[-1].epoch if entries else secrets.token_hex(8), max(numbers, default=0)

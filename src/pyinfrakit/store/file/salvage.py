@@ -303,7 +303,7 @@ def _with_journals(pair: Pair, content: Content, findings: list[Finding]) -> tup
                 continue
             if entry.epoch != epoch:
                 epoch = entry.epoch
-                position = stamp.sequence if stamp and stamp.epoch == epoch else recovery.after(path)
+                position = stamp.sequence if stamp and stamp.epoch == epoch else journal.after(path)
             if entry.sequence <= position:
                 continue
             if entry.sequence > position + 1:

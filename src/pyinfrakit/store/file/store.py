@@ -16,6 +16,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from pyinfrakit import paths
 from pyinfrakit.disk import Disk
 from pyinfrakit.errors import CannotStart, StoreFailed
 from pyinfrakit.logs import NOTICE
@@ -37,6 +38,21 @@ SOON = 0.3
 
 RETRY = 1.0
 """Seconds after a write that failed until the next one, if no change comes before."""
+
+
+def default_path(name: str) -> Path:
+    """Return the path of plugin *name*'s state file, unless an operator chooses another."""
+    return paths.home() / "state" / f"{name}.json"
+
+
+def open_file(url: str | None, name: str, mark: str | None, sub_types: Sequence[str]) -> Store:
+    """Open the file at *url*, which may have the scheme ``file``, or the default one; the `OpenStore` of files."""
+    if url is None:
+        path = default_path(name)
+        paths.make_folder(path.parent)
+    else:
+        path = Path(url.removeprefix("file://"))
+    return FileStore(path, f"plugin {name}", mark, sub_types)
 
 
 class _Batch:
@@ -72,18 +88,20 @@ class FileStore(Store):
     """
 
     def __init__(
-        self, path: Path, holder: str, mark: str | None = None, types: Sequence[str] = ("",), disk: Disk = Disk()
+        self, path: Path, holder: str, mark: str | None = None, sub_types: Sequence[str] = ("",), disk: Disk = Disk()
     ) -> None:
         """Read the file, or start one; *holder* is who has it, for others who want it; *mark* replaces the file's.
 
-        *types* are the plugin's sub-types. Raises `Damaged` where the file makes no sense, `InUse`, or `CannotStart` for
+        *sub_types* are the plugin's sub-types. Raises `Damaged` where the file makes no sense, `InUse`, or `CannotStart` for
         an unusable path or a record of no such sub-type. Then the file is left as it was.
         """
         self.path = usable(path)
         self.location = f"state file {path}"
+        self.folder = path.absolute().parent
+        self._written_at = f"state file {self.path}"
         self._lock = recovery.lock(self.path, self.location, holder)
         try:
-            content, self._writer = opened(disk, self.path, mark, types)
+            content, self._writer = opened(disk, self.path, mark, sub_types)
         except CannotStart:
             self._lock.release()
             raise
@@ -92,10 +110,10 @@ class FileStore(Store):
             raise CannotStart(f"{self.location} can't be written: {_reason(error)}") from None
         assert content.mark is not None
         self._mark = content.mark
-        self._parts = _parted(content, types)
-        self.type = types[0]
-        self.mark = _marked(self._mark, self.type)
-        self.records = self._parts[self.type]
+        self._parts = _parted(content, sub_types)
+        self.sub_type = sub_types[0]
+        self.mark = _marked(self._mark, self.sub_type)
+        self.records = self._parts[self.sub_type]
         self._unknown = content.unknown
         self._waiting: _Batch | None = None
         self._writing: _Batch | None = None
@@ -118,29 +136,25 @@ class FileStore(Store):
         self._appending = Thread("journal")
         self._checkpointing = ThreadPoolExecutor(1, "checkpoint")
 
-    def __enter__(self) -> "FileStore":
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        """Let go of the file."""
+    def close(self) -> None:
         self._pace.hurry()
         self._appending.end()
         self._checkpointing.shutdown()
         self._writer.close()
         self._lock.release()
 
-    def part(self, type: str) -> Store:
+    def part(self, sub_type: str) -> Store:
         """Give the store of one sub-type's records, for as long as this one is open."""
-        return self if type == self.type else _Part(self, _marked(self._mark, type), type, self._parts[type])
+        return self if sub_type == self.sub_type else _Part(self, _marked(self._mark, sub_type), sub_type, self._parts[sub_type])
 
     def commit(self, *changes: Change, urgent: bool = True) -> asyncio.Future[None]:
         return self._commit(self.records, changes, urgent)
 
-    def elsewhere(self, id: str) -> str:
-        return self._elsewhere(id, self.type)
+    def find_elsewhere(self, id: str) -> str:
+        return self._find_elsewhere(id, self.sub_type)
 
-    def _elsewhere(self, id: str, type: str) -> str:
-        return next((other for other, records in self._parts.items() if other != type and id in records), "")
+    def _find_elsewhere(self, id: str, sub_type: str) -> str:
+        return next((other for other, records in self._parts.items() if other != sub_type and id in records), "")
 
     def _commit(self, records: Records, changes: Sequence[Change], urgent: bool) -> asyncio.Future[None]:
         if not changes:
@@ -148,7 +162,7 @@ class FileStore(Store):
         try:
             entries = [journal.changed(change) for change in changes]
         except (TypeError, ValueError) as error:  # JSON can't hold it
-            return self._refused(StoreFailed(self.path, str(error)))
+            return self._refused(StoreFailed(self._written_at, str(error)))
         batch = self._gathering(urgent)
         batch.entries.extend(entries)
         batch.undos.append((records, [records.apply(change) for change in changes]))
@@ -218,7 +232,7 @@ class FileStore(Store):
                 self._checkpoint = asyncio.create_task(self._write_file(content))
             self._plan()
         else:
-            self._take_back(batch, StoreFailed(self.path, _reason(error)))
+            self._take_back(batch, StoreFailed(self._written_at, _reason(error)))
         if self._due or self._waiting is not None:
             self._look()
 
@@ -310,7 +324,7 @@ class FileStore(Store):
                 await self._end_checkpoint()
         self._stop_timer()
         if self._failed:
-            raise StoreFailed(self.path, "not even at the end")
+            raise StoreFailed(self._written_at, "not even at the end")
 
     async def _idle(self) -> None:
         """Wait until nothing is left to write but the file."""
@@ -323,38 +337,45 @@ class FileStore(Store):
 class _Part(Store):
     """One sub-type's records in a state file that keeps others' too."""
 
-    def __init__(self, file: FileStore, mark: str, type: str, records: Records) -> None:
+    def __init__(self, file: FileStore, mark: str, sub_type: str, records: Records) -> None:
         self._file = file
         self.location = file.location
+        self.folder = file.folder
         self.mark = mark
-        self.type = type
+        self.sub_type = sub_type
         self.records = records
 
     def commit(self, *changes: Change, urgent: bool = True) -> asyncio.Future[None]:
         return self._file._commit(self.records, changes, urgent)
 
-    def elsewhere(self, id: str) -> str:
-        return self._file._elsewhere(id, self.type)
+    def find_elsewhere(self, id: str) -> str:
+        return self._file._find_elsewhere(id, self.sub_type)
+
+    def part(self, sub_type: str) -> Store:
+        return self._file.part(sub_type)
 
     async def flush(self) -> None:
         await self._file.flush()
 
+    def close(self) -> None:
+        """Do nothing: the file belongs to the store whose part this is."""
 
-def _parted(content: Content, types: Sequence[str]) -> dict[str, Records]:
+
+def _parted(content: Content, sub_types: Sequence[str]) -> dict[str, Records]:
     """Give the records of each sub-type. What is kept beside the records they share, and all mint on from the same last ID."""
-    records: dict[str, list[Record]] = {type: [] for type in types}
+    records: dict[str, list[Record]] = {sub_type: [] for sub_type in sub_types}
     for record in content.records:
-        records[record.type].append(record)
-    parts = {type: Records(some, content.last_id) for type, some in records.items()}
+        records[record.sub_type].append(record)
+    parts = {sub_type: Records(some, content.last_id) for sub_type, some in records.items()}
     notes = dict(content.notes)
     for part in parts.values():
         part.notes = notes
     return parts
 
 
-def _marked(mark: str, type: str) -> str:
+def _marked(mark: str, sub_type: str) -> str:
     """Give a sub-type's own mark: with the same provider it must not take another's machines for its own."""
-    return f"{mark}-{type}" if type else mark
+    return f"{mark}-{sub_type}" if sub_type else mark
 
 
 def _reason(error: Failure) -> str:

@@ -12,7 +12,6 @@ from queue import SimpleQueue
 from pyinfrakit.disk import Disk, File
 from pyinfrakit.store.file import document, journal
 from pyinfrakit.store.file.document import Content
-from pyinfrakit.store.file.recovery import journal_path, unfinished_journal
 
 QUICK = 0.001
 """Seconds. A disk that takes no longer is a local one, and quicker than a thread can be asked and answer."""
@@ -82,8 +81,8 @@ class Writer:
 
     def _begin(self) -> File:
         """Begin a journal; it comes into its place whole, so that one with a torn head is damage."""
-        path = journal_path(self._path, self._sequence)
-        made = unfinished_journal(self._path)
+        path = journal.journal_path(self._path, self._sequence)
+        made = journal.unfinished_journal(self._path)
         head = journal.begin(self._epoch, self._base, self._sequence)
         file = self._disk.create(made)
         try:

@@ -1,0 +1,111 @@
+"""Names and shapes of the Operator interface on the wire, for both ends."""
+
+from msgspec import Struct
+
+from pyinfrakit.rpc.instance.types import Description
+from pyinfrakit.rpc.params import Params
+
+
+class SetAsideParams(Params, frozen=True):
+    Instance: str | None = None
+    Reason: str | None = None
+
+
+class RestoreParams(Params, frozen=True):
+    Instance: str | None = None
+    Force: bool | None = None
+
+
+class RecordsParams(Params, frozen=True):
+    """Which records: those with all of *Tags*; *Instances* narrows them down to these IDs."""
+
+    Tags: dict[str, str] | None = None
+    Instances: list[str] | None = None
+
+
+class RecordDescription(Description, frozen=True):
+    """A record in any state. *Since* is in seconds since 1970. *Held* is why it seems lost, or empty."""
+
+    State: str = ""
+    Reason: str = ""
+    Since: float = 0.0
+    ByHand: bool = False
+    Handle: str | None = None
+    Held: str = ""
+
+
+class RecordsResult(Struct, frozen=True):
+    Records: list[RecordDescription]
+
+
+class ConfirmResult(Struct, frozen=True):
+    """The IDs of the instances whose loss was confirmed."""
+
+    Instances: list[str]
+
+
+class StatusResult(Struct, frozen=True):
+    """The state of a plugin.
+
+    *Observed* is when the provider was last observed, in seconds since 1970. *Trouble* is why it can't be
+    observed now, or empty. *Late* are the provider calls beyond their time limit.
+    """
+
+    Provider: str
+    States: dict[str, int]
+    Observed: float | None
+    Trouble: str
+    Held: list[str]
+    Orphans: list[str]
+    Late: list[str]
+
+
+class AdoptParams(Params, frozen=True):
+    Handle: str | None = None
+    LogicalID: str | None = None
+    Tags: dict[str, str] | None = None
+
+
+class OrphansParams(Params, frozen=True):
+    """Which orphans: *Instances*, or all if there are none; and tags to add."""
+
+    Instances: list[str] | None = None
+    Tags: dict[str, str] | None = None
+
+
+class Orphan(Struct, frozen=True):
+    """A machine with the plugin's mark and no record, as it was last observed."""
+
+    ID: str
+    Handle: str | None
+    LogicalID: str | None
+    Functional: bool
+    Reason: str
+    Tags: dict[str, str]
+
+
+class OrphansResult(Struct, frozen=True):
+    Orphans: list[Orphan]
+
+
+class PoolEntry(Struct, frozen=True):
+    """A machine of the provider's pool. *Instance*, *State* and *Reason* are those of its instance, if it has one."""
+
+    Name: str
+    At: str
+    Power: str
+    Health: str
+    Free: bool
+    Instance: str | None
+    State: str
+    Reason: str
+
+
+class MachinesResult(Struct, frozen=True):
+    Machines: list[PoolEntry]
+
+
+class AdoptResult(Struct, frozen=True):
+    """The IDs of the adopted machines."""
+
+    Instances: list[str]
