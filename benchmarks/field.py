@@ -25,7 +25,9 @@ class Field:
         self._generator = Generator()
         self._constant = bench.constant()
         self._synced = bench.synced()
-        self._daemons: Mapping[int, Daemon] = {size: bench.daemon(size) for size in {*bench.scale.sizes, bench.scale.few}}
+        self._daemons: Mapping[int, Daemon] = {
+            size: bench.daemon(size) for size in {*bench.scale.sizes, bench.scale.few}
+        }
         self._demo = bench.demo()
         self._demo_states = {size: bench.state(size) for size in bench.scale.sizes}
 
@@ -48,7 +50,9 @@ class Field:
         """Give those who describe: each daemon has a constant of its own, as their replies differ in length."""
         lane = self._lane(self._constant, connections)
         constants: Mapping[Name, Contender] = {
-            Name("constant", size): Constant(lane, describing(daemon.fleet), lengths.of_describes(self._generator, daemon))
+            Name("constant", size): Constant(
+                lane, describing(daemon.fleet), lengths.of_describes(self._generator, daemon)
+            )
             for size, daemon in self._daemons.items()
         }
         return {**self._keepers(connections), **constants}

@@ -53,7 +53,9 @@ class Round:
 
     async def _connect(self) -> Connection:
         loop = asyncio.get_running_loop()
-        return (await loop.create_unix_connection(lambda: Connection(self._replied, self._failed), self._order.socket))[1]
+        return (await loop.create_unix_connection(lambda: Connection(self._replied, self._failed), self._order.socket))[
+            1
+        ]
 
     def _begin(self, connections: Sequence[Connection]) -> None:
         for connection in connections:

@@ -77,7 +77,9 @@ class Server:
         end = time.monotonic() + PATIENCE
         while not self._answers():
             if time.monotonic() > end or self._ended():
-                raise click.ClickException(f"{' '.join(self._arguments)} does not answer; it said:\n{self._log.read_text()}")
+                raise click.ClickException(
+                    f"{' '.join(self._arguments)} does not answer; it said:\n{self._log.read_text()}"
+                )
             time.sleep(0.001)
 
     def _answers(self) -> bool:

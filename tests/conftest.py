@@ -77,7 +77,18 @@ def start(mark: str, run: Callable[..., Daemon]) -> Callable[..., Daemon]:
     """Start daemons with processes as instances."""
 
     def started(*arguments: str, grace: float = 1, **settings: Any) -> Daemon:
-        return run("--provider", "process", *AS_USER, "--option", f"grace={grace}", "--mark", mark, *FAST, *arguments, **settings)
+        return run(
+            "--provider",
+            "process",
+            *AS_USER,
+            "--option",
+            f"grace={grace}",
+            "--mark",
+            mark,
+            *FAST,
+            *arguments,
+            **settings,
+        )
 
     return started
 

@@ -38,7 +38,9 @@ def run(*arguments: str) -> dict[str, Any]:
 def numbers(report: dict[str, Any]) -> list[tuple[str, float]]:
     """Give all numbers of a report, and what each is of."""
     rows = [(row["what"], row["value"]) for row in report["rows"]]
-    beside = [(row["what"], n) for row in report["rows"] for other in row.get("beside", {}).values() for n in other.values()]
+    beside = [
+        (row["what"], n) for row in report["rows"] for other in row.get("beside", {}).values() for n in other.values()
+    ]
     return [*rows, *beside, *((target["what"], target["measured"]) for target in report["targets"])]
 
 
@@ -50,9 +52,18 @@ def measured(report: dict[str, Any]) -> list[tuple[Any, ...]]:
 def test_a_short_look_measures_everything() -> None:
     """All parts have all their rows, with finite numbers, and positive ones but for differences."""
     reports = run("--quick", "--json")
-    assert ["describe", "provision", "written", "start", "memory", "flat", "latency", "slow", "processes", "rack"] == list(
-        reports
-    )
+    assert [
+        "describe",
+        "provision",
+        "written",
+        "start",
+        "memory",
+        "flat",
+        "latency",
+        "slow",
+        "processes",
+        "rack",
+    ] == list(reports)
     for part, works in (
         ("describe", ("describe all", "describe a group of 10")),
         ("provision", ("provision", "label", "destroy")),

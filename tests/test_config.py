@@ -84,7 +84,10 @@ FILES = {
         "provider Simulator: options: has an unknown field wrld; known: world; "
         'for example: options = { world = "/srv/rack1.world" }',
     ),
-    "a missing option": ('provider = "rack.py:Rack"', f"provider Rack: options: missing required field address; {EXAMPLE}"),
+    "a missing option": (
+        'provider = "rack.py:Rack"',
+        f"provider Rack: options: missing required field address; {EXAMPLE}",
+    ),
     "a wrong option": (
         f'provider = "rack.py:Rack"\n[options]\n{RIGHT}port = "80"',
         f'provider Rack: options.port: expected an integer, got "80"; {EXAMPLE}',
@@ -93,8 +96,14 @@ FILES = {
         f'[types.a]\nprovider = "rack.py:Rack"\n[types.a.options]\n{RIGHT}networks = [{{ vlan = 5000 }}]',
         f"types.a.options.networks[0].vlan: expected an integer <= 4094, got 5000; {EXAMPLE}",
     ),
-    "a secret itself": ('provider = "rack.py:Rack"\noptions = { address = "a", token = "hunter2" }', f"options.{LITERAL}"),
-    "a number as secret": ('provider = "rack.py:Rack"\noptions = { address = "a", token = 471100815 }', f"options.{LITERAL}"),
+    "a secret itself": (
+        'provider = "rack.py:Rack"\noptions = { address = "a", token = "hunter2" }',
+        f"options.{LITERAL}",
+    ),
+    "a number as secret": (
+        'provider = "rack.py:Rack"\noptions = { address = "a", token = 471100815 }',
+        f"options.{LITERAL}",
+    ),
     "two sources of a secret": (
         'provider = "rack.py:Rack"\noptions = { address = "a", token = { env = "RACK_TOKEN", file = "rack.py" } }',
         f"options.{LITERAL}",
@@ -136,13 +145,25 @@ FILES = {
 
 OPTIONS = {
     "none": ([], f"options of provider Rack: missing required field address; {FLAGS}"),
-    "an unknown one": (["addres=a"], f"has an unknown field addres; known: address, token, port, tls, networks; {FLAGS}"),
+    "an unknown one": (
+        ["addres=a"],
+        f"has an unknown field addres; known: address, token, port, tls, networks; {FLAGS}",
+    ),
     "a missing one": (["address=a"], f"missing required field token; {FLAGS}"),
     "a wrong one": (["address=a", "token=env:RACK_TOKEN", "port=x"], f'port: expected an integer, got "x"; {FLAGS}'),
-    "a secret itself": (["address=a", "token=hunter2"], "token: a secret is not given itself, but as env:NAME or file:PATH"),
+    "a secret itself": (
+        ["address=a", "token=hunter2"],
+        "token: a secret is not given itself, but as env:NAME or file:PATH",
+    ),
     "a secret with a colon": (["address=a", "token=hunter2:x"], "token: a secret is not given itself"),
-    "a variable that is not set": (["address=a", "token=env:NOT_SET"], "token: variable 'NOT_SET' of the environment is not set"),
-    "a file that is not there": (["address=a", "token=file:/none"], "token: secret file '/none': No such file or directory"),
+    "a variable that is not set": (
+        ["address=a", "token=env:NOT_SET"],
+        "token: variable 'NOT_SET' of the environment is not set",
+    ),
+    "a file that is not there": (
+        ["address=a", "token=file:/none"],
+        "token: secret file '/none': No such file or directory",
+    ),
 }
 """Options on the command line that are wrong, and what is said."""
 
@@ -207,7 +228,9 @@ def test_root_takes_no_configuration_of_others(home: Path, configured: Callable[
     """A configuration file that others may write, or own, is refused by root."""
     path = configured('provider = "simulator"')
     path.chmod(0o666)
-    assert f"config file {path}: {path}: {path} may be written by others (mode 0666)" in fails(home, "--config", str(path))
+    assert f"config file {path}: {path}: {path} may be written by others (mode 0666)" in fails(
+        home, "--config", str(path)
+    )
     path.chmod(0o600)
     os.chown(path, 65534, 0)
     assert f"{path} belongs to user 65534" in fails(home, "--config", str(path))
@@ -242,8 +265,12 @@ def test_secrets_are_shown_nowhere(run: Callable[..., Daemon], configured: Calla
     daemon = run("--config", str(path), "--log", "5", *FAST)
     assert "rack1 2retnuh-tpo Settings(" in (daemon.state.parent / "seen").read_text()
     daemon.provision({"cpus": 1, "password": "prop-hunter2"})
-    shown = [command(daemon.home, "describe", "rack1", "-p", *flags).stdout for flags in ([], ["-r"], ["-y"], ["--all"])]
-    wrong = command(daemon.home, "validate", "rack1", "-", input='{"Properties": {"cpus": 1, "password": ["prop-hunter2"]}}')
+    shown = [
+        command(daemon.home, "describe", "rack1", "-p", *flags).stdout for flags in ([], ["-r"], ["-y"], ["--all"])
+    ]
+    wrong = command(
+        daemon.home, "validate", "rack1", "-", input='{"Properties": {"cpus": 1, "password": ["prop-hunter2"]}}'
+    )
     assert "Properties.password: expected a string, which is a secret" in wrong.stderr
     exported = daemon.exported()
     daemon.stop()
@@ -256,16 +283,29 @@ def test_secrets_are_shown_nowhere(run: Callable[..., Daemon], configured: Calla
     assert b"opt-hunter2" not in daemon.state.read_bytes()
 
 
-def test_a_secret_file_that_others_may_read_is_warned_of(run: Callable[..., Daemon], configured: Callable[[str], Path]) -> None:
+def test_a_secret_file_that_others_may_read_is_warned_of(
+    run: Callable[..., Daemon], configured: Callable[[str], Path]
+) -> None:
     """A secret file that others may read is taken, and the log says so; so are secrets in containers."""
     token = configured("").with_name("token")
     token.write_text("t\r\n")
     token.chmod(0o644)
     provider = f"{token.with_name('rack.py')}:Rack"
     daemon = run(
-        "--provider", provider, "--option", "address=a", "--option", f"token=file:{token}", "--option", "tls=false", *FAST
+        "--provider",
+        provider,
+        "--option",
+        "address=a",
+        "--option",
+        f"token=file:{token}",
+        "--option",
+        "tls=false",
+        *FAST,
     )
-    assert "rack1 t Settings(address='a', token=Secret(***), port=80, tls=False" in (daemon.state.parent / "seen").read_text()
+    assert (
+        "rack1 t Settings(address='a', token=Secret(***), port=80, tls=False"
+        in (daemon.state.parent / "seen").read_text()
+    )
     assert f"WARNING  secret file {token} may be read by others (mode 0644)" in daemon.log
 
 

@@ -54,7 +54,11 @@ NEXT = RACK.count("\n") + 1
 WRONG = {
     "no class": ("", "Rakc", "/rack.py has no class 'Rakc'; it has Rack"),
     "no provider": ("", "Wanted", r"expected a subclass of pyinfrakit\.provider\.Provider, got <class '.*Wanted'>"),
-    "no such module": ("import nothere", "Rack", rf"ModuleNotFoundError: No module named 'nothere' \(.*/rack\.py, line {NEXT}\)"),
+    "no such module": (
+        "import nothere",
+        "Rack",
+        rf"ModuleNotFoundError: No module named 'nothere' \(.*/rack\.py, line {NEXT}\)",
+    ),
     "syntax": ("class X(:", "Rack", rf"/rack\.py, line {NEXT}: invalid syntax"),
     "an exception": (
         "import json\njson.loads('{')",
@@ -99,8 +103,16 @@ WRONG = {
         r"Bad\.Options has Path, which msgspec can't decode",
     ),
     "no batch": ("class Bad(Rack):\n    batch = 0", "Bad", r"Bad\.batch: expected an integer >= 1, got 0"),
-    "a batch in quotes": ("class Bad(Rack):\n    batch = '20'", "Bad", r"Bad\.batch: expected an integer >= 1, got '20'"),
-    "an example that is no object": ("class Bad(Rack):\n    example = 5", "Bad", r"Bad\.example: expected a dict or None, got 5"),
+    "a batch in quotes": (
+        "class Bad(Rack):\n    batch = '20'",
+        "Bad",
+        r"Bad\.batch: expected an integer >= 1, got '20'",
+    ),
+    "an example that is no object": (
+        "class Bad(Rack):\n    example = 5",
+        "Bad",
+        r"Bad\.example: expected a dict or None, got 5",
+    ),
     "an example that JSON can not hold": (
         "class Bad(Rack):\n    example = {'cpus': object()}",
         "Bad",
@@ -177,7 +189,9 @@ def test_a_provider_in_a_module_is_found(home: Path, rack: Callable[..., Path]) 
     """A provider may be in any module that Python finds, also as a class within another."""
     path = rack("class Outer:\n    Inner = Rack")
     for name in ("rack:Rack", "rack:Outer.Inner"):
-        assert command(home, "provider", name, PYTHONPATH=in_path(path.parent)).stdout.startswith("Rack: Machines in a rack.\n")
+        assert command(home, "provider", name, PYTHONPATH=in_path(path.parent)).stdout.startswith(
+            "Rack: Machines in a rack.\n"
+        )
 
 
 @pytest.mark.parametrize("wrong", WRONG)
@@ -321,8 +335,6 @@ def test_a_user_may_run_what_others_may_write(tmp_path: Path) -> None:
     path = tmp_path / "rack.py"
     path.touch()
     path.chmod(0o666)
-    script = (
-        "import os, pathlib, sys; from pyinfrakit import ownership; os.setuid(65534); ownership.check(pathlib.Path(sys.argv[1]))"
-    )
+    script = "import os, pathlib, sys; from pyinfrakit import ownership; os.setuid(65534); ownership.check(pathlib.Path(sys.argv[1]))"
     done = subprocess.run([sys.executable, "-c", script, path], capture_output=True, text=True, check=False)
     assert ("", 0) == (done.stderr, done.returncode)

@@ -62,7 +62,12 @@ class Side(Struct, frozen=True):
 def measure(bench: Bench) -> Report:
     """Probe the daemon and the constant reply by turns."""
     ours, constant = [], []
-    with bench.daemon(bench.scale.middle) as daemon, bench.constant() as ceiling, Generator() as load, Generator() as probe:
+    with (
+        bench.daemon(bench.scale.middle) as daemon,
+        bench.constant() as ceiling,
+        Generator() as load,
+        Generator() as probe,
+    ):
         our_side = _side(bench.scale, load, probe, daemon, _requests(daemon))
         constant_side = _side(bench.scale, load, probe, ceiling, _constant(load, daemon))
         for round in range(bench.scale.probes):

@@ -45,7 +45,9 @@ class QuickSystems(fakedriver.FakeDriver):  # type: ignore[misc]
 
     def __init__(self) -> None:
         super(fakedriver.FakeDriver, self).__init__()
-        self._systems: dict[str, Any] = {each["uuid"]: dict(each) for each in self._config["SUSHY_EMULATOR_FAKE_SYSTEMS"]}
+        self._systems: dict[str, Any] = {
+            each["uuid"]: dict(each) for each in self._config["SUSHY_EMULATOR_FAKE_SYSTEMS"]
+        }
         self._by_name: dict[str, str] = {}
 
     def set_power_state(self, identity: str, state: str) -> None:
@@ -182,7 +184,13 @@ class Layer:
                 self._versions[system] = self._versions.get(system, 0) + 1
             systems = emulator.app.systems._systems
             media = {"/".join(key): each.get("Image", "") for key, each in list(emulator.app.vmedia._devices.items())}
-            state = {"systems": systems, "said": self.said, "media": media, "requests": self.requests, "boots": self.boots}
+            state = {
+                "systems": systems,
+                "said": self.said,
+                "media": media,
+                "requests": self.requests,
+                "boots": self.boots,
+            }
         return _json(start, "200 OK", state)
 
 
@@ -248,7 +256,9 @@ def _serve(listening: socket.socket, count: int, delay: float, tls: tuple[str, s
         )
         emulator.app.vmedia._devices = {}
         host, port = listening.getsockname()
-        make_server(host, port, Layer(emulator.app), threaded=True, ssl_context=tls, fd=listening.fileno()).serve_forever()
+        make_server(
+            host, port, Layer(emulator.app), threaded=True, ssl_context=tls, fd=listening.fileno()
+        ).serve_forever()
 
 
 def main() -> None:

@@ -129,7 +129,9 @@ def options_from_flags(provider: type[Provider], given: Mapping[str, str]) -> An
     try:
         return decode(data, provider.Options, hook=_hook(_from_flag), strict=False)
     except WrongShape as error:
-        raise CannotStart(f"options of provider {provider.__name__}: {error}{_for_example(as_flags(provider))}") from None
+        raise CannotStart(
+            f"options of provider {provider.__name__}: {error}{_for_example(as_flags(provider))}"
+        ) from None
 
 
 def options_from_table(provider: type[Provider], given: Raw, where: str, folder: Path) -> Any:

@@ -64,10 +64,14 @@ def _installed(what: str, name: str) -> EntryPoint:
     found = [point for point in entry_points(group=GROUP) if point.name == name]
     if not found:
         names = ", ".join(sorted({point.name for point in entry_points(group=GROUP)}))
-        raise CannotStart(f"{what} is not installed; installed: {names}; others are module:Class or path/to/file.py:Class")
+        raise CannotStart(
+            f"{what} is not installed; installed: {names}; others are module:Class or path/to/file.py:Class"
+        )
     if len(found) > 1:
         owners = " and ".join(sorted(point.dist.name if point.dist else point.value for point in found))
-        raise CannotStart(f"{what} is installed by {owners}: remove one, or say {' or '.join(each.value for each in found)}")
+        raise CannotStart(
+            f"{what} is installed by {owners}: remove one, or say {' or '.join(each.value for each in found)}"
+        )
     return found[0]
 
 
@@ -132,7 +136,9 @@ def _member(what: str, module: ModuleType, path: str) -> Any:
     try:
         return reduce(getattr, path.split("."), module)
     except AttributeError:
-        there = [name for name, value in vars(module).items() if _is_provider(value) and value.__module__ == module.__name__]
+        there = [
+            name for name, value in vars(module).items() if _is_provider(value) and value.__module__ == module.__name__
+        ]
         has = f"it has {', '.join(there)}" if there else "it has no provider"
         raise CannotStart(f"{what}: {module.__file__ or module.__name__} has no class {path!r}; {has}") from None
 
@@ -147,7 +153,9 @@ def _checked(what: str, loaded: Any) -> type[Provider]:
         raise CannotStart(f"{what}: expected a subclass of pyinfrakit.provider.Provider, got {loaded!r}")
     if loaded.__abstractmethods__:
         lacks = ", ".join(sorted(loaded.__abstractmethods__))
-        raise CannotStart(f"{what}: class {loaded.__name__} lacks {lacks}; a provider has provision, destroy and observe")
+        raise CannotStart(
+            f"{what}: class {loaded.__name__} lacks {lacks}; a provider has provision, destroy and observe"
+        )
     for method in METHODS:
         _check_method(what, loaded, method)
     for attribute, or_raw in (("Properties", " or Raw"), ("Options", "")):
@@ -173,7 +181,9 @@ def _check_method(what: str, loaded: type[Provider], name: str) -> None:
         has.bind(*list(expected.parameters)[0 if takes_self else 1 :])
     except TypeError:
         wanted = ", ".join(expected.parameters)
-        raise CannotStart(f"{what}: expected {loaded.__name__}.{name}({wanted}), got ({', '.join(has.parameters)})") from None
+        raise CannotStart(
+            f"{what}: expected {loaded.__name__}.{name}({wanted}), got ({', '.join(has.parameters)})"
+        ) from None
 
 
 def _check_example(what: str, loaded: type[Provider]) -> None:
@@ -189,11 +199,15 @@ def _check_example(what: str, loaded: type[Provider]) -> None:
 def _check_type(what: str, loaded: type[Provider], attribute: str, or_raw: str) -> None:
     shape = getattr(loaded, attribute)
     if not (isinstance(shape, type) and issubclass(shape, Struct)) and not (or_raw and shape is Raw):
-        raise CannotStart(f"{what}: {loaded.__name__}.{attribute}: expected a msgspec Struct type{or_raw}, got {shape!r}")
+        raise CannotStart(
+            f"{what}: {loaded.__name__}.{attribute}: expected a msgspec Struct type{or_raw}, got {shape!r}"
+        )
     with _told(f"{what}: {loaded.__name__}.{attribute}"):
         msgspec.json.Decoder(shape, dec_hook=secrets.decode_secret)
         if strange := sorted(each.__name__ for each in secrets.find_unknown_types(shape)):
-            raise CannotStart(f"{what}: {loaded.__name__}.{attribute} has {', '.join(strange)}, which msgspec can't decode")
+            raise CannotStart(
+                f"{what}: {loaded.__name__}.{attribute} has {', '.join(strange)}, which msgspec can't decode"
+            )
 
 
 @contextlib.contextmanager

@@ -87,7 +87,9 @@ def _tags(tags: Mapping[str, str] | None) -> dict[str, str]:
 
 def _written(properties: Mapping[str, Any] | Raw) -> Raw:
     data = (
-        properties if isinstance(properties, Raw) else Raw(msgspec.json.encode(properties, enc_hook=secrets.encode_placeholder))
+        properties
+        if isinstance(properties, Raw)
+        else Raw(msgspec.json.encode(properties, enc_hook=secrets.encode_placeholder))
     )
     check(bytes(data))
     decode(data, dict[str, Raw], "properties")

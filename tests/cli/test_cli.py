@@ -220,7 +220,11 @@ def test_every_flag_can_come_from_the_environment(home: Path, run: Run) -> None:
     process = subprocess.Popen(COMMAND, stderr=subprocess.PIPE, text=True, env=environment(home) | variables)
     try:
         eventually(
-            lambda: stat.S_ISSOCK((home / "sockets" / "other").stat().st_mode) if (home / "sockets" / "other").exists() else False
+            lambda: (
+                stat.S_ISSOCK((home / "sockets" / "other").stat().st_mode)
+                if (home / "sockets" / "other").exists()
+                else False
+            )
         )
         id = ok(home, "provision", "other", "-", input="{}", INFRAKIT_INSTANCE_DIR=str(home / "sockets")).strip()
     finally:
@@ -300,7 +304,10 @@ def test_the_start_is_told(home: Path, run: Run) -> None:
         plugin.set_aside(aside, "x")
     daemon.stop()
     daemon.start()
-    eventually(lambda: "2 instances (1 ready, 1 non-functional)" in daemon.log.partition("stopped")[2], "the next start is told")
+    eventually(
+        lambda: "2 instances (1 ready, 1 non-functional)" in daemon.log.partition("stopped")[2],
+        "the next start is told",
+    )
 
 
 def test_the_state_is_in_infrakits_home_by_default(home: Path, run: Run) -> None:
@@ -590,7 +597,9 @@ def test_standard_input_that_is_closed_is_told(home: Path) -> None:
 
 def test_validate_says_ok(simulated: Daemon, file: Callable[[str], str]) -> None:
     """`validate` prints `validate:ok` for a spec that the provider takes, and provisions nothing."""
-    assert "validate:ok\n" == ok(simulated.home, "validate", "rack1", file('{"Properties":{"delay":1},"Tags":{"a":"1"}}'))
+    assert "validate:ok\n" == ok(
+        simulated.home, "validate", "rack1", file('{"Properties":{"delay":1},"Tags":{"a":"1"}}')
+    )
     assert "validate:ok\n" == ok(simulated.home, "validate", "rack1", "-", "-y", input="Properties: {delay: 1}")
     assert "validate:ok\n" == ok(simulated.home, "validate", "rack1", "-", input="{}")
     assert [] == simulated.described()
@@ -792,7 +801,9 @@ def to_rack1(call: list[str]) -> list[str]:
 @pytest.mark.parametrize("call", EVERY_CALL, ids=" ".join)
 def test_no_plugin_there_is_told(home: Path, call: list[str]) -> None:
     """Every command says in one line that there is no plugin of a name, and where it looked."""
-    assert f"no plugin at {home / 'plugins' / 'rack1'}: there is no such socket" == fails(home, *to_rack1(call), input="{}")
+    assert f"no plugin at {home / 'plugins' / 'rack1'}: there is no such socket" == fails(
+        home, *to_rack1(call), input="{}"
+    )
 
 
 def test_a_stale_socket_is_told(daemon: Daemon) -> None:
@@ -887,7 +898,12 @@ def test_a_reader_that_went_away_is_no_crash(three: tuple[Daemon, list[str]], ar
     os.close(read)
     with os.fdopen(write, "wb") as pipe:
         done = subprocess.run(
-            [*COMMAND, *arguments], stdout=pipe, stderr=subprocess.PIPE, text=True, env=environment(three[0].home), check=False
+            [*COMMAND, *arguments],
+            stdout=pipe,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment(three[0].home),
+            check=False,
         )
     assert "" == done.stderr
 
@@ -896,7 +912,10 @@ def test_a_long_output_may_be_cut_off(daemon: Daemon) -> None:
     """A reader that goes away in the middle of much output is no crash either."""
     daemon.provision({"text": "x" * 1_000_000})
     process = subprocess.Popen(
-        [*COMMAND, "describe", "rack1", "-rp"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(daemon.home)
+        [*COMMAND, "describe", "rack1", "-rp"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment(daemon.home),
     )
     with process:
         assert process.stdout is not None
@@ -911,7 +930,12 @@ def test_a_full_disk_is_told(three: tuple[Daemon, list[str]], arguments: list[st
     """Where the output can't be written a command says why in one line."""
     with Path("/dev/full").open("wb") as full:
         done = subprocess.run(
-            [*COMMAND, *arguments], stdout=full, stderr=subprocess.PIPE, text=True, env=environment(three[0].home), check=False
+            [*COMMAND, *arguments],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment(three[0].home),
+            check=False,
         )
     assert 0 != done.returncode
     (line,) = done.stderr.splitlines()

@@ -214,7 +214,18 @@ def test_a_slow_plugin_is_told() -> None:
 
 @pytest.mark.parametrize(
     "words",
-    [b"", b"null", b"7", b"[]", b"{}", b"<html>", b"\xff", b'{"result":7}', b'{"error":"no"}', b'{"result":{"APIs":"x"}}'],
+    [
+        b"",
+        b"null",
+        b"7",
+        b"[]",
+        b"{}",
+        b"<html>",
+        b"\xff",
+        b'{"result":7}',
+        b'{"error":"no"}',
+        b'{"result":{"APIs":"x"}}',
+    ],
 )
 def test_garbage_is_a_verdict(tmp_path: Path, words: bytes) -> None:
     """Where all answers are garbage the handshake does not hold, nothing is made, and the rest could not be told."""
@@ -415,13 +426,17 @@ def test_nothing_listens(home: Path, tmp_path: Path) -> None:
     """Where there is no plugin that is one line, and exit status 1; for the library an exception."""
     done = command(home, "conformance", "rack1")
     assert (1, "") == (done.returncode, done.stdout)
-    assert [f"infrakit-instance: no plugin at {home / 'plugins' / 'rack1'}: there is no such socket"] == done.stderr.splitlines()
+    assert [
+        f"infrakit-instance: no plugin at {home / 'plugins' / 'rack1'}: there is no such socket"
+    ] == done.stderr.splitlines()
     with pytest.raises(Unreachable):
         check(tmp_path / "none")
     assert not os.path.exists(tmp_path / "none")
 
 
-@pytest.mark.parametrize("arguments", [[], ["rack1", "--count", "1"], ["rack1", "--timeout", "0"], ["a\nb"], ["rack1", "--no"]])
+@pytest.mark.parametrize(
+    "arguments", [[], ["rack1", "--count", "1"], ["rack1", "--timeout", "0"], ["a\nb"], ["rack1", "--no"]]
+)
 def test_wrong_use_is_told(home: Path, arguments: list[str]) -> None:
     """Wrong use is one line, and exit status 2."""
     done = command(home, "conformance", *arguments)

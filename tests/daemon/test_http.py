@@ -391,7 +391,9 @@ def test_what_a_client_gets_wrong_is_not_logged(daemon: Daemon) -> None:
     body = b'{"jsonrpc":"2.0","method":"Instance.Provision","params":{"Spec":{"Init":"' + secret + b'"}},"id":1}'
     for length in (len(body) - len(secret) - 11, 2, 0):
         with connected(daemon) as connection:
-            connection.sendall(HEAD + f"Content-Length: {length}\r\n\r\n".encode() + body + b"\r\nX: " + secret + b"\r\n\r\n")
+            connection.sendall(
+                HEAD + f"Content-Length: {length}\r\n\r\n".encode() + body + b"\r\nX: " + secret + b"\r\n\r\n"
+            )
             connection.shutdown(socket.SHUT_WR)
             while connection.recv(65536):
                 pass
@@ -487,9 +489,16 @@ def test_a_client_may_leave_in_the_middle_of_a_reply(full: Daemon) -> None:
 @pytest.mark.parametrize("tags", [{"none": "x"}, {}], ids=["small", "large"])
 @pytest.mark.parametrize(
     ("version", "header", "kept"),
-    [("1.1", "", True), ("1.1", "Connection: close\r\n", False), ("1.0", "", False), ("1.0", "Connection: keep-alive\r\n", True)],
+    [
+        ("1.1", "", True),
+        ("1.1", "Connection: close\r\n", False),
+        ("1.0", "", False),
+        ("1.0", "Connection: keep-alive\r\n", True),
+    ],
 )
-def test_a_connection_is_kept_as_http_says(full: Daemon, tags: dict[str, str], version: str, header: str, kept: bool) -> None:
+def test_a_connection_is_kept_as_http_says(
+    full: Daemon, tags: dict[str, str], version: str, header: str, kept: bool
+) -> None:
     """It is closed after a reply where the client says so, or is of HTTP 1.0 and does not say the contrary."""
     asked = describe(**tags).replace(b"HTTP/1.1\r\n", f"HTTP/{version}\r\n{header}".encode(), 1)
     with connected(full) as connection:
@@ -701,7 +710,9 @@ class Traffic:
     def calls(self, *params: tuple[str, str]) -> list[bytes]:
         """Make calls, `(method, params)`, in one go; give the bodies of the replies."""
         for method, text in params:
-            self._file.write(request(f'{{"jsonrpc":"2.0","method":"Instance.{method}","params":{text},"id":1}}'.encode()))
+            self._file.write(
+                request(f'{{"jsonrpc":"2.0","method":"Instance.{method}","params":{text},"id":1}}'.encode())
+            )
         self._file.flush()
         self.sent += len(params)
         return [self._reply() for _ in params]

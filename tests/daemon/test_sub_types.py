@@ -283,7 +283,11 @@ def content(*entries: Any) -> bytes:
             "instance i2 is of sub-type 'disk', and this plugin has the sub-types compute, storage",
         ),
         (TYPES, {"ID": "i2"}, "instance i2 is of no sub-type, and this plugin has the sub-types compute, storage"),
-        (("",), {"ID": "i2", "Type": "compute"}, "instance i2 is of sub-type 'compute', and this plugin has no sub-types"),
+        (
+            ("",),
+            {"ID": "i2", "Type": "compute"},
+            "instance i2 is of sub-type 'compute', and this plugin has no sub-types",
+        ),
     ],
 )
 def test_a_record_that_nobody_would_look_after_stops_the_start(
@@ -323,7 +327,9 @@ def test_a_failed_write_takes_back_the_changes_of_all(tmp_path: Path) -> None:
     async def story() -> None:
         with FileStore(tmp_path / "state.json", "test", sub_types=TYPES, disk=disk) as store:
             compute, storage = (store.part(type) for type in TYPES)
-            await asyncio.gather(compute.commit(Put(record("c", "compute"))), storage.commit(Put(record("s", "storage"))))
+            await asyncio.gather(
+                compute.commit(Put(record("c", "compute"))), storage.commit(Put(record("s", "storage")))
+            )
             disk.fail = lambda step: Fault()
             failed = await asyncio.gather(
                 compute.commit(Put(record("c", "compute", changed="1")), Note("n", Raw(b"1"))),

@@ -62,12 +62,19 @@ def test_every_method_is_documented() -> None:
 def test_every_module_is_in_the_plan_of_the_building() -> None:
     """docs/design.md names every module and folder of the package."""
     page = (ROOT / "docs" / "design.md").read_text()
-    names = [path.name for path in (ROOT / "src" / "pyinfrakit").iterdir() if not path.name.startswith(("_", "py.typed"))]
+    names = [
+        path.name for path in (ROOT / "src" / "pyinfrakit").iterdir() if not path.name.startswith(("_", "py.typed"))
+    ]
     assert [] == [name for name in names if name not in page]
 
 
 SDK = (ROOT / "docs" / "sdk.md").read_text()
-SHARED = {"Machine": provider.Machine, "PoolMachine": provider.PoolMachine, "Record": provider.Record, "Spec": provider.Spec}
+SHARED = {
+    "Machine": provider.Machine,
+    "PoolMachine": provider.PoolMachine,
+    "Record": provider.Record,
+    "Spec": provider.Spec,
+}
 INNER = {"by_hand", "made", "relabel", "unknown"}
 """What of a record is the plugin's own."""
 

@@ -59,6 +59,8 @@ def test_the_group_asks_for_what_the_provider_takes() -> None:
 
 def test_the_options_that_are_shown_alone_are_options() -> None:
     """They are of the type that the provider takes."""
-    media, cleaning = [tomllib.loads(block.text)["options"] for block in BLOCKS if block.language == "toml" and not block.file]
+    media, cleaning = [
+        tomllib.loads(block.text)["options"] for block in BLOCKS if block.language == "toml" and not block.file
+    ]
     msgspec.convert(media["media"], Media)
     assert ["/usr/local/bin/wipe", "--quick"] == cleaning["cleaning"]

@@ -496,7 +496,9 @@ def test_a_batch_that_fails_is_made_again_for_all(tmp_path: Path) -> None:
         provider = Batching(tmp_path)
         provider.instead["destroy"] = lambda instances: 1 / 0
         asking = calls(provider)
-        outcomes = await asyncio.gather(*(asking.destroy(record(id), "terminate") for id in "abc"), return_exceptions=True)
+        outcomes = await asyncio.gather(
+            *(asking.destroy(record(id), "terminate") for id in "abc"), return_exceptions=True
+        )
         assert [TryAgain] * 3 == [type(each) for each in outcomes]
         assert [("destroy", "a", "b", "c")] == provider.asked
 
@@ -509,7 +511,9 @@ def test_only_destroys_for_one_reason_go_together(tmp_path: Path) -> None:
     async def test() -> None:
         provider = Batching(tmp_path)
         asking = calls(provider)
-        await asyncio.gather(*(asking.destroy(record(id), reason) for id, reason in (("a", "x"), ("b", "y"), ("c", "x"))))
+        await asyncio.gather(
+            *(asking.destroy(record(id), reason) for id, reason in (("a", "x"), ("b", "y"), ("c", "x")))
+        )
         assert {("destroy", "a", "c"), ("destroy", "b")} == set(provider.asked)
 
     asyncio.run(test())
@@ -533,7 +537,9 @@ def test_a_provider_that_lies_loses_no_record(tmp_path: Path) -> None:
     async def test(plugin: Plugin, provider: Plain) -> None:
         ids = {await plugin.provision(Spec()) for _ in range(10)}
         seen = plugin.observed
-        await until(lambda: plugin.observed != seen)  # one that began before all were there would lose some of them sooner
+        await until(
+            lambda: plugin.observed != seen
+        )  # one that began before all were there would lose some of them sooner
         provider.instead["observe"] = list
         await until(lambda: ids == plugin.held.keys())
         assert ids == {record.id for record in plugin.records}

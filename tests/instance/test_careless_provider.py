@@ -97,7 +97,10 @@ WRONG = {
     "a number as reason": (machine_with(reason=1), "expected strings as a machine's id and reason"),
     "no ID": (lambda id: Machine(""), "expected the instance's ID as a machine's id, got an empty string"),
     "bytes as a tag": (machine_with(tags={"rack": "\udcff"}), "UnicodeEncodeError"),
-    "properties that are no object": (machine_with(properties=Raw(b"[]")), "properties: expected an object, got an array"),
+    "properties that are no object": (
+        machine_with(properties=Raw(b"[]")),
+        "properties: expected an object, got an array",
+    ),
     "properties that are no JSON": (machine_with(properties=Raw(b"{")), "it ends too early"),
     "an error": (failing(KeyError("fan")), "KeyError: 'fan'"),
     "an error of its own": (failing(GiveUp("no room")), "no room"),
@@ -167,7 +170,9 @@ def test_a_failure_is_told_once_it_is_recorded(tmp_path: Path) -> None:
 
         provider.on_provision = fail
         id = await plugin.provision(Spec())
-        await until(lambda: plugin.records[id].state is State.PROVISIONING)  # in memory it fails until that can't be written
+        await until(
+            lambda: plugin.records[id].state is State.PROVISIONING
+        )  # in memory it fails until that can't be written
         (tmp_path / "gone").rename(tmp_path / "disk")
         await until(lambda: plugin.records[id].state is State.READY)
 

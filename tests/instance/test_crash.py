@@ -22,7 +22,9 @@ def dying(run: Callable[..., Daemon], step: str) -> Daemon:
 def at_rest(daemon: Daemon) -> bool:
     """Is there nothing left to do, and do records and machines agree?"""
     records = daemon.saved()["Instances"] + daemon.saved()["NonFunctional"]
-    return all(each["State"] == "ready" for each in records) and {each["ID"] for each in records} == set(machines(daemon))
+    return all(each["State"] == "ready" for each in records) and {each["ID"] for each in records} == set(
+        machines(daemon)
+    )
 
 
 def machines(daemon: Daemon) -> list[str]:

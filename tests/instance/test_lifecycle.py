@@ -463,7 +463,9 @@ def test_a_rolling_update_is_paced(run: Run) -> None:
     old = daemon.provision(**GROUP)
     daemon.provision({"delay": 60}, infrakit_group="other")
     new = daemon.provision({"delay": 3}, **GROUP)
-    with pytest.raises(RemoteError, match=f"{old}: not destroyed, as {new}, of the same group, is still being provisioned"):
+    with pytest.raises(
+        RemoteError, match=f"{old}: not destroyed, as {new}, of the same group, is still being provisioned"
+    ):
         daemon.call("Instance.Destroy", Instance=old, Context={"Reason": "rolling_update"})
     assert "ready" == state(daemon, old)
     eventually(lambda: state(daemon, new) == "ready")

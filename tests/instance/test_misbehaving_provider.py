@@ -27,12 +27,16 @@ def answered(daemon: Daemon) -> str:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_misbehaving_provider_loses_no_record_and_stops_nothing(run: Callable[..., Daemon], home: Path, mode: str) -> None:
+def test_a_misbehaving_provider_loses_no_record_and_stops_nothing(
+    run: Callable[..., Daemon], home: Path, mode: str
+) -> None:
     """It is described as before, a provision has an answer, a stop has its bound; when it behaves again all is as it was."""
     (home / "state").mkdir(parents=True)
     (home / "state" / "mode").write_text("behave")
     wait = "0.5" if mode in HANGING else "10"
-    daemon = run("--provider", f"{PROVIDER}:Misbehaving", "--sync-interval", "0.1", "--provision-wait", wait, "--log", "4")
+    daemon = run(
+        "--provider", f"{PROVIDER}:Misbehaving", "--sync-interval", "0.1", "--provision-wait", wait, "--log", "4"
+    )
     made = {daemon.provision() for _ in range(COUNT)}
     doomed = min(made)
     set_mode(daemon, mode)

@@ -222,7 +222,9 @@ def test_healed_is_wanted_with_the_newest_configuration(tag: str) -> None:
 )
 def test_only_a_ready_member_of_the_group_says_which_configuration_is_wanted(other: Record) -> None:
     """The configuration of another group, or of a member that is not ready, keeps no healed instance away."""
-    assert {"3": Event.HEALED} == events(look([aside("3", group="g", tags={SHA: "old"}), other], works("1", "3"), times=3))
+    assert {"3": Event.HEALED} == events(
+        look([aside("3", group="g", tags={SHA: "old"}), other], works("1", "3"), times=3)
+    )
 
 
 def test_configuration_means_nothing_outside_of_groups() -> None:
@@ -264,7 +266,9 @@ def test_unwanted_comes_back_once_wanted() -> None:
 def test_non_functional_gets_the_reason_of_now() -> None:
     """A non-functional instance that is broken in another way gets that reason at the `broken_after`th observation in a row."""
     assert () == look([aside("a")], broken("a", reason="no ping"), times=1).transitions
-    assert (Transition("a", Event.BROKEN, "no ping"),) == look([aside("a")], broken("a", reason="no ping"), times=2).transitions
+    assert (Transition("a", Event.BROKEN, "no ping"),) == look(
+        [aside("a")], broken("a", reason="no ping"), times=2
+    ).transitions
 
 
 def test_a_known_reason_is_not_written_again() -> None:
@@ -275,7 +279,9 @@ def test_a_known_reason_is_not_written_again() -> None:
 @pytest.mark.parametrize("times", [3, 4, 20])
 def test_a_reason_that_changes_all_the_time_is_not_written_all_the_time(times: int) -> None:
     """A non-functional instance's reason is written at the `broken_after`th observation only, not at each later one."""
-    assert () == look([aside("a", reason="at 90 degrees")], broken("a", reason="at 91 degrees"), times=times).transitions
+    assert (
+        () == look([aside("a", reason="at 90 degrees")], broken("a", reason="at 91 degrees"), times=times).transitions
+    )
 
 
 def test_unwanted_that_breaks_again_gets_the_new_reason() -> None:
@@ -482,7 +488,9 @@ def test_a_full_streak_waits_for_the_end_of_silence() -> None:
 # mass loss
 
 
-@pytest.mark.parametrize(("instances", "allowed"), [(0, 3), (1, 3), (19, 3), (20, 4), (24, 4), (25, 5), (100, 20), (104, 20)])
+@pytest.mark.parametrize(
+    ("instances", "allowed"), [(0, 3), (1, 3), (19, 3), (20, 4), (24, 4), (25, 5), (100, 20), (104, 20)]
+)
 def test_max_losses_are_three_or_a_fifth(instances: int, allowed: int) -> None:
     """At most 3 or 20 % of the instances may be lost, whichever is more."""
     assert allowed == DEFAULT.max_losses(instances)
@@ -702,7 +710,11 @@ def some_machines(draw: st.DrawFn) -> dict[str, Machine]:
 
 SOME_IDS = st.sets(st.sampled_from([*IDS, *STRANGE]), max_size=4).map(frozenset)
 OBSERVATIONS = st.builds(
-    Observation, some_machines(), st.just(NOW), st.one_of(st.just(frozenset()), SOME_IDS), st.sampled_from([0.0, NOW - 1900, NOW])
+    Observation,
+    some_machines(),
+    st.just(NOW),
+    st.one_of(st.just(frozenset()), SOME_IDS),
+    st.sampled_from([0.0, NOW - 1900, NOW]),
 )
 STREAKS = st.builds(Streak, st.sampled_from(Condition), st.integers(1, 5), st.sampled_from(State))
 HISTORIES = st.builds(

@@ -56,7 +56,9 @@ def test_what_is_not_in_the_table_is_refused(state: State, event: Event) -> None
 @pytest.mark.parametrize("by_hand", [False, True])
 def test_after_an_event_the_record_is_as_the_table_says(state: State, event: Event, by_hand: bool) -> None:
     """An event drops the record, leaves it alone where it is a repeat, or sets its state, since, reason and by-hand."""
-    before = record(state=state, since=1.0, reason="old", by_hand=by_hand, handle="h", relabel=True, unknown={"k": Raw(b"1")})
+    before = record(
+        state=state, since=1.0, reason="old", by_hand=by_hand, handle="h", relabel=True, unknown={"k": Raw(b"1")}
+    )
     becomes = LIFECYCLE[state, event]
     assert becomes is before.next_state(event)
     if becomes is None:
@@ -131,7 +133,9 @@ def test_what_comes_back_has_no_past(event: Event) -> None:
 
 # specs
 
-SPEC = Spec(properties=Raw(b'{"a":1,"b":2}'), tags={"t": "1"}, init="i", logical_id="l", attachments=(Attachment("v", "ebs"),))
+SPEC = Spec(
+    properties=Raw(b'{"a":1,"b":2}'), tags={"t": "1"}, init="i", logical_id="l", attachments=(Attachment("v", "ebs"),)
+)
 
 
 @pytest.mark.parametrize("properties", [b'{"a":1,"b":2}', b'{"b": 2, "a": 1}'])
@@ -241,7 +245,12 @@ def test_other_ids_are_not_minted_here(id: str) -> None:
 def test_records_stand_in_the_order_of_their_making() -> None:
     """Records keep their order: as loaded, then as added; a replaced one keeps its place, a healed one comes first."""
     records = Records([record("b"), record("a")])
-    for change in (Put(record("c")), Put(record("b", reason="new")), Put(record("d"), front=True), Put(record("c"), front=True)):
+    for change in (
+        Put(record("c")),
+        Put(record("b", reason="new")),
+        Put(record("d"), front=True),
+        Put(record("c"), front=True),
+    ):
         records.apply(change)
     assert ["c", "d", "b", "a"] == [r.id for r in records]
 

@@ -24,7 +24,14 @@ from pyinfrakit.store import Store
 from pyinfrakit.store.file import FileStore, default_path
 from pyinfrakit.store.records import Change, Put
 
-STEPS = ("before the record", "after the record", "before the call", "in the call", "after the call", "before the reply")
+STEPS = (
+    "before the record",
+    "after the record",
+    "before the call",
+    "in the call",
+    "after the call",
+    "before the reply",
+)
 
 
 def die_at(step: str) -> None:

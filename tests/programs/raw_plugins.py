@@ -172,8 +172,13 @@ class InOtherCase(Plugin):
     def call(self, method: str, params: Any) -> Any:
         result = super().call(method, params)
         if "Descriptions" not in result:
-            return {**{key.lower() if method.startswith("Instance.") else key: value for key, value in result.items()}, "more": 1}
-        found = [{key.lower(): value for key, value in each.items()} | {"More": {}} for each in result["Descriptions"] or ()]
+            return {
+                **{key.lower() if method.startswith("Instance.") else key: value for key, value in result.items()},
+                "more": 1,
+            }
+        found = [
+            {key.lower(): value for key, value in each.items()} | {"More": {}} for each in result["Descriptions"] or ()
+        ]
         return {"type": result["Type"], "descriptions": found, "more": 1}
 
 
@@ -437,7 +442,9 @@ class CrashesWithoutParams(Plugin):
 class ForgetsTheFirst(Plugin):
     def DescribeInstances(self, params: Any) -> Any:  # noqa: N802
         found = super().DescribeInstances(params)["Descriptions"] or []
-        return {"Descriptions": [each for each in found if each["ID"] != "i-000001" or "i-000008" not in self.instances]}
+        return {
+            "Descriptions": [each for each in found if each["ID"] != "i-000001" or "i-000008" not in self.instances]
+        }
 
 
 class ClosesWithoutSaying(Plugin):

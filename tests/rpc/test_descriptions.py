@@ -22,7 +22,14 @@ from pyinfrakit.store.records import Change, Drop, Put, Records, Undo, UndoNote
 
 NAMES = [f"i{number}" for number in range(8)]
 PROPERTIES = [None, Raw(b'{"a": 1}'), Raw(b'"\xc3\xa9"'), Raw(b'{"long":"' + b"x" * LARGEST + b'"}')]
-ASKED: list[dict[str, str]] = [{}, {GROUP_TAG: "g"}, {"t": "1"}, {GROUP_TAG: "g", "t": "1"}, {"t": "none"}, {"none": ""}]
+ASKED: list[dict[str, str]] = [
+    {},
+    {GROUP_TAG: "g"},
+    {"t": "1"},
+    {GROUP_TAG: "g", "t": "1"},
+    {"t": "none"},
+    {"none": ""},
+]
 TAGS = st.fixed_dictionaries({}, optional={GROUP_TAG: st.sampled_from("gh"), "t": st.sampled_from("12")})
 NEW = st.builds(
     lambda id, state, tags, logical, properties: Record(
@@ -138,7 +145,9 @@ def instance(number: int, properties: bytes = b'{"a":1}') -> Record:
 
 
 def as_on_the_wire(record: Record) -> bytes:
-    return bytes(msgspec.json.encode(types.Description(record.id, None, dict(record.spec.tags), record.spec.properties or UNSET)))
+    return bytes(
+        msgspec.json.encode(types.Description(record.id, None, dict(record.spec.tags), record.spec.properties or UNSET))
+    )
 
 
 @pytest.mark.parametrize("tags", [{}, {GROUP_TAG: "g0"}])
@@ -150,10 +159,14 @@ def test_large_replies_are_the_same_each_time(tags: dict[str, str], properties: 
     for number in range(5):
         found = [as_on_the_wire(r) for r in records if tags.items() <= r.spec.tags.items()]
         for _ in range(3):
-            assert b'{"Type":"","Descriptions":[' + b",".join(found) + b"]}" == b"".join(descriptions.reply("", tags, True))
+            assert b'{"Type":"","Descriptions":[' + b",".join(found) + b"]}" == b"".join(
+                descriptions.reply("", tags, True)
+            )
         assert [] == described(descriptions, {GROUP_TAG: "none"}, True)
         records.apply(
-            (Drop("i00004"), Put(instance(5, b"2")), Put(instance(9999)), Put(instance(7), front=True), Drop("i00000"))[number]
+            (Drop("i00004"), Put(instance(5, b"2")), Put(instance(9999)), Put(instance(7), front=True), Drop("i00000"))[
+                number
+            ]
         )
 
 

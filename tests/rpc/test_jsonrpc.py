@@ -213,7 +213,9 @@ def test_a_wrong_request_is_refused_by_name(body: str, names: str) -> None:
     assert names in call.fault.message
 
 
-@pytest.mark.parametrize("body", [b"", b" \r\n", b"{", b"[", b"nope", b'{"id":1}x', b"[1,]", b"NaN", b"\xff", b"\xef\xbb\xbf{}"])
+@pytest.mark.parametrize(
+    "body", [b"", b" \r\n", b"{", b"[", b"nope", b'{"id":1}x', b"[1,]", b"NaN", b"\xff", b"\xef\xbb\xbf{}"]
+)
 def test_what_is_not_json_is_a_parse_error(body: bytes) -> None:
     """Bytes that are not JSON are a parse error, whose reply has a null ID."""
     error = fault(body)
@@ -238,7 +240,10 @@ def batches(draw: st.DrawFn) -> list[tuple[str, str]]:
 def test_a_batch_is_its_members_in_order(members: list[tuple[str, str]], space: str) -> None:
     """A batch is calls, notifications and refusals as they stood; only notifications go without an answer."""
     message = jsonrpc.parse((space + "[" + f"{space},{space}".join(text for _, text in members) + "]").encode())
-    kinds = ["rejected" if isinstance(c, jsonrpc.Rejected) else "notification" if c.id is None else "call" for c in message.calls]
+    kinds = [
+        "rejected" if isinstance(c, jsonrpc.Rejected) else "notification" if c.id is None else "call"
+        for c in message.calls
+    ]
     assert [kind for kind, _ in members] == kinds
     reply = message.join([[answer] for answer in map(_answer, message.calls) if answer is not None])
     answered = [kind for kind in kinds if kind != "notification"]
@@ -334,7 +339,9 @@ def test_check_refuses_what_is_not_utf_8(data: bytes) -> None:
 
 
 @pytest.mark.timeout(100)
-@pytest.mark.parametrize("unit", ['\\"', '"', "\\", '"\\', "[", "{", "]", "[]", '["', '"[', "[{", '{"a":', " ", ",", "\\u005b"])
+@pytest.mark.parametrize(
+    "unit", ['\\"', '"', "\\", '"\\', "[", "{", "]", "[]", '["', '"[', "[{", '{"a":', " ", ",", "\\u005b"]
+)
 @pytest.mark.parametrize("prefix", ["", '"', "["])
 def test_no_body_makes_it_hang(prefix: str, unit: str) -> None:
     """A body as large as is taken, of any one sign repeated, is answered."""
@@ -360,7 +367,11 @@ class Machine(Struct, forbid_unknown_fields=True):
     ("data", "shape", "expected"),
     [
         ('{"Spec":{"Tags":{"tier":3}}}', types.ProvisionParams, "Spec.Tags.tier: expected a string, got 3"),
-        ('{"Spec":{"Tags":{"a":"b","tier":null}}}', types.ProvisionParams, "Spec.Tags.tier: expected a string, got null"),
+        (
+            '{"Spec":{"Tags":{"a":"b","tier":null}}}',
+            types.ProvisionParams,
+            "Spec.Tags.tier: expected a string, got null",
+        ),
         (
             '{"Spec":{"Attachments":[{},{"ID":3}]}}',
             types.ProvisionParams,
@@ -374,7 +385,11 @@ class Machine(Struct, forbid_unknown_fields=True):
         ('{"count":0}', Machine, "count: expected an integer >= 1, got 0"),
         ('{"share":"half"}', Machine, 'share: expected a number or null, got "half"'),
         ('{"disks":[{"size":1},{"size":-3}]}', Machine, "disks[1].size: expected an integer >= 1, got -3"),
-        ('{"named":{"a.b":{"size":1},"c[0]":{"size":{}}}}', Machine, "named.c[0].size: expected an integer, got an object"),
+        (
+            '{"named":{"a.b":{"size":1},"c[0]":{"size":{}}}}',
+            Machine,
+            "named.c[0].size: expected an integer, got an object",
+        ),
     ],
 )
 def test_an_error_names_the_path(data: str, shape: type[Any], expected: str) -> None:
@@ -395,7 +410,9 @@ def test_an_unknown_or_missing_member_is_named() -> None:
 
 
 @often
-@given(st.dictionaries(WORDS, st.text(max_size=5), max_size=3), WORDS, VALUES.filter(lambda text: not text.startswith('"')))
+@given(
+    st.dictionaries(WORDS, st.text(max_size=5), max_size=3), WORDS, VALUES.filter(lambda text: not text.startswith('"'))
+)
 @example({}, "n", "1" * 5000)
 @example({"a": "b"}, "n", "1e999")
 def test_any_value_that_is_no_string_is_told_by_its_path(good: dict[str, str], key: str, value: str) -> None:
@@ -405,7 +422,9 @@ def test_any_value_that_is_no_string_is_told_by_its_path(good: dict[str, str], k
     with pytest.raises(WrongShape) as caught:
         decode(f'{{"Spec":{{"Tags":{{{",".join(pairs)}}}}}}}'.encode(), types.ProvisionParams)
     assert f"Spec.Tags.{key}" == caught.value.where
-    assert caught.value.problem.lower().startswith(("expected a string, got ", "got a number that 64 bits can't hold, "))
+    assert caught.value.problem.lower().startswith(
+        ("expected a string, got ", "got a number that 64 bits can't hold, ")
+    )
     assert len(caught.value.problem) < 100
 
 

@@ -170,7 +170,9 @@ def _replay(replay: Replay) -> None:
 def _sorted(result: Any) -> Any:
     """Put descriptions in order: no client depends on theirs."""
     described = result.get("Descriptions")
-    return result if described is None else {**result, "Descriptions": sorted(described, key=lambda each: str(each["ID"]))}
+    return (
+        result if described is None else {**result, "Descriptions": sorted(described, key=lambda each: str(each["ID"]))}
+    )
 
 
 def _check_handshake(method: str, result: Any, recording: str) -> None:
@@ -340,7 +342,10 @@ def test_another_json_rpc_is_refused(shared: Daemon, body: str) -> None:
 
 @pytest.mark.parametrize(
     ("body", "words"),
-    [('{"jsonrpc":"2.0","id":7}', "method"), ('{"jsonrpc":"2.0","method":3,"id":7}', "method: expected a string, got 3")],
+    [
+        ('{"jsonrpc":"2.0","id":7}', "method"),
+        ('{"jsonrpc":"2.0","method":3,"id":7}', "method: expected a string, got 3"),
+    ],
 )
 def test_a_request_without_a_method_is_refused(shared: Daemon, body: str, words: str) -> None:
     """A request whose `method` is missing or no string is -32600, with its ID; the message names it."""
@@ -488,14 +493,17 @@ def test_a_batch_is_answered_call_by_call(daemon: Daemon) -> None:
     told = [(bytes(member(each, "id")), json.loads(each).get("error", {}).get("code")) for each in answers]
     assert status == 200
     assert sorted(
-        [(b"1.50", None), (b"null", -32600), (b"null", -32600), (b'"old"', -32600), (b"3", -32601), (b"null", -32602)], key=str
+        [(b"1.50", None), (b"null", -32600), (b"null", -32600), (b'"old"', -32600), (b"3", -32601), (b"null", -32602)],
+        key=str,
     ) == sorted(told, key=str)
     assert len(daemon.described(a="b")) == 1
 
 
 def test_a_batch_of_one_is_answered_by_an_array(shared: Daemon) -> None:
     """The reply to a batch of one call is an array."""
-    assert [{"Type": "", "OK": True}] == [each["result"] for each in json.loads(shared.post(f"[{call('Instance.Validate')}]")[2])]
+    assert [{"Type": "", "OK": True}] == [
+        each["result"] for each in json.loads(shared.post(f"[{call('Instance.Validate')}]")[2])
+    ]
 
 
 def test_an_empty_batch_is_refused(shared: Daemon) -> None:
@@ -782,8 +790,14 @@ ESCAPE = "surrogate|escape"
 POISON: dict[str, tuple[bytes, str]] = {
     "lone high surrogate": (spec_with('{"a":"\\ud800"}').encode(), ESCAPE),
     "lone low surrogate": (spec_with('{"a":"\\udc00 and more"}').encode(), ESCAPE),
-    "lone surrogate at the end": (b'{"jsonrpc":"2.0","method":"Instance.Validate","params":{"Properties":"\\ud800"}}', ESCAPE),
-    "lone surrogate in a tag": (call("Instance.Provision", '{"Spec":{"Tags":{"a":"\\ud800 and more"}}}').encode(), ESCAPE),
+    "lone surrogate at the end": (
+        b'{"jsonrpc":"2.0","method":"Instance.Validate","params":{"Properties":"\\ud800"}}',
+        ESCAPE,
+    ),
+    "lone surrogate in a tag": (
+        call("Instance.Provision", '{"Spec":{"Tags":{"a":"\\ud800 and more"}}}').encode(),
+        ESCAPE,
+    ),
     "lone surrogate as a key": (call("Instance.Validate", '{"\\ud800":1}').encode(), ESCAPE),
     "lone surrogate in a method": (b'{"jsonrpc":"2.0","method":"\\ud800","id":1}', ESCAPE),
     "lone surrogate in a batch": (("[" + spec_with('"\\ud800 and more"') + "]").encode(), ESCAPE),

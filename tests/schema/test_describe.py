@@ -83,7 +83,9 @@ def is_right(shape: Any) -> Any:
     return made
 
 
-@pytest.mark.parametrize("shape", [Everything, Tree, Row, Login, Account, Disk, Size, Raw, dict[str, int], set[str], bytes])
+@pytest.mark.parametrize(
+    "shape", [Everything, Tree, Row, Login, Account, Disk, Size, Raw, dict[str, int], set[str], bytes]
+)
 def test_an_example_is_right(shape: Any) -> None:
     """A type's example is of that type."""
     is_right(shape)
@@ -127,7 +129,9 @@ def test_an_example_number_is_a_multiple(step: int, low: int | None) -> None:
 
 @settings(deadline=None)
 @given(
-    low=st.integers(0, 12), extra=st.one_of(st.none(), st.integers(0, 3)), kind=st.sampled_from([str, list[int], dict[str, int]])
+    low=st.integers(0, 12),
+    extra=st.one_of(st.none(), st.integers(0, 3)),
+    kind=st.sampled_from([str, list[int], dict[str, int]]),
 )
 def test_an_example_s_length_is_within_its_bounds(low: int, extra: int | None, kind: Any) -> None:
     """Texts, lists and objects are as long as they may be; an object of several needs an example of its own."""

@@ -40,7 +40,9 @@ def labelled(id: str, value: str) -> Put:
     return Put(Record(id=id, state=State.READY, spec=Spec(tags={"label": value})))
 
 
-FILE = b"".join(document.stamped(document.Content([record("f"), record("g"), record("h")], mark="m"), "0123456789abcdef", 7))
+FILE = b"".join(
+    document.stamped(document.Content([record("f"), record("g"), record("h")], mark="m"), "0123456789abcdef", 7)
+)
 """A file of this project's."""
 
 C_DEMO = b'{"Provider": {}, "Instances": [{"ID": "f"}, {"ID": "g", "Odd": 1}], "NonFunctional": [{"ID": "h"}]}'
@@ -267,7 +269,9 @@ def check(image: Image, path: Path, possible: list[Seen], dice: random.Random, n
     write, the power may fail before that is done.
     """
     crashes: list[FaultyDisk] = []
-    image.disk.look = lambda step: crashes.extend([*(image.disk.crash(dice) for _ in range(nested)), image.disk.killed()])
+    image.disk.look = lambda step: crashes.extend(
+        [*(image.disk.crash(dice) for _ in range(nested)), image.disk.killed()]
+    )
     found = opened(image.disk, path)
     assert found in possible, told_of(image, found, possible)
     image.disk.look = lambda step: None
@@ -310,12 +314,16 @@ def once(number: int, done: float) -> Callable[[Step], Fault | None]:
 
 def full(number: int, steps: int) -> Callable[[Step], Fault | None]:
     """Have the disk full for some steps."""
-    return lambda step: Fault(errno.ENOSPC, 0.5) if number <= step.number < number + steps and step.kind in NO_ROOM else None
+    return lambda step: (
+        Fault(errno.ENOSPC, 0.5) if number <= step.number < number + steps and step.kind in NO_ROOM else None
+    )
 
 
 def broken(number: int, steps: int) -> Callable[[Step], Fault | None]:
     """Have all fail for some steps, but what only reads."""
-    return lambda step: Fault(fitting(step)) if number <= step.number < number + steps and step.kind not in READS else None
+    return lambda step: (
+        Fault(fitting(step)) if number <= step.number < number + steps and step.kind not in READS else None
+    )
 
 
 READS = ("read", "names", "is_private")

@@ -173,7 +173,9 @@ def test_a_hundred_thousand_instances(home: Path, run: Run) -> None:
         Record(
             id=f"i{number:06}",
             state=State.READY,
-            spec=Spec(tags={GROUP_TAG: f"g{number // 10}"}, properties=Raw(b'{"note":"one of many"}'), logical_id=f"l{number}"),
+            spec=Spec(
+                tags={GROUP_TAG: f"g{number // 10}"}, properties=Raw(b'{"note":"one of many"}'), logical_id=f"l{number}"
+            ),
         )
         for number in range(MANY)
     ]

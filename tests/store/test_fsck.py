@@ -70,7 +70,9 @@ CONTENTS = st.builds(
     NAMES,
     unknown("Provider", "Instances", "NonFunctional", *OURS),
 )
-FILES = st.builds(lambda content, form: form(content), CONTENTS, st.sampled_from([stamped, stamped, as_the_c_demo, indented]))
+FILES = st.builds(
+    lambda content, form: form(content), CONTENTS, st.sampled_from([stamped, stamped, as_the_c_demo, indented])
+)
 JUNK = st.binary(min_size=1, max_size=30) | st.text('{}[]",:\\\n1', min_size=1, max_size=3).map(str.encode)
 
 
@@ -159,7 +161,10 @@ def test_what_was_not_touched_is_saved(data: st.DataObject) -> None:
     saved = report.content
     assert report.findings
     untouched = [record for record, place in zip(content.records, before, strict=True) if not damage.touches(*place)]
-    if any(damage.touches(*heading(whole, name)) for name in ("Instances", "NonFunctional")) and b'"State":' not in whole:
+    if (
+        any(damage.touches(*heading(whole, name)) for name in ("Instances", "NonFunctional"))
+        and b'"State":' not in whole
+    ):
         return  # then nothing says which list they were in
     assert untouched == [each for each in saved.records if each in untouched]
     assert len(saved.records) <= len(untouched) + 1
@@ -190,13 +195,17 @@ FAKES = st.sampled_from(
     ]
 )
 TRICKED = st.builds(
-    lambda record, fake: replace(record, spec=replace(record.spec, properties=Raw(json.dumps(fake).encode()))), ENTRIES, FAKES
+    lambda record, fake: replace(record, spec=replace(record.spec, properties=Raw(json.dumps(fake).encode()))),
+    ENTRIES,
+    FAKES,
 )
 
 
 @MANY
 @given(
-    st.data(), st.lists(TRICKED, min_size=1, max_size=4, unique_by=lambda record: record.id), st.sampled_from([stamped, indented])
+    st.data(),
+    st.lists(TRICKED, min_size=1, max_size=4, unique_by=lambda record: record.id),
+    st.sampled_from([stamped, indented]),
 )
 def test_what_stands_in_properties_is_never_taken_for_more(data: st.DataObject, found: list[Record], form: Any) -> None:
     """Properties that look like entries, or like a state file, make up no instance and no mark, wherever the damage is."""
@@ -253,7 +262,9 @@ def test_all_changes_that_were_not_touched_are_made(
     first = min(cut, len(batches))
     parts = [written[:first], written[first:]] if cut else [written]
     afters = [7, 7 + first] if cut else [7]
-    whole = [journal.begin("f" * 16, digest(file), after) + b"".join(part) for after, part in zip(afters, parts, strict=True)]
+    whole = [
+        journal.begin("f" * 16, digest(file), after) + b"".join(part) for after, part in zip(afters, parts, strict=True)
+    ]
     which = data.draw(st.integers(0, len(whole) - 1))
     damage = data.draw(damages(len(whole[which])))
     whole[which] = damage.of(whole[which])
@@ -285,7 +296,9 @@ DEEP = Raw(b"[" * 200 + b"]" * 200)
 
 
 def examined(file: bytes | None, *journals: tuple[int, bytes], with_journals: bool = True) -> Report:
-    return salvage.examine(Pair(STATE, file, [(journal_path(STATE, after), data) for after, data in journals]), with_journals)
+    return salvage.examine(
+        Pair(STATE, file, [(journal_path(STATE, after), data) for after, data in journals]), with_journals
+    )
 
 
 def saved_ids(report: Report) -> set[str]:
@@ -299,16 +312,26 @@ def said(report: Report) -> str:
 @pytest.mark.parametrize(
     ("file", "says"),
     [
-        pytest.param(with_entry({"ID": "i", "Tags": 5}), "Instances[2].Tags: expected an object or null, got 5", id="bad entry"),
+        pytest.param(
+            with_entry({"ID": "i", "Tags": 5}), "Instances[2].Tags: expected an object or null, got 5", id="bad entry"
+        ),
         pytest.param(with_entry("i"), 'Instances[2]: expected an object, got "i"', id="entry is text"),
         pytest.param(with_entry({"ID": "InfraKit-x0"}), "the second entry of InfraKit-x0", id="ID twice"),
         pytest.param(of_shape(Provider=[]), "start the plugin with --mark", id="Provider is an array"),
         pytest.param(of_shape(Provider={"Mark": 5}), "start the plugin with --mark", id="Mark is a number"),
-        pytest.param(of_shape(Provider={"LastID": "x"}), 'expected an ID that was minted here, got "x"', id="bad LastID"),
+        pytest.param(
+            of_shape(Provider={"LastID": "x"}), 'expected an ID that was minted here, got "x"', id="bad LastID"
+        ),
         pytest.param(with_entry({"ID": "i", "Tags": {"a": "X"}}).replace(b"X", b"\xff"), "of i", id="invalid UTF-8"),
-        pytest.param(with_entry({"ID": "i", "Tags": {"a": "X"}}).replace(b"X", b"\\ud800"), "of i", id="half a surrogate"),
-        pytest.param(with_entry({"ID": "i", "Properties": "X"}).replace(b'"X"', bytes(DEEP)), "of i", id="deep properties"),
-        pytest.param(of_shape(Comment="X").replace(b'"X"', bytes(DEEP)), "Comment: nested more than 128", id="deep comment"),
+        pytest.param(
+            with_entry({"ID": "i", "Tags": {"a": "X"}}).replace(b"X", b"\\ud800"), "of i", id="half a surrogate"
+        ),
+        pytest.param(
+            with_entry({"ID": "i", "Properties": "X"}).replace(b'"X"', bytes(DEEP)), "of i", id="deep properties"
+        ),
+        pytest.param(
+            of_shape(Comment="X").replace(b'"X"', bytes(DEEP)), "Comment: nested more than 128", id="deep comment"
+        ),
         pytest.param(of_shape(Provider={"n": "X"}).replace(b'"X"', bytes(DEEP)), "Provider.n: nested", id="deep note"),
         pytest.param(json.dumps(C_DEMO).encode() + b"}", "content: not JSON", id="more at the end"),
     ],
@@ -430,7 +453,13 @@ LATE = journal.begin(EPOCH, digest(FILE), 9) + STEPS[2]
 
 PAIRS = [
     pytest.param(
-        EDITED, {7: JOURNAL}, {"e", "b", "c", "d"}, {"e", "b"}, {"a", "b", "c", "d"}, "changed by something else", id="edited"
+        EDITED,
+        {7: JOURNAL},
+        {"e", "b", "c", "d"},
+        {"e", "b"},
+        {"a", "b", "c", "d"},
+        "changed by something else",
+        id="edited",
     ),
     pytest.param(
         BY_THE_C_DEMO,
@@ -441,8 +470,12 @@ PAIRS = [
         "changed by something else",
         id="by the C demo",
     ),
-    pytest.param(FILE, {3: FOREIGN}, {"a", "b", "z"}, {"a", "b"}, {"z"}, "belongs to another content", id="of another file"),
-    pytest.param(FILE, {7: JOURNAL, 12: OTHER}, {"b", "c", "d", "y"}, {"a", "b"}, {"a", "b", "c", "d", "y"}, "", id="two files'"),
+    pytest.param(
+        FILE, {3: FOREIGN}, {"a", "b", "z"}, {"a", "b"}, {"z"}, "belongs to another content", id="of another file"
+    ),
+    pytest.param(
+        FILE, {7: JOURNAL, 12: OTHER}, {"b", "c", "d", "y"}, {"a", "b"}, {"a", "b", "c", "d", "y"}, "", id="two files'"
+    ),
     pytest.param(None, {7: JOURNAL}, {"b", "c", "d"}, set(), {"a", "b", "c", "d"}, "content: missing", id="no file"),
     pytest.param(FILE, {9: LATE}, {"a", "b", "d"}, {"a", "b"}, {"b", "d"}, "changes 8 to 9: missing", id="a gap"),
     pytest.param(
@@ -455,7 +488,9 @@ PAIRS = [
         id="an entry gone",
     ),
     pytest.param(FILE, {7: NEWER}, {"b", "c"}, {"a", "b"}, {"a", "c"}, "version 2", id="of a newer version"),
-    pytest.param(FILE, {7: b""}, {"a", "b"}, {"a", "b"}, set(), "expected a journal's first entry", id="an empty journal"),
+    pytest.param(
+        FILE, {7: b""}, {"a", "b"}, {"a", "b"}, set(), "expected a journal's first entry", id="an empty journal"
+    ),
 ]
 
 
@@ -480,7 +515,13 @@ def inside(folder: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize("without", [False, True])
 @pytest.mark.parametrize(("file", "journals", "both", "alone", "changed", "says"), PAIRS)
 def test_a_pair_that_does_not_fit_is_said_to(
-    file: bytes | None, journals: dict[int, bytes], both: set[str], alone: set[str], changed: set[str], says: str, without: bool
+    file: bytes | None,
+    journals: dict[int, bytes],
+    both: set[str],
+    alone: set[str],
+    changed: set[str],
+    says: str,
+    without: bool,
 ) -> None:
     """Of a file and a journal that do not fit both are saved, or the file alone; then the changes are listed as lost."""
     report = examined(file, *journals.items(), with_journals=not without)
@@ -488,7 +529,9 @@ def test_a_pair_that_does_not_fit_is_said_to(
     assert report.findings
     assert (alone if without else both) == saved_ids(report)
     if without:
-        lost = {id for each in re.findall("the journal's changes to (.*)", said(report)) for id in each.split(", ")} - {"nothing"}
+        lost = {id for each in re.findall("the journal's changes to (.*)", said(report)) for id in each.split(", ")} - {
+            "nothing"
+        }
         assert changed == lost
     else:
         assert changed == set(report.changed)
@@ -658,7 +701,11 @@ def test_an_export_goes_nowhere_else(home: Path) -> None:
 def test_an_export_that_nobody_reads_is_silent(home: Path) -> None:
     """`export | head -c 10` says nothing on stderr; with stdout closed or full it is one line."""
     path = keep(home, stamped(Content([machine(f"i{n}") for n in range(20_000)])))
-    for end, says in (("| head -c 10", ""), (">&-", "there is no standard output"), (">/dev/full", "No space left on device")):
+    for end, says in (
+        ("| head -c 10", ""),
+        (">&-", "there is no standard output"),
+        (">/dev/full", "No space left on device"),
+    ):
         line = f'"$@" {end}'
         done = subprocess.run(
             ["sh", "-c", line, "sh", *COMMAND, "export", str(path)],
@@ -765,7 +812,9 @@ def test_a_running_daemon_keeps_its_file(run: Run, home: Path) -> None:
     """While a daemon has a file, --repair and exports onto it are refused, naming the holder, and change nothing."""
     daemon, other = run(*FAST), run(*FAST, name="rack2")
     ids = [daemon.provision(), other.provision()]
-    assert f"is in use by plugin rack1 (process {daemon.pid})" in run_fsck(home, daemon.state, "--repair", status=2).stderr
+    assert (
+        f"is in use by plugin rack1 (process {daemon.pid})" in run_fsck(home, daemon.state, "--repair", status=2).stderr
+    )
     assert "destroy" in command(home, "export", str(daemon.state), "-o", str(daemon.state)).stderr
     done = command(home, "export", str(daemon.state), "-o", str(other.state))
     assert (2, True) == (done.returncode, f"is in use by plugin rack2 (process {other.pid})" in done.stderr)

@@ -26,7 +26,9 @@ PATH = Path("/s/state.json")
 
 Batch = Sequence[Change]
 
-CHANGES: st.SearchStrategy[Change] = st.builds(Put, RECORDS, st.booleans()) | st.builds(Drop, TEXT) | st.builds(Note, TEXT, RAW)
+CHANGES: st.SearchStrategy[Change] = (
+    st.builds(Put, RECORDS, st.booleans()) | st.builds(Drop, TEXT) | st.builds(Note, TEXT, RAW)
+)
 BATCHES = st.lists(st.lists(CHANGES, min_size=1, max_size=3), max_size=4)
 
 
@@ -112,7 +114,11 @@ def test_damage_before_the_last_entry_is_refused() -> None:
 def test_a_journal_of_one_entry_that_is_damaged_is_refused() -> None:
     """The first entry is never torn, as a journal comes into its place whole; so damage in it is refused."""
     first = written([])
-    for damaged in (b"", *(first[:cut] for cut in range(len(first))), *(flipped(first, at) for at in range(len(first)))):
+    for damaged in (
+        b"",
+        *(first[:cut] for cut in range(len(first))),
+        *(flipped(first, at) for at in range(len(first))),
+    ):
         with pytest.raises(Broken):
             journal.read(damaged)
 
@@ -141,7 +147,8 @@ def test_another_version_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "payload", [b"", b"{}", b"[", b"[{}]", b'[{"Put":{}}]', b'[{"Drop":1}]', b'[{"Note":"n"}]', b'[{"Later":1}]', b"\xff"]
+    "payload",
+    [b"", b"{}", b"[", b"[{}]", b'[{"Put":{}}]', b'[{"Drop":1}]', b'[{"Note":"n"}]', b'[{"Later":1}]', b"\xff"],
 )
 def test_an_entry_that_makes_no_sense_is_refused(payload: bytes) -> None:
     """An entry whose checksum is right but that is not understood, as of a later version, is never passed over."""
@@ -177,7 +184,9 @@ def test_a_text_is_never_taken_for_an_entry(forger: Record) -> None:
 
 
 def content_of(batches: Sequence[Batch]) -> Content:
-    plain = Plain((record("a", tags={"old": ""}), record("z"))).after(*(change for batch in batches for change in batch))
+    plain = Plain((record("a", tags={"old": ""}), record("z"))).after(
+        *(change for batch in batches for change in batch)
+    )
     return Content(plain.records, notes=plain.notes, mark="m")
 
 
@@ -209,7 +218,9 @@ WHOLE = held(content_of(STORY))
 def test_what_the_file_holds_already_changes_nothing(count: int, rotated: int) -> None:
     """However much of the journals the file has, they make up the same content; one or two of them."""
     assert WHOLE == assembled(file_with(count), journals((0, len(STORY))))
-    assert WHOLE == assembled(file_with(count), journals((0, rotated), (rotated, len(STORY))) if rotated else journals((0, 5)))
+    assert WHOLE == assembled(
+        file_with(count), journals((0, rotated), (rotated, len(STORY))) if rotated else journals((0, 5))
+    )
     if rotated <= count:
         assert WHOLE == assembled(file_with(count), journals((rotated, len(STORY))))
 
@@ -222,7 +233,9 @@ def test_a_journal_may_begin_with_a_file_of_another_epoch() -> None:
     head = journal.begin(EPOCH, stamp.digest, 0)
     found = head + b"".join(entries(STORY)[1:])
     assert WHOLE == assembled(file, [(journal.journal_path(PATH, 0), found)])
-    assert "belongs to another content of the file" in refused(file_with(1, OTHER), [(journal.journal_path(PATH, 0), found)])
+    assert "belongs to another content of the file" in refused(
+        file_with(1, OTHER), [(journal.journal_path(PATH, 0), found)]
+    )
 
 
 def test_a_file_ahead_of_its_journals_stands_alone() -> None:
@@ -251,13 +264,17 @@ def test_a_torn_journal_may_not_be_continued() -> None:
 
 def test_a_journal_of_another_state_file_is_refused() -> None:
     """A journal that belongs to another file, or to what this one was long ago, is refused."""
-    assert "state.json.journal-0: belongs to another content of the file" in refused(file_with(0, OTHER), journals((0, 5)))
+    assert "state.json.journal-0: belongs to another content of the file" in refused(
+        file_with(0, OTHER), journals((0, 5))
+    )
 
 
 def test_a_journal_under_another_name_is_refused() -> None:
     """A journal that was renamed is refused."""
     ((_, data),) = journals((0, 5))
-    assert "state.json.journal-1: has the content of journal 0" in refused(file_with(1), [(journal.journal_path(PATH, 1), data)])
+    assert "state.json.journal-1: has the content of journal 0" in refused(
+        file_with(1), [(journal.journal_path(PATH, 1), data)]
+    )
 
 
 def test_a_journal_without_its_state_file_is_refused() -> None:

@@ -117,7 +117,9 @@ def test_the_c_demo_can_read_a_written_file(simulated: Daemon) -> None:
     assert ["ready", "provisioning"] == [each["State"] for each in saved["Instances"]]
     assert {aside: "non-functional", dying: "destroying"} == {e["ID"]: e["State"] for e in saved["NonFunctional"]}
     first = saved["Instances"][0]
-    assert {"ID": ready, "LogicalID": "l", "Tags": {"a": "1"}} == {key: first[key] for key in ("ID", "LogicalID", "Tags")}
+    assert {"ID": ready, "LogicalID": "l", "Tags": {"a": "1"}} == {
+        key: first[key] for key in ("ID", "LogicalID", "Tags")
+    }
     for each in (*saved["Instances"], *saved["NonFunctional"]):
         assert isinstance(each["ID"], str)
         assert each["LogicalID"] is None or isinstance(each["LogicalID"], str)
@@ -297,15 +299,25 @@ def without(name: str) -> bytes:
         pytest.param(without("NonFunctional"), "NonFunctional: missing", id="no NonFunctional"),
         pytest.param(changed(Instances={}), "Instances: expected an array, got an object", id="Instances is an object"),
         pytest.param(changed(Instances=None), "Instances: expected an array, got null", id="Instances is null"),
-        pytest.param(changed(NonFunctional="x"), 'NonFunctional: expected an array, got "x"', id="NonFunctional is text"),
-        pytest.param(changed(Provider=[]), "Provider: expected an object, got an array", id="Provider is an array"),
-        pytest.param(changed(Provider={"LastID": 7}), "Provider.LastID: expected a string, got 7", id="LastID is a number"),
         pytest.param(
-            changed(Provider={"LastID": "x"}), 'Provider.LastID: expected an ID that was minted here, got "x"', id="bad LastID"
+            changed(NonFunctional="x"), 'NonFunctional: expected an array, got "x"', id="NonFunctional is text"
         ),
-        pytest.param(changed(Provider={"Mark": []}), "Provider.Mark: expected a string, got an array", id="Mark is an array"),
+        pytest.param(changed(Provider=[]), "Provider: expected an object, got an array", id="Provider is an array"),
+        pytest.param(
+            changed(Provider={"LastID": 7}), "Provider.LastID: expected a string, got 7", id="LastID is a number"
+        ),
+        pytest.param(
+            changed(Provider={"LastID": "x"}),
+            'Provider.LastID: expected an ID that was minted here, got "x"',
+            id="bad LastID",
+        ),
+        pytest.param(
+            changed(Provider={"Mark": []}), "Provider.Mark: expected a string, got an array", id="Mark is an array"
+        ),
         pytest.param(changed(Instances=["i"]), 'Instances[0]: expected an object, got "i"', id="entry is text"),
-        pytest.param(changed(Instances=[{"ID": "i"}, None]), "Instances[1]: expected an object, got null", id="entry is null"),
+        pytest.param(
+            changed(Instances=[{"ID": "i"}, None]), "Instances[1]: expected an object, got null", id="entry is null"
+        ),
         pytest.param(changed(NonFunctional=[{}]), "NonFunctional[0]: missing required field ID", id="no ID"),
         pytest.param(entry(ID=5), "Instances[1].ID: expected a string, got 5", id="ID is a number"),
         pytest.param(entry(ID=""), "Instances[1].ID: expected an ID, got an empty string", id="ID is empty"),
@@ -315,15 +327,21 @@ def without(name: str) -> bytes:
             'NonFunctional[0].ID: "InfraKit-x0" stands at Instances[1] too',
             id="ID in both lists",
         ),
-        pytest.param(entry(Tags={"ok": "1", "n": 5}), "Instances[1].Tags.n: expected a string, got 5", id="tag is a number"),
-        pytest.param(entry(Tags={"n": 5}, Strange=1), "Instances[1].Tags.n: expected a string, got 5", id="bad tag, unknown key"),
+        pytest.param(
+            entry(Tags={"ok": "1", "n": 5}), "Instances[1].Tags.n: expected a string, got 5", id="tag is a number"
+        ),
+        pytest.param(
+            entry(Tags={"n": 5}, Strange=1), "Instances[1].Tags.n: expected a string, got 5", id="bad tag, unknown key"
+        ),
         pytest.param(entry(Tags=["a"]), "Instances[1].Tags: expected an object", id="Tags is an array"),
         pytest.param(entry(LogicalID={}), "Instances[1].LogicalID: expected a string", id="LogicalID is an object"),
         pytest.param(entry(State="odd"), "Instances[1].State: ", id="unknown State"),
         pytest.param(entry(State=None), "Instances[1].State: expected", id="State is null"),
         pytest.param(entry(Since="now"), 'Instances[1].Since: expected a number, got "now"', id="Since is text"),
         pytest.param(entry(ByHand=1), "Instances[1].ByHand: expected true or false, got 1", id="ByHand is a number"),
-        pytest.param(entry(Attachments=[{"Type": "x"}]), "Instances[1].Attachments[0]: missing", id="attachment without ID"),
+        pytest.param(
+            entry(Attachments=[{"Type": "x"}]), "Instances[1].Attachments[0]: missing", id="attachment without ID"
+        ),
         pytest.param(changed().replace(b"10.0.0.1", b"\xff"), "not UTF-8 at byte", id="invalid UTF-8"),
         pytest.param(changed().replace(b"10.0.0.1", b"\\ud800"), "not JSON", id="half a surrogate"),
         pytest.param(changed().replace(b"10.0.0.1", b"a\\qb"), "not JSON", id="bad escape"),
@@ -375,8 +393,18 @@ REAL = b"".join(
     document.stamped(
         document.Content(
             [
-                Record(id="0ucv-1", state=State.READY, spec=Spec(tags={"a": "é"}, properties=Raw(b'{"x":[1,{}]}')), since=1.5),
-                Record(id="0ucv-2", state=State.DESTROYING, spec=Spec(logical_id="l", init="a\nb"), unknown={"k": Raw(b"{}")}),
+                Record(
+                    id="0ucv-1",
+                    state=State.READY,
+                    spec=Spec(tags={"a": "é"}, properties=Raw(b'{"x":[1,{}]}')),
+                    since=1.5,
+                ),
+                Record(
+                    id="0ucv-2",
+                    state=State.DESTROYING,
+                    spec=Spec(logical_id="l", init="a\nb"),
+                    unknown={"k": Raw(b"{}")},
+                ),
             ],
             notes={"more": Raw(b"[]")},
             mark="mark",
@@ -864,7 +892,10 @@ def test_one_store_a_file(tmp_path: Path) -> None:
 def test_a_full_disk_is_told_and_over_once_there_is_space(daemon: Daemon) -> None:
     """On a full disk provisions, labels and destroys fail naming the file, describe answers as before; then all goes on."""
     kept = daemon.provision(a="1")
-    eventually(lambda: b'"ready"' in daemon.state.read_bytes() and not [*daemon.state.parent.glob("*.journal-*")], "all is in it")
+    eventually(
+        lambda: b'"ready"' in daemon.state.read_bytes() and not [*daemon.state.parent.glob("*.journal-*")],
+        "all is in it",
+    )
     before = daemon.state.read_bytes()
     calls: list[tuple[str, dict[str, Any]]] = [
         ("Instance.Provision", {"Spec": {"Tags": {"a": "2"}}}),
@@ -876,7 +907,9 @@ def test_a_full_disk_is_told_and_over_once_there_is_space(daemon: Daemon) -> Non
     for method, params in calls:
         with pytest.raises(RemoteError, match=re.escape(f"state file {daemon.state} can't be written: ")):
             daemon.call(method, **params)
-        assert [{"ID": kept, "LogicalID": None, "Tags": {"a": "1"}}] == daemon.call("Instance.DescribeInstances")["Descriptions"]
+        assert [{"ID": kept, "LogicalID": None, "Tags": {"a": "1"}}] == daemon.call("Instance.DescribeInstances")[
+            "Descriptions"
+        ]
         assert before == daemon.state.read_bytes()
     resource.prlimit(daemon.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     new = daemon.provision()

@@ -37,7 +37,9 @@ PUTS = st.builds(
     st.sampled_from("123456789"),
     st.booleans(),
 )
-CHANGES = st.lists(PUTS | PUTS | st.builds(Drop, IDS) | st.builds(Note, st.sampled_from("nm"), VALUES), min_size=1, max_size=3)
+CHANGES = st.lists(
+    PUTS | PUTS | st.builds(Drop, IDS) | st.builds(Note, st.sampled_from("nm"), VALUES), min_size=1, max_size=3
+)
 
 
 def of(type: str, change: Change) -> Change:
@@ -139,14 +141,18 @@ class Stored(RuleBasedStateMachine):
         type = self.types[number % len(self.types)]
 
         async def begin() -> None:
-            self.history.commit(self.store, *(self.sensible(of(type, each)) for each in changes), urgent=urgent, type=type)
+            self.history.commit(
+                self.store, *(self.sensible(of(type, each)) for each in changes), urgent=urgent, type=type
+            )
 
         self.loop.run_until_complete(begin())
 
     def sensible(self, change: Change) -> Change:
         """What comes back into service comes to the front, as the order of what is not in service is not kept."""
         if isinstance(change, Put) and change.record.state.described:
-            return Put(change.record, change.front or change.record.id in self.store.part(change.record.sub_type).records)
+            return Put(
+                change.record, change.front or change.record.id in self.store.part(change.record.sub_type).records
+            )
         return change
 
     @rule(turns=st.integers(1, 60))
@@ -201,7 +207,10 @@ class Stored(RuleBasedStateMachine):
         self.close()
         self.disk = after
         self.disk.fail = lambda step: Fault() if step.number == fault else None
-        with contextlib.suppress(CannotStart), FileStore(self.path, "test", sub_types=self.types, disk=self.disk) as store:
+        with (
+            contextlib.suppress(CannotStart),
+            FileStore(self.path, "test", sub_types=self.types, disk=self.disk) as store,
+        ):
             assert self.held(store) in possible
         self.open()
         assert self.held(self.store) in possible

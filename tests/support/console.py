@@ -54,7 +54,10 @@ class Console:
         self.folder.mkdir()
         self.ids: dict[str, str] = {}
         self.daemon: subprocess.Popen[bytes] | None = None
-        paths = [Path(__file__).parent.parent / "programs", *map(Path, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+        paths = [
+            Path(__file__).parent.parent / "programs",
+            *map(Path, os.environ.get("PYTHONPATH", "").split(os.pathsep)),
+        ]
         self.environment = without_pytest(environment(home))
         del self.environment["INFRAKIT_HOME"]
         self.environment |= {
@@ -77,9 +80,13 @@ class Console:
         command = self.real(command)
         if " --provider " in command or " --config " in command:
             self.start(command)
-            eventually(lambda: self._printed(output, self._log(output.count("\n"))), f"{command}: {output} in {self._log()}")
+            eventually(
+                lambda: self._printed(output, self._log(output.count("\n"))), f"{command}: {output} in {self._log()}"
+            )
         elif " describe " in command or " machines " in command:
-            eventually(lambda: self._printed(output, self._run(command)), f"{command}: {output}, but {self._run(command)}")
+            eventually(
+                lambda: self._printed(output, self._run(command)), f"{command}: {output}, but {self._run(command)}"
+            )
         else:
             printed = self._run(command)
             assert self._printed(output, printed), f"$ {command}\n{printed}instead of\n{output}"

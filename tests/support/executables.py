@@ -63,4 +63,6 @@ class Examples:
 
     def _build(self, path: Path) -> None:
         environment = {**os.environ, "GOCACHE": str(self._folder / "cache"), "GO111MODULE": "off"}
-        subprocess.run(["go", "build", "-o", path, EXAMPLES / "go" / "machines.go"], check=True, timeout=250, env=environment)
+        subprocess.run(
+            ["go", "build", "-o", path, EXAMPLES / "go" / "machines.go"], check=True, timeout=250, env=environment
+        )

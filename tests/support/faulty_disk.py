@@ -181,7 +181,9 @@ class FaultyDisk(Disk):
             new._unsynced = [Entry(copies[id(entry.inode)], entry.old, entry.new) for entry in self._unsynced]
             return new
 
-    def do(self, kind: str, path: Path, work: Callable[[], T], in_part: Callable[[float], object] = lambda done: None) -> T:
+    def do(
+        self, kind: str, path: Path, work: Callable[[], T], in_part: Callable[[float], object] = lambda done: None
+    ) -> T:
         """Take one step: *work*, or where it is to fail *in_part*."""
         step = Step(self.steps, kind, path)
         if not self.is_off:

@@ -103,7 +103,9 @@ class Daemon:
         assert self.process is not None
         assert self.process.poll() is None, f"the daemon ended: {self.log}"
         try:
-            self.call("Plugin.Implements")  # to connect would say little: a child of one that was killed may still listen for it
+            self.call(
+                "Plugin.Implements"
+            )  # to connect would say little: a child of one that was killed may still listen for it
         except Unreachable:
             return False
         return True

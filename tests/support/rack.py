@@ -49,12 +49,19 @@ class Rack:
 
     def _machines(self, bmc: int) -> list[System]:
         size = "small" if bmc else "large"
-        return [System(f"b{bmc}n{n}", f"/redfish/v1/Systems/node-{n}", {"size": size}) for n in range(1, self.systems + 1)]
+        return [
+            System(f"b{bmc}n{n}", f"/redfish/v1/Systems/node-{n}", {"size": size}) for n in range(1, self.systems + 1)
+        ]
 
     def toml(self, **changes: Any) -> str:
         """Give the same as a configuration file; credentials are in the environment."""
         options = {"timeout": 20, "longest_pause": 0.2, "power_timeout": 5, "graceful_timeout": 5, **changes}
-        lines = ['provider = "redfish"', "[options]", 'username = { env = "BMC_USER" }', 'password = { env = "BMC_PASSWORD" }']
+        lines = [
+            'provider = "redfish"',
+            "[options]",
+            'username = { env = "BMC_USER" }',
+            'password = { env = "BMC_PASSWORD" }',
+        ]
         lines += [f"{key} = {json.dumps(value)}" for key, value in options.items()]
         for number, address in enumerate(self.addresses):
             lines += ["[[options.bmcs]]", f'address = "{address}"']

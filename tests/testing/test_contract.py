@@ -94,8 +94,21 @@ FAILS = {
 def failed() -> dict[str, set[str]]:
     """The tests that the wrong providers fail."""
     file = PROGRAMS / "wrong_providers.py"
-    command = [sys.executable, "-m", "pytest", "-q", "-rfE", "--tb=no", "--color=no", "-p", "no:cacheprovider", str(file)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=500, check=False, env={**os.environ, "COLUMNS": "200"})
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-rfE",
+        "--tb=no",
+        "--color=no",
+        "-p",
+        "no:cacheprovider",
+        str(file),
+    ]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=500, check=False, env={**os.environ, "COLUMNS": "200"}
+    )
     assert done.returncode == 1, done.stdout
     found: dict[str, set[str]] = {name: set() for name in FAILS}
     for provider, test in re.findall(r"^FAILED .*::Test(\w+)::(\w+)", done.stdout, re.MULTILINE):
@@ -115,7 +128,10 @@ def test_what_is_missing_is_told_without_pytest() -> None:
     """Who imports the contract where pytest is not installed is told what to install, in one line."""
     program = "import sys; sys.modules['pytest'] = None; import pyinfrakit.testing"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-    assert "ImportError: pyinfrakit.testing needs pytest: pip install 'pyinfrakit[testing]'" == done.stderr.splitlines()[-1]
+    assert (
+        "ImportError: pyinfrakit.testing needs pytest: pip install 'pyinfrakit[testing]'"
+        == done.stderr.splitlines()[-1]
+    )
 
 
 def test_a_provider_that_is_not_given_is_asked_for() -> None:

@@ -20,7 +20,13 @@ BOOTSTRAP = "bootstrap"
 @click.option("--tags", type=Tags(), default="", show_default=False, help="Tags that it is to have.")
 @click.option("--logical-id", help="The logical ID that it is to have.")
 def adopt(
-    name: str, handle: str | None, directory: Path, orphans: bool, group: str | None, tags: dict[str, str], logical_id: str | None
+    name: str,
+    handle: str | None,
+    directory: Path,
+    orphans: bool,
+    group: str | None,
+    tags: dict[str, str],
+    logical_id: str | None,
 ) -> None:
     """Take in the machine that the provider calls HANDLE, which existed before, or with --orphans those that were lost."""
     if orphans == (handle is not None):

@@ -74,7 +74,9 @@ class Tags(click.ParamType[dict[str, str]]):
         return tags
 
 
-tags_option = click.option("--tags", type=Tags(), default="", show_default=False, help="Only instances with all of these tags.")
+tags_option = click.option(
+    "--tags", type=Tags(), default="", show_default=False, help="Only instances with all of these tags."
+)
 
 
 def read_json(source: str, is_yaml: bool) -> Raw:

@@ -18,9 +18,13 @@ from pyinfrakit.conformance import Report, Verdict, check
 @click.command()
 @plugin_argument
 @directory_option
-@click.option("--properties", "source", metavar="FILE|-", help="The properties that instances are made with; {} without it.")
+@click.option(
+    "--properties", "source", metavar="FILE|-", help="The properties that instances are made with; {} without it."
+)
 @click.option("-y", "--yaml", "is_yaml", is_flag=True, help="FILE is YAML.")
-@click.option("--count", type=click.IntRange(2, 100), default=5, show_default=True, help="How many are provisioned at once.")
+@click.option(
+    "--count", type=click.IntRange(2, 100), default=5, show_default=True, help="How many are provisioned at once."
+)
 @click.option(
     "--timeout",
     type=click.FloatRange(min=0, min_open=True, max=3600),
@@ -29,7 +33,9 @@ from pyinfrakit.conformance import Report, Verdict, check
     help="Seconds for each call.",
 )
 @click.option("-r", "--raw", "--json", is_flag=True, help="As JSON.")
-def conformance(name: str, directory: Path, source: str | None, is_yaml: bool, count: int, timeout: float, raw: bool) -> None:
+def conformance(
+    name: str, directory: Path, source: str | None, is_yaml: bool, count: int, timeout: float, raw: bool
+) -> None:
     """Check that a plugin does what InfraKit relies on.
 
     Any instance plugin, in any language: NAME is a name, NAME/TYPE, or a socket's path. It MAKES INSTANCES, says on standard
@@ -61,7 +67,10 @@ def _terminated_as_interrupted() -> Iterator[None]:
 def _tables(report: Report) -> str:
     facts = table([[each.name, each.value] for each in report.facts])
     checks = table(
-        [["CHECK", "VERDICT", "EXPECTED", "HAPPENED"], *([r.name, r.verdict, r.expected, r.happened] for r in report.checks)]
+        [
+            ["CHECK", "VERDICT", "EXPECTED", "HAPPENED"],
+            *([r.name, r.verdict, r.expected, r.happened] for r in report.checks),
+        ]
     )
     return f"{facts}\n\n{checks}\n\n{_counted(report)}"
 

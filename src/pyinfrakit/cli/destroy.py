@@ -18,7 +18,9 @@ LOOK_AGAIN = 0.2
 @click.argument("ids", metavar="ID...", nargs=-1, required=True)
 @directory_option
 @click.option("--wait/--no-wait", default=True, help="Wait until the instances are gone.")
-@click.option("--timeout", type=click.FloatRange(min=0), default=300.0, show_default=True, help="Seconds to wait at most.")
+@click.option(
+    "--timeout", type=click.FloatRange(min=0), default=300.0, show_default=True, help="Seconds to wait at most."
+)
 def destroy(name: str, ids: tuple[str, ...], directory: Path, wait: bool, timeout: float) -> None:
     """Have instances destroyed, and wait until they are gone. One that can't be does not keep the others from it."""
     end = time.monotonic() + timeout

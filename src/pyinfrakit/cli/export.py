@@ -40,7 +40,9 @@ def _target(output: Path, state: Path) -> Path:
     name = re.escape(state.name)
     if target.exists() and not target.is_file():
         raise CannotStart(f"file {output}: not a regular file")
-    if target.parent == state.parent and re.fullmatch(rf"{name}(\.lock|\.journal-.*)?|\.{name}\.(journal\.)?new", target.name):
+    if target.parent == state.parent and re.fullmatch(
+        rf"{name}(\.lock|\.journal-.*)?|\.{name}\.(journal\.)?new", target.name
+    ):
         raise CannotStart(f"file {output}: that is the plugin's own, which an export would destroy; name another")
     return target
 

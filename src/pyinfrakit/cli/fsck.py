@@ -15,7 +15,9 @@ from pyinfrakit.store.file.salvage import Report
 
 @click.command()
 @click.argument("path", metavar="STATE", type=click.Path(path_type=Path))
-@click.option("--repair", "mends", is_flag=True, help="Put what can be saved in the file's place; what was there is kept.")
+@click.option(
+    "--repair", "mends", is_flag=True, help="Put what can be saved in the file's place; what was there is kept."
+)
 @click.option("--without-journal", is_flag=True, help="Take the file as it is, without the changes in its journal.")
 def fsck(path: Path, mends: bool, without_journal: bool) -> None:
     """Say what is wrong with a state file and its journal: exit status 1 if anything is, and was not repaired."""

@@ -40,7 +40,9 @@ def _show(status: StatusResult) -> None:
     when = "not yet" if status.Observed is None else f"{max(0.0, time.time() - status.Observed):.0f} s ago"
     click.echo(f"observed    {when}" + (f"; now: {status.Trouble}" if status.Trouble else ""))
     if status.Held:
-        click.echo(f"held        {len(status.Held)} seem lost at once: see describe --all, then confirm, or mend the cause")
+        click.echo(
+            f"held        {len(status.Held)} seem lost at once: see describe --all, then confirm, or mend the cause"
+        )
     for call in status.Late:
         click.echo(f"late        {call}: the provider does not answer")
     for id in status.Orphans:

@@ -39,7 +39,9 @@ def _check_conflicts(context: click.Context) -> None:
     given = ("config", "provider", "option")
     there = [name for name in given if context.get_parameter_source(name) not in (None, ParameterSource.DEFAULT)]
     if "config" in there and len(there) > 1:
-        raise click.UsageError(f"--config has the provider and its options: leave out --{there[1]}, or put it there", context)
+        raise click.UsageError(
+            f"--config has the provider and its options: leave out --{there[1]}, or put it there", context
+        )
     keys = [key for key, _ in context.params["option"]]
     if len(keys) > len(set(keys)):
         twice = next(key for key in keys if keys.count(key) > 1)
@@ -84,9 +86,13 @@ _SECONDS = _Seconds(min=0.01)
     help="An option of the provider; may be repeated. A secret is env:NAME or file:PATH.",
 )
 @click.option(
-    "--config", type=click.Path(path_type=Path), help="A TOML file with a provider and options, instead of the two flags."
+    "--config",
+    type=click.Path(path_type=Path),
+    help="A TOML file with a provider and options, instead of the two flags.",
 )
-@click.option("--mark", help="The plugin's identity on its machines, to recover it.  [default: the state file's, or random]")
+@click.option(
+    "--mark", help="The plugin's identity on its machines, to recover it.  [default: the state file's, or random]"
+)
 @click.option("--sync-interval", type=_SECONDS, default=10.0, help="Seconds between observations of the provider.")
 @click.option("--observe-timeout", type=_SECONDS, default=60.0, help="Seconds that an observation may take.")
 @click.option(
@@ -113,9 +119,15 @@ _SECONDS = _Seconds(min=0.01)
     default=50,
     help="How many provisions, and how many destroys, the provider is asked for at once.",
 )
-@click.option("--broken-after", type=click.IntRange(1), default=2, help="Observations in a row until broken is believed.")
-@click.option("--healed-after", type=click.IntRange(1), default=3, help="Observations in a row until healed is believed.")
-@click.option("--missing-after", type=click.IntRange(1), default=3, help="Observations in a row until gone is believed.")
+@click.option(
+    "--broken-after", type=click.IntRange(1), default=2, help="Observations in a row until broken is believed."
+)
+@click.option(
+    "--healed-after", type=click.IntRange(1), default=3, help="Observations in a row until healed is believed."
+)
+@click.option(
+    "--missing-after", type=click.IntRange(1), default=3, help="Observations in a row until gone is believed."
+)
 @click.option(
     "--non-functional-age",
     type=_SECONDS,

@@ -57,5 +57,7 @@ def _options(provider: "type[Provider]") -> list[str]:
 
 
 def _table(what: str, rows: "Sequence[Row]") -> str:
-    cells = [[row.name, row.type, "required" if row.default is None else row.default or "-", row.description] for row in rows]
+    cells = [
+        [row.name, row.type, "required" if row.default is None else row.default or "-", row.description] for row in rows
+    ]
     return table([[what, "TYPE", "DEFAULT", ""], *cells])

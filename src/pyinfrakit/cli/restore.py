@@ -11,7 +11,9 @@ from pyinfrakit.cli.arguments import directory_option, plugin_argument, remote
 @plugin_argument
 @click.argument("id", metavar="ID")
 @directory_option
-@click.option("--force", is_flag=True, help="Also one that has been replaced, or has another configuration than its group.")
+@click.option(
+    "--force", is_flag=True, help="Also one that has been replaced, or has another configuration than its group."
+)
 def restore(name: str, id: str, directory: Path, force: bool) -> None:
     """Bring a non-functional instance back into service, to the front."""
     with remote(name, directory) as plugin:

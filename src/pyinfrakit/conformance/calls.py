@@ -78,7 +78,11 @@ def _echoes(trial: Trial) -> str:
         if type and type != kind:
             raise Broken(f"{method} was asked of type {kind!r}, and answered for {type!r}")
     named = sum(bool(type) for _, type in said)
-    return f"{len(said)} answers: {named} with {kind!r}, the others without" if kind else f"{len(said)} answers are for none"
+    return (
+        f"{len(said)} answers: {named} with {kind!r}, the others without"
+        if kind
+        else f"{len(said)} answers are for none"
+    )
 
 
 def _in_time(trial: Trial) -> str:

@@ -33,7 +33,10 @@ class Check(Struct, frozen=True):
 
     def _verdict(self, trial: Trial) -> tuple[Verdict, str]:
         if trial.version < self.since:
-            return Verdict.NOT_APPLICABLE, f"since Instance {'.'.join(map(str, self.since))}, which the plugin does not have"
+            return (
+                Verdict.NOT_APPLICABLE,
+                f"since Instance {'.'.join(map(str, self.since))}, which the plugin does not have",
+            )
         try:
             return Verdict.HOLDS, self.look(trial)
         except NotApplicable as reason:

@@ -121,5 +121,7 @@ DESCRIBING = (
     Check("properties", "properties are described where they are asked for", _properties, (0, 5, 0)),
     Check("describe-all", "DescribeInstances without tags gives all instances", _all),
     Check("describe-by-tag", "DescribeInstances with a tag gives those that have it", _by_tag),
-    Check("describe-by-all-tags", "DescribeInstances with several tags gives those that have all of them", _by_all_tags),
+    Check(
+        "describe-by-all-tags", "DescribeInstances with several tags gives those that have all of them", _by_all_tags
+    ),
 )

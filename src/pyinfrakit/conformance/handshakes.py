@@ -43,7 +43,10 @@ class Speaks(Struct, frozen=True):
     def facts(self) -> Sequence[Fact]:
         """Say it to people."""
         spoken = [
-            Fact(method, f"Instance {', '.join(self.versions[method])}" if method in self.versions else self.problems[method])
+            Fact(
+                method,
+                f"Instance {', '.join(self.versions[method])}" if method in self.versions else self.problems[method],
+            )
             for method in READERS
         ]
         usable = Fact("usable by InfraKit", ", ".join(self.generations) or "no release")

@@ -63,7 +63,9 @@ def _run(
     session: Session, intent: Plan, speaks: Speaks, tell: Callable[[str], None]
 ) -> tuple[Sequence[Result], Sequence[Fact], Sequence[Left]]:
     trial = Trial(session, intent, next(iter(speaks.versions), ""), speaks.newest)
-    shaken = Check(HANDSHAKE, "a handshake lists the version that an InfraKit release looks for", lambda _: _usable(speaks))
+    shaken = Check(
+        HANDSHAKE, "a handshake lists the version that an InfraKit release looks for", lambda _: _usable(speaks)
+    )
     first = shaken.result(trial)
     if not speaks.versions:
         why = f"because no handshake lists {handshakes.INTERFACE}, so nothing else was asked"
@@ -72,7 +74,9 @@ def _run(
     return [first, *made, *(each.result(trial) for each in inputs.CHECKS)], facts, left
 
 
-def _with_instances(trial: Trial, tell: Callable[[str], None]) -> tuple[Sequence[Result], Sequence[Fact], Sequence[Left]]:
+def _with_instances(
+    trial: Trial, tell: Callable[[str], None]
+) -> tuple[Sequence[Result], Sequence[Fact], Sequence[Left]]:
     """Run what makes instances, and clean up in all cases; say what is left at once, as an interrupt leaves no report."""
     left: Sequence[Left] = []
     try:
@@ -105,5 +109,7 @@ def _begin(trial: Trial) -> None:
 
 def _usable(speaks: Speaks) -> str:
     if not speaks.generations:
-        raise Broken(f"no release can use it: {'; '.join(speaks.problems.values()) or 'only other versions are listed'}")
+        raise Broken(
+            f"no release can use it: {'; '.join(speaks.problems.values()) or 'only other versions are listed'}"
+        )
     return f"for InfraKit {', '.join(speaks.generations)}"

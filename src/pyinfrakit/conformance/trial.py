@@ -173,7 +173,9 @@ class Trial:
         try:
             staying = self.linger(problems)
         except Unknown as unknown:
-            return [Left(id, reason or f"it can't be told whether it is gone: {unknown}") for id, reason in problems.items()]
+            return [
+                Left(id, reason or f"it can't be told whether it is gone: {unknown}") for id, reason in problems.items()
+            ]
         gone = self.seen - staying
         return [
             Left(id, reason or "Destroy was answered, but it is still described")

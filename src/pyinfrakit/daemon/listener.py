@@ -71,7 +71,9 @@ class Listener:
                 return
             except OSError:
                 pass  # too busy to answer, or not for us: somebody has it
-        raise InUse(f"plugin name {self.path.name} in {self.path.parent} is in use by another program: its socket is live")
+        raise InUse(
+            f"plugin name {self.path.name} in {self.path.parent} is in use by another program: its socket is live"
+        )
 
     def listen(self) -> socket.socket:
         """Make the socket appear, and listen on it. Raise `CannotStart`."""

@@ -246,7 +246,9 @@ class Calls:
         duplicates = frozenset(machine.id for machine in machines if by_id[machine.id] is not machine)
         for id in duplicates - self._duplicates:
             handles = ", ".join(str(machine.handle) for machine in machines if machine.id == id)
-            log.error("%s: several machines of the provider have this ID: %s; only the first one is managed", id, handles)
+            log.error(
+                "%s: several machines of the provider have this ID: %s; only the first one is managed", id, handles
+            )
         self._duplicates = duplicates
         return by_id
 
@@ -408,7 +410,8 @@ def _read_errors(ids: Collection[str]) -> Callable[[Any], dict[str, PyInfrakitEr
             expected = f"expected None, or exceptions by ID, of {', '.join(ids)}"
             raise TypeError(f"destroy returned an error for {unknown[0]!r}, {expected}")
         return {
-            id: error if isinstance(error, PyInfrakitError) else TryAgain(_describe_error(error)) for id, error in result.items()
+            id: error if isinstance(error, PyInfrakitError) else TryAgain(_describe_error(error))
+            for id, error in result.items()
         }
 
     return read

@@ -148,7 +148,9 @@ class _LossBudget(Struct, frozen=True):
         return len(self.recent.keys() | more) > self.thresholds.max_losses(instances)
 
 
-def _keep_held(records: Records, observation: Observation, history: History, released: Collection[str]) -> dict[str, Transition]:
+def _keep_held(
+    records: Records, observation: Observation, history: History, released: Collection[str]
+) -> dict[str, Transition]:
     """Return the losses that stay held. Each is released only when its own instance is seen well, however few are left."""
     return {
         id: transition

@@ -198,7 +198,9 @@ class Plugin:
             if record.state.described:
                 if spec.asks_for(record.spec):
                     return record
-                raise Refused(record.id, f"has logical ID {spec.logical_id} already, with another spec; destroy it first")
+                raise Refused(
+                    record.id, f"has logical ID {spec.logical_id} already, with another spec; destroy it first"
+                )
         return None
 
     async def destroy(self, id: str, reason: str) -> None:
@@ -215,7 +217,9 @@ class Plugin:
         end = time.monotonic() + self._wait
         while others := self._find_provisioning_beside(record):
             if time.monotonic() >= end or self._stopping:
-                raise TryAgain(f"{record.id}: not destroyed, as {others[0]}, of the same group, is still being provisioned")
+                raise TryAgain(
+                    f"{record.id}: not destroyed, as {others[0]}, of the same group, is still being provisioned"
+                )
             await asyncio.sleep(LOOK_AGAIN)
 
     def _find_provisioning_beside(self, record: Record) -> list[str]:

@@ -39,7 +39,9 @@ class Reconciler:
     An observation may take *timeout* seconds. Raise `CannotStart` if the notes of an earlier run make no sense.
     """
 
-    def __init__(self, store: Store, calls: Calls, jobs: Jobs, interval: float, timeout: float, thresholds: Thresholds) -> None:
+    def __init__(
+        self, store: Store, calls: Calls, jobs: Jobs, interval: float, timeout: float, thresholds: Thresholds
+    ) -> None:
         self._store = store
         self._records = store.records
         self._calls = calls

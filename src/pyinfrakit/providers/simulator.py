@@ -41,8 +41,12 @@ class Behaviour(Struct, forbid_unknown_fields=True):
     failure_rate: Annotated[
         Share | None, Meta(description="how likely its provision fails, half-way; else as the world says")
     ] = None
-    breaks_after: Annotated[Seconds | None, Meta(description="seconds until it breaks; else never", examples=[3600])] = None
-    heals_after: Annotated[Seconds | None, Meta(description="seconds, once broken, until it works again; else never")] = None
+    breaks_after: Annotated[
+        Seconds | None, Meta(description="seconds until it breaks; else never", examples=[3600])
+    ] = None
+    heals_after: Annotated[
+        Seconds | None, Meta(description="seconds, once broken, until it works again; else never")
+    ] = None
     dies_after: Annotated[Seconds | None, Meta(description="seconds until it vanishes; else never")] = None
 
 
@@ -51,7 +55,9 @@ class Settings(Struct, forbid_unknown_fields=True):
 
     world: Annotated[
         str | None,
-        Meta(description="path of the world's file; else NAME.world beside the state file", examples=["/srv/rack1.world"]),
+        Meta(
+            description="path of the world's file; else NAME.world beside the state file", examples=["/srv/rack1.world"]
+        ),
     ] = None
 
 
@@ -172,7 +178,9 @@ class Simulator(Provider):
             if id in scene.machines:
                 return scene.machines[id], False
             if scene.capacity is not None and len(scene.machines) >= scene.capacity:
-                raise GiveUp(f"no room: the world's capacity is {scene.capacity}, and {len(scene.machines)} machines are there")
+                raise GiveUp(
+                    f"no room: the world's capacity is {scene.capacity}, and {len(scene.machines)} machines are there"
+                )
             delay = scene.delay if properties.delay is None else properties.delay
             rate = scene.failure_rate if properties.failure_rate is None else properties.failure_rate
             start = time.time() + delay
@@ -212,7 +220,9 @@ class Simulator(Provider):
 
     def _seen(self, id: str, machine: SimulatedMachine) -> Machine:
         functional, reason = machine.condition(time.time())
-        return Machine(id, machine.handle or f"sim-{id}", functional, reason, tags=machine.tags, logical_id=machine.logical_id)
+        return Machine(
+            id, machine.handle or f"sim-{id}", functional, reason, tags=machine.tags, logical_id=machine.logical_id
+        )
 
     async def adopt(self, id: str, handle: str, spec: Spec) -> Machine:
         await asyncio.to_thread(self._adopt, id, handle, spec)
@@ -226,7 +236,12 @@ class Simulator(Provider):
             if machine.mark:
                 raise GiveUp(f"machine {handle!r} belongs to a plugin already, by mark {machine.mark}")
             del scene.machines[handle]
-            machine.mark, machine.handle, machine.tags, machine.logical_id = self.mark, handle, dict(spec.tags), spec.logical_id
+            machine.mark, machine.handle, machine.tags, machine.logical_id = (
+                self.mark,
+                handle,
+                dict(spec.tags),
+                spec.logical_id,
+            )
             scene.machines[id] = machine
 
     async def label(self, instance: Record, tags: Mapping[str, str]) -> None:

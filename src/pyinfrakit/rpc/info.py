@@ -23,7 +23,9 @@ def encode_api(example: Mapping[str, Any], sub_type: str = "") -> bytes:
     version = {"Name": "Instance", "Version": VERSIONS[0], "Sub": ""}
     methods = [
         _describe_method(
-            "DescribeInstances", {"Type": sub_type, "Tags": tags, "Properties": True}, {"Type": "", "Descriptions": [description]}
+            "DescribeInstances",
+            {"Type": sub_type, "Tags": tags, "Properties": True},
+            {"Type": "", "Descriptions": [description]},
         ),
         _describe_method("Destroy", {"Type": sub_type, "Instance": _ID, "Context": {"Reason": "terminate"}}, ok),
         _describe_method("Label", {"Type": sub_type, "Instance": _ID, "Labels": {"tier": "web"}}, ok),

@@ -88,7 +88,12 @@ def _deeper_than(data: bytes, depth: int) -> bool:
 
 
 def decode(
-    data: bytes | Raw, shape: type[T], root: str = "", hook: Callable[[type, Any], Any] | None = None, *, strict: bool = True
+    data: bytes | Raw,
+    shape: type[T],
+    root: str = "",
+    hook: Callable[[type, Any], Any] | None = None,
+    *,
+    strict: bool = True,
 ) -> T:
     """Decode *data* as *shape*; *root* names it in errors, *hook* makes what msgspec does not know.
 
@@ -129,12 +134,16 @@ def _explained(error: msgspec.ValidationError, data: Raw, shape: Any, root: str)
     text = str(error)
     if match := _MESSAGE.match(text):
         path, value = _find(data, match["at"] or "", match["got"])
-        shown = _shown(value) if _may_be_shown(shape, match["at"]) else "something else, not shown as a secret may be in it"
+        shown = (
+            _shown(value) if _may_be_shown(shape, match["at"]) else "something else, not shown as a secret may be in it"
+        )
         return WrongShape(_joined(root, path), f"expected {_wanted(match['want'])}, got {shown}")
     match = _OTHER.match(text)
     assert match is not None
     path, value = _find(data, match["at"] or "", None)
-    problem = match["problem"].replace("Object missing", "missing").replace("Object contains", "has an").replace("`", "")
+    problem = (
+        match["problem"].replace("Object missing", "missing").replace("Object contains", "has an").replace("`", "")
+    )
     if "unknown field" in problem and not path and isinstance(shape, type) and issubclass(shape, msgspec.Struct):
         problem += f"; known: {', '.join(field.encode_name for field in msgspec.structs.fields(shape))}"
     if problem == "Number out of range":

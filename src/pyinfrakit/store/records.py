@@ -151,7 +151,9 @@ class TagIndex:
 class Records:
     """Records in order: as loaded, then as added. A healed one comes to the front."""
 
-    def __init__(self, records: Iterable[Record] = (), last_id: str = ids.NEVER, notes: Mapping[str, Raw] | None = None) -> None:
+    def __init__(
+        self, records: Iterable[Record] = (), last_id: str = ids.NEVER, notes: Mapping[str, Raw] | None = None
+    ) -> None:
         self._records = {record.id: record for record in records}
         self._ranks = {id: rank for rank, id in enumerate(self._records)}
         self._first = 0
@@ -227,7 +229,10 @@ class Records:
     def show_all(self, properties: Mapping[str, Raw], newer: Collection[str]) -> None:
         """Keep the live properties of all instances, as observed, except *newer* ones, whose calls are more recent."""
         kept = {id: self._live[id] for id in newer if id in self._live}
-        before, self._live = self._live, {**{id: seen for id, seen in properties.items() if id in self._records}, **kept}
+        before, self._live = (
+            self._live,
+            {**{id: seen for id, seen in properties.items() if id in self._records}, **kept},
+        )
         for id in self._live.keys() | before.keys():
             if self._live.get(id) != before.get(id):
                 self._notify(self._records[id], self._records[id])

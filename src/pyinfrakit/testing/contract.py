@@ -64,7 +64,9 @@ class ProviderContract(Lives):
             assert one.handle is None or one.handle != two.handle, f"two IDs were given the same machine, {one.handle}"
             assert sorted([one.id, two.id]) == await run.seen_ids(), "observe must give the machines of both IDs"
             await self._ended(run, run.made[one.id])
-            assert [two.id] == await run.seen_ids(), f"{one.id} alone was destroyed: observe must give {two.id}, and only that"
+            assert [two.id] == await run.seen_ids(), (
+                f"{one.id} alone was destroyed: observe must give {two.id}, and only that"
+            )
 
     @bounded
     async def test_destroying_what_is_gone_is_fine(self, tmp_path: Path) -> None:
@@ -86,7 +88,9 @@ class ProviderContract(Lives):
             *batch, gone, stays = records
             await self._ended(run, gone)
             await self._ended(run, *batch[1:], gone)
-            assert sorted([batch[0].id, stays.id]) == await run.seen_ids(), "what is not in the batch must stay, all else must go"
+            assert sorted([batch[0].id, stays.id]) == await run.seen_ids(), (
+                "what is not in the batch must stay, all else must go"
+            )
             await self._ended(run, batch[0])
 
     @bounded
@@ -99,8 +103,12 @@ class ProviderContract(Lives):
                 pytest.skip("`stuck` does not say how a machine may be made impossible to destroy")
             with sticking:
                 errors = await run.end(*records)
-                assert [stuck.id] == list(errors), f"destroy must tell the error of {stuck.id}, by its ID, and no other: {errors}"
-                assert [stuck.id] == await run.seen_ids(), f"{first.id} and {last.id} must be gone, {stuck.id} must be observed"
+                assert [stuck.id] == list(errors), (
+                    f"destroy must tell the error of {stuck.id}, by its ID, and no other: {errors}"
+                )
+                assert [stuck.id] == await run.seen_ids(), (
+                    f"{first.id} and {last.id} must be gone, {stuck.id} must be observed"
+                )
             await self._ended(run, stuck)
             assert [] == await run.seen_ids()
 
@@ -113,9 +121,13 @@ class ProviderContract(Lives):
         async with self.started(tmp_path, mark="two") as run:
             assert [] == await run.seen_ids(), f"observe must not give {one.id}: it has another plugin's mark"
             two = await run.make(_id())
-            assert [two.id] == await run.seen_ids(), f"observe must give {two.id}, which has this plugin's mark, and only that"
+            assert [two.id] == await run.seen_ids(), (
+                f"observe must give {two.id}, which has this plugin's mark, and only that"
+            )
         async with self.started(tmp_path, known, mark="one") as run:
-            assert [one.id] == await run.seen_ids(), f"observe must give {one.id}, whatever another plugin did, and only that"
+            assert [one.id] == await run.seen_ids(), (
+                f"observe must give {one.id}, whatever another plugin did, and only that"
+            )
 
     @bounded
     async def test_machines_outlive_a_restart(self, tmp_path: Path) -> None:
@@ -125,12 +137,16 @@ class ProviderContract(Lives):
             before = await run.seen()
         async with self.started(tmp_path, records) as run:
             after = await run.seen()
-            assert [each.id for each in before] == [each.id for each in after], "observe must give the same after a restart"
+            assert [each.id for each in before] == [each.id for each in after], (
+                "observe must give the same after a restart"
+            )
             for one, other in zip(before, after, strict=True):
                 _same_handle(one, other, "observe, after a restart,")
             again = await run.make(records[0].id)
             _same_handle(Machine(again.id, records[0].handle), again, "provision, after a restart,")
-            assert len(records) == len(await run.seen()), "provision made a second machine after a restart, for the same ID"
+            assert len(records) == len(await run.seen()), (
+                "provision made a second machine after a restart, for the same ID"
+            )
             await self._ended(run, *records)
             assert [] == await run.seen_ids(), "what was destroyed after a restart must be gone"
 
@@ -162,7 +178,9 @@ class ProviderContract(Lives):
                 await asyncio.gather(cut, return_exceptions=True)
                 await run.make(id)
                 seen = (await run.seen_ids()).count(id)
-                assert seen == 1, f"provision of {id} was cut off, and called again: there must be one machine, not {seen}"
+                assert seen == 1, (
+                    f"provision of {id} was cut off, and called again: there must be one machine, not {seen}"
+                )
 
     @bounded
     async def test_tags_are_put_on_machines_that_are_there(self, tmp_path: Path) -> None:
@@ -189,7 +207,9 @@ class ProviderContract(Lives):
         async with self.started(tmp_path) as run:
             handle = None if type(run.provider).adopt is Provider.adopt else self.stranger(run.provider)
             if handle is None:
-                pytest.skip("the provider has no `adopt`, or `stranger` does not say how there may be a machine without a mark")
+                pytest.skip(
+                    "the provider has no `adopt`, or `stranger` does not say how there may be a machine without a mark"
+                )
             assert [] == await run.seen_ids(), f"observe must not give {handle}, which does not have this plugin's mark"
             machine = await run.adopt(_id(), handle, run.spec)
             (seen,) = await run.seen()
@@ -211,7 +231,9 @@ class ProviderContract(Lives):
             for wrong in [*map(raw, self.wrong_properties()), *_of_another_shape(provider)]:
                 error = await _error(run.validate(wrong))
                 text = bytes(wrong).decode()
-                assert isinstance(error, InvalidSpec), f"these properties must be refused with InvalidSpec: {text}; got {error!r}"
+                assert isinstance(error, InvalidSpec), (
+                    f"these properties must be refused with InvalidSpec: {text}; got {error!r}"
+                )
                 assert error.field.startswith("Properties"), f"the field must be a path, as Properties.x: {error.field}"
 
     async def _several(self, run: Run, count: int) -> list[Record]:

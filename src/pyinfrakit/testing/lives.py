@@ -45,7 +45,9 @@ class Lives:
         provider = self.provider(tmp_path)
         async with plugin_with(provider, tmp_path, self.interval) as plugin:
             id = await plugin.provision(self._spec(provider))
-            assert {id: State.READY} == _states(plugin), "the plugin waited for the provider, so the instance must be ready"
+            assert {id: State.READY} == _states(plugin), (
+                "the plugin waited for the provider, so the instance must be ready"
+            )
             assert not plugin.trouble, plugin.trouble
 
     @bounded
@@ -100,7 +102,9 @@ class Lives:
         inner = self.provider(tmp_path)
         async with plugin_with(Unsteady(inner, 3), tmp_path, self.interval, wait=0) as plugin:
             wanted = await asyncio.gather(*(plugin.provision(self._spec(inner)) for _ in range(3)))
-            await until(lambda: _states(plugin) == dict.fromkeys(wanted, State.READY), "all that was asked for is ready")
+            await until(
+                lambda: _states(plugin) == dict.fromkeys(wanted, State.READY), "all that was asked for is ready"
+            )
             await plugin.destroy(wanted[0], "terminate")
             await until(lambda: wanted[0] not in _states(plugin), f"{wanted[0]} is gone")
         await self._there_are(tmp_path, plugin, wanted[1:])

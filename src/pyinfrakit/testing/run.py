@@ -43,7 +43,9 @@ class Run(Calls):
 
     async def end(self, *records: Record) -> dict[str, str]:
         """Destroy, together as far as the provider takes that; give the errors by ID."""
-        outcomes = await asyncio.gather(*(self.destroy(record, "terminate") for record in records), return_exceptions=True)
+        outcomes = await asyncio.gather(
+            *(self.destroy(record, "terminate") for record in records), return_exceptions=True
+        )
         return {record.id: str(error) for record, error in zip(records, outcomes, strict=True) if error is not None}
 
     async def seen(self) -> list[Machine]:
@@ -146,4 +148,6 @@ async def _within(seconds: float, test: Coroutine[Any, Any, None]) -> None:
     await asyncio.wait({task}, timeout=1)
     if task.done() and not task.cancelled() and isinstance(task.exception(), AssertionError):
         return task.result()
-    pytest.fail(f"not done after {seconds:g} s: does a method hang? `patience` may be set higher where machines take so long")
+    pytest.fail(
+        f"not done after {seconds:g} s: does a method hang? `patience` may be set higher where machines take so long"
+    )

@@ -104,7 +104,9 @@ def test_a_request_has_all_that_there_is_to_know(run: Run, machines: Path, shell
     }
     id = daemon.call("Instance.Provision", Spec=spec)["ID"]
     daemon.call("Instance.Destroy", Instance=id, Context={"Reason": "terminate"})
-    destroy = eventually(lambda: (machines / "destroy").exists() and (machines / "destroy").read_text(), "it is asked to destroy")
+    destroy = eventually(
+        lambda: (machines / "destroy").exists() and (machines / "destroy").read_text(), "it is asked to destroy"
+    )
 
     about = {"version": 1, "plugin": "rack1", "mark": "m1", "ids": [id]}
     wanted = {
@@ -115,7 +117,13 @@ def test_a_request_has_all_that_there_is_to_know(run: Run, machines: Path, shell
         "attachments": [{"id": "vol-1", "type": "disk"}],
     }
     assert {**about, "verb": "provision", "id": id, "spec": wanted} == json.loads((machines / "provision").read_text())
-    instance = {"id": id, "handle": None, "logical_id": "10.0.0.1", "tags": {"k": "v"}, "properties": {"b": 1, "a": [2.50]}}
+    instance = {
+        "id": id,
+        "handle": None,
+        "logical_id": "10.0.0.1",
+        "tags": {"k": "v"},
+        "properties": {"b": 1, "a": [2.50]},
+    }
     asked = json.loads(destroy)
     assert {**about, "verb": "destroy", "instances": [instance]} == {k: v for k, v in asked.items() if k != "reason"}
     assert "terminate" == asked["reason"]
@@ -179,7 +187,10 @@ def test_what_can_not_work_stops_the_start(
         ("echo no rack is free >&2; exit 69", "provision failed: rack provision: no rack is free"),
         ("exit 69", "provision failed: rack provision: exit status 69, with no word on why"),
         ("""echo '{"problem": "busy", "after": 3}'; exit 75""", "provision failed: rack provision: busy"),
-        ("""echo '{"field": "size", "problem": "too large"}'; exit 65""", "provision failed: Properties.size: too large"),
+        (
+            """echo '{"field": "size", "problem": "too large"}'; exit 65""",
+            "provision failed: Properties.size: too large",
+        ),
         ("echo one >&2; echo two >&2; exit 3", "provision failed: rack provision: it has a bug: exit status 3: two"),
         ("kill -9 $$", "provision failed: rack provision: it has a bug: ended by SIGKILL"),
         ("exit 64", "provision failed: rack provision: it has a bug: exit status 64"),
@@ -191,7 +202,9 @@ def test_what_can_not_work_stops_the_start(
         ("echo []", "rack provision: expected an object, got an array"),
     ],
 )
-def test_what_went_wrong_is_told(run: Run, machines: Path, shell: Callable[[str], Path], status: str, told: str) -> None:
+def test_what_went_wrong_is_told(
+    run: Run, machines: Path, shell: Callable[[str], Path], status: str, told: str
+) -> None:
     """Exit statuses stand for what the caller does next; a wrong result names the executable, the verb and the field."""
     daemon = run(*options(shell(f"provision() {{ {status}; }}")))
     with pytest.raises(RemoteError) as error:
@@ -206,7 +219,10 @@ def test_what_went_wrong_is_told(run: Run, machines: Path, shell: Callable[[str]
         ('{"machines": [{"id": "a"}, {"id": 5}]}', "rack observe: machines[1].id: expected a string, got 5"),
         ('{"machines": [{"id": ""}]}', "rack observe: machines[0].id: expected "),
         ('{"machines": [{}]}', "rack observe: machines[0]: missing required field id"),
-        ('{"machines": [{"id": "a", "tags": {"k": null}}]}', "rack observe: machines[0].tags.k: expected a string, got null"),
+        (
+            '{"machines": [{"id": "a", "tags": {"k": null}}]}',
+            "rack observe: machines[0].tags.k: expected a string, got null",
+        ),
         ('{"machine": []}', "rack observe: missing required field machines"),
         ("", "rack observe: empty"),
         ("[" * 200, "rack observe: nested more than 128 levels deep"),
@@ -374,13 +390,21 @@ def test_a_stop_beside_a_run_that_begins_leaves_nothing(tmp_path: Path, shell: C
         assert not run.is_alive()
 
 
-def test_secrets_are_not_logged(run: Run, machines: Path, shell: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_secrets_are_not_logged(
+    run: Run, machines: Path, shell: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Even an executable that tells all it reads has nothing secret in the log: not init, not properties, not its environment."""
     monkeypatch.setenv("RACK_TOKEN", "token-from-outside")
     loud = 'set -x; request=$(cat); env >&2; echo "$request" >&2; echo "$request" | cut -c 5-; exit 3'
     names = "MACHINES,RACK_TOKEN"
-    daemon = run(*options(shell(f"provision() {{ {loud}; }}; destroy() {{ {loud}; }}"), environment=names), "--log", "5")
-    spec = {"Properties": {"password": 'pass"word-1'}, "Init": '#!/bin/sh\njoin --token init-"token"-é\n', "Tags": {"k": "shown"}}
+    daemon = run(
+        *options(shell(f"provision() {{ {loud}; }}; destroy() {{ {loud}; }}"), environment=names), "--log", "5"
+    )
+    spec = {
+        "Properties": {"password": 'pass"word-1'},
+        "Init": '#!/bin/sh\njoin --token init-"token"-é\n',
+        "Tags": {"k": "shown"},
+    }
     with pytest.raises(RemoteError) as error:
         daemon.call("Instance.Provision", Spec=spec)
     eventually(lambda: "rack destroy: it has a bug" in daemon.log, "it is asked to clean up")
@@ -420,7 +444,9 @@ def made(machines: Path) -> list[str]:
 def at_rest(daemon: Daemon, machines: Path) -> bool:
     """Is there nothing left to do, and do records and machines agree?"""
     records = daemon.saved()["Instances"] + daemon.saved()["NonFunctional"]
-    return all(each["State"] == "ready" for each in records) and sorted(each["ID"] for each in records) == made(machines)
+    return all(each["State"] == "ready" for each in records) and sorted(each["ID"] for each in records) == made(
+        machines
+    )
 
 
 def alone(machines: Path) -> bool:
@@ -453,7 +479,9 @@ def test_a_crash_in_a_provision_leaves_one_machine_or_none(run: Run, tmp_path: P
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_a_crash_in_a_destroy_ends_with_all_or_nothing_done(run: Run, tmp_path: Path, machines: Path, step: str) -> None:
+def test_a_crash_in_a_destroy_ends_with_all_or_nothing_done(
+    run: Run, tmp_path: Path, machines: Path, step: str
+) -> None:
     """Before the record is written the instance lives on, from then on it is destroyed, also by the next daemon."""
     path = executables.slow_machines(tmp_path / "slow")
     before = run(*options(path))

@@ -29,7 +29,20 @@ from pyinfrakit.rpc.client import RemoteError
 from pyinfrakit.testing import ProviderContract
 from support.harness import COMMAND, PROGRAMS, Daemon, command, eventually
 from support.load import Caller, check, loaded
-from support.processes import USER, Instances, Start, broken, carrying, end, gone, live, none_left, script, session, sleeping
+from support.processes import (
+    USER,
+    Instances,
+    Start,
+    broken,
+    carrying,
+    end,
+    gone,
+    live,
+    none_left,
+    script,
+    session,
+    sleeping,
+)
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root runs processes as another user")
 
@@ -107,7 +120,9 @@ def test_a_process_has_a_clean_environment(start: Start, mark: str, home: Path) 
     assert "/usr" == process.cwd()
     place = folder(daemon, id)
     assert {"0": "/dev/null", "1": str(place / "stdout"), "2": str(place / "stderr")} == files(process)
-    status = dict(line.split(":\t", 1) for line in Path(f"/proc/{process.pid}/status").read_text().splitlines() if ":\t" in line)
+    status = dict(
+        line.split(":\t", 1) for line in Path(f"/proc/{process.pid}/status").read_text().splitlines() if ":\t" in line
+    )
     assert 0 == int(status["SigIgn"], 16) & 0xFFFF
     assert 0 == int(status["SigBlk"], 16)
     assert "0022" == status["Umask"]
@@ -151,7 +166,9 @@ def test_a_folder_that_others_may_use_is_refused(home: Path) -> None:
     wide = home / "wide"
     wide.mkdir(parents=True)
     wide.chmod(0o777)
-    result = command(home, "--provider", "process", "--option", f"user={USER}", "--option", f"folder={wide}", "--log", "1")
+    result = command(
+        home, "--provider", "process", "--option", f"user={USER}", "--option", f"folder={wide}", "--log", "1"
+    )
     assert 2 == result.returncode
     assert f"folder {wide}: expected one that is ours" in result.stderr
 
@@ -178,7 +195,9 @@ def test_what_can_not_be_run_fails_the_provision(start: Start, instances: Instan
     assert "may not execute it" in failure(daemon, {"command": "/etc/passwd"})
     assert "directory '/no/such': " in failure(daemon, sleeping(directory="/no/such"))
     assert "can't go there" in failure(daemon, sleeping(directory="/etc/passwd"))
-    assert "can't be started: Argument list too long" in failure(daemon, {"command": "true", "arguments": ["x" * 200_000]})
+    assert "can't be started: Argument list too long" in failure(
+        daemon, {"command": "true", "arguments": ["x" * 200_000]}
+    )
     eventually(lambda: not daemon.saved()["NonFunctional"])
     assert [] == [path for path in folder(daemon, "x").parent.iterdir() if not path.name.startswith(".")]
     assert [] == instances.all()
@@ -193,7 +212,10 @@ def test_what_can_not_be_run_fails_the_provision(start: Start, instances: Instan
         ({"command": "a", "argument": []}, "has an unknown field argument"),
         ({"command": "a", "directory": "tmp"}, "Properties.directory: expected a string matching regex '^/'"),
         ({"command": "a", "environment": {"A-B": "x"}}, "Properties.environment.A-B: expected the name of a variable"),
-        ({"command": "a", "environment": {"PYINFRAKIT_MARK": "x"}}, "Properties.environment.PYINFRAKIT_MARK: is set by"),
+        (
+            {"command": "a", "environment": {"PYINFRAKIT_MARK": "x"}},
+            "Properties.environment.PYINFRAKIT_MARK: is set by",
+        ),
     ],
 )
 def test_wrong_properties_are_refused(start: Start, properties: dict[str, Any], says: str) -> None:
@@ -212,7 +234,10 @@ def test_init_runs_first(start: Start) -> None:
     python = f"#!{sys.executable}\nimport os, sys\nprint(os.environ['COLOUR'], os.getcwd(), flush=True)"
     if os.geteuid() == 0:
         python = "#!/usr/bin/env sh\necho $COLOUR $(pwd)"
-    spec = {"Properties": script("echo then; sleep 600", environment={"COLOUR": "red"}, directory="/usr"), "Init": python}
+    spec = {
+        "Properties": script("echo then; sleep 600", environment={"COLOUR": "red"}, directory="/usr"),
+        "Init": python,
+    }
     id = daemon.call("Instance.Provision", Spec=spec)["ID"]
     eventually(lambda: "red /usr\nthen\n" == (folder(daemon, id) / "stdout").read_text())
 
@@ -283,7 +308,10 @@ def shown_of(pid: int) -> str:
 def test_how_a_process_ended_is_told(start: Start, text: str, reason: str) -> None:
     """Also by the next daemon, where it ended while there was none."""
     daemon = start()
-    watched, unwatched = daemon.provision(script(text)), daemon.provision(script(f"trap '{text}' USR1; echo; {FOREVER}"))
+    watched, unwatched = (
+        daemon.provision(script(text)),
+        daemon.provision(script(f"trap '{text}' USR1; echo; {FOREVER}")),
+    )
     process = handle(daemon, unwatched)
     assert reason == broken(daemon, watched)
     eventually((folder(daemon, unwatched) / "stdout").read_text)
@@ -569,7 +597,9 @@ def test_a_crash_in_a_destroy_ends_with_all_or_nothing_done(
 
 
 @pytest.mark.parametrize("victims", ["all", "shells"])
-def test_a_provision_is_begun_anew_where_nothing_is_left_to_wait_for(start: Start, instances: Instances, victims: str) -> None:
+def test_a_provision_is_begun_anew_where_nothing_is_left_to_wait_for(
+    start: Start, instances: Instances, victims: str
+) -> None:
     """Where daemon and shell were killed before the command began, what they left is ended, and then there is one process."""
     daemon = start("--provision-wait", "0")
     daemon.call("Instance.Provision", Spec={"Properties": sleeping(), "Init": "sleep 60 & sleep 3"})

@@ -311,7 +311,9 @@ def test_a_machine_rests_until_its_cleaning_succeeds(bmcs: Rack, tmp_path: Path)
     hook.chmod(0o755)
     redfish = provider(tmp_path, bmcs.settings(cleaning=[str(hook)]))
     redfish.provision("1a", spec("b0n1"))
-    with pytest.raises(TryAgain, match=r"machine b0n1: its cleaning by .*wipe failed \(3\): no disk found; it is not free"):
+    with pytest.raises(
+        TryAgain, match=r"machine b0n1: its cleaning by .*wipe failed \(3\): no disk found; it is not free"
+    ):
         destroy(redfish, "1a")
     assert "infrakit:mine:1a:cleaning" == bmcs.tags()["b0n1"]
     assert "being cleaned" == reason(redfish, "1a")
@@ -607,7 +609,9 @@ def test_a_refused_connection_is_told(bmcs: Rack, tmp_path: Path) -> None:
     """Where nothing listens at a BMC's address, the error says so."""
     dead = Controller("http://127.0.0.1:9", [System("dead", "/redfish/v1/Systems/1")])
     redfish = provider(tmp_path, bmcs.settings(bmcs=[dead]))
-    with pytest.raises(GiveUp, match=r"machine dead at BMC http://127.0.0.1:9 is not free: .*it refuses the connection: is the"):
+    with pytest.raises(
+        GiveUp, match=r"machine dead at BMC http://127.0.0.1:9 is not free: .*it refuses the connection: is the"
+    ):
         redfish.provision("1a", spec("dead"))
 
 
@@ -649,12 +653,16 @@ def https() -> Iterator[Rack]:
 
 def test_a_certificate_that_is_not_trusted_is_told(https: Rack, tmp_path: Path) -> None:
     """Nothing is sent to a BMC that might be another one; the error says what to do."""
-    with pytest.raises(GiveUp, match=r"machine b0n1 at BMC https.*: its certificate is not trusted: give its CA by `ca`, or say"):
+    with pytest.raises(
+        GiveUp, match=r"machine b0n1 at BMC https.*: its certificate is not trusted: give its CA by `ca`, or say"
+    ):
         provider(tmp_path, https.settings()).provision("1a", spec("b0n1"))
 
 
 @pytest.mark.parametrize("trust", [{"ca": str(TLS / "certificate.pem")}, {"verify": False}])
-def test_a_certificate_is_trusted_by_its_ca_or_as_it_is_said_so(https: Rack, tmp_path: Path, trust: dict[str, Any]) -> None:
+def test_a_certificate_is_trusted_by_its_ca_or_as_it_is_said_so(
+    https: Rack, tmp_path: Path, trust: dict[str, Any]
+) -> None:
     """Either is enough."""
     redfish = provider(tmp_path, https.settings(**trust))
     assert "b0n1" == redfish.provision("1a", spec("b0n1")).handle
@@ -673,12 +681,18 @@ def test_a_ca_file_that_is_not_there_is_told(https: Rack, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("bmcs_", "told"),
     [
-        ([Controller("https://a", [System("m")]), Controller("https://b", [System("m")])], "machines: two are called m"),
+        (
+            [Controller("https://a", [System("m")]), Controller("https://b", [System("m")])],
+            "machines: two are called m",
+        ),
         (
             [Controller("https://a", [System("m")]), Controller("https://a/", [System("n")])],
             "bmcs: two have the address https://a",
         ),
-        ([Controller("https://a", [System("m"), System("n")])], "https://a has several machines: each needs its system"),
+        (
+            [Controller("https://a", [System("m"), System("n")])],
+            "https://a has several machines: each needs its system",
+        ),
         ([Controller("https://joe:pw@a", [System("m")])], "expected an address as https://HOST, without credentials"),
         ([Controller("ftp://a", [System("m")])], "expected an address as https://HOST"),
     ],

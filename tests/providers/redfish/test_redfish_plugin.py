@@ -127,7 +127,9 @@ def test_only_what_is_ready_is_power_cycled(home: Path, tmp_path: Path, bmcs: Ra
         assert [ready] == daemon.described()
 
 
-def test_a_management_network_that_fails_does_not_have_the_rack_replaced(home: Path, tmp_path: Path, bmcs: Rack) -> None:
+def test_a_management_network_that_fails_does_not_have_the_rack_replaced(
+    home: Path, tmp_path: Path, bmcs: Rack
+) -> None:
     """Beyond the few that may be lost, whose time is up first, all are held and stay described; they come back with it."""
     with Daemon(home, "--config", configured(tmp_path, bmcs, unreachable_after=0.5), *QUICK) as daemon:
         made = {daemon.provision() for _ in range(8)}
@@ -187,7 +189,9 @@ def test_two_daemons_share_a_pool(home: Path, tmp_path: Path, bmcs: Rack) -> Non
 def test_daemons_that_are_killed_claim_none_twice_and_lose_none(tmp_path: Path, bmcs: Rack) -> None:
     """Two that share a pool are killed in the midst of provisions and destroys; in the end machines and records agree."""
     config = configured(tmp_path, bmcs)
-    daemons = [Daemon(tmp_path / name, "--config", config, "--provision-wait", "0", "--sync-interval", "0.1") for name in "ab"]
+    daemons = [
+        Daemon(tmp_path / name, "--config", config, "--provision-wait", "0", "--sync-interval", "0.1") for name in "ab"
+    ]
     with daemons[0], daemons[1], ThreadPoolExecutor(2) as threads:
         interrupted = sum(threads.map(lambda daemon: killed(daemon, bmcs), daemons))
         assert interrupted > KILLS // 10, "too few calls were under way to show anything"

@@ -32,7 +32,9 @@ class Hiding:
     @cached_property
     def _pattern(self) -> re.Pattern[str]:
         lines = {line.strip() for text in self._secrets for line in text.splitlines()}
-        forms = {form for line in lines for form in (line, json.dumps(line)[1:-1], _encoded(line)) if len(form) >= SHORTEST}
+        forms = {
+            form for line in lines for form in (line, json.dumps(line)[1:-1], _encoded(line)) if len(form) >= SHORTEST
+        }
         return re.compile("|".join(map(re.escape, sorted(forms, key=len, reverse=True))) or r"(?!)")
 
 

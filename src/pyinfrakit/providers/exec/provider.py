@@ -32,9 +32,9 @@ Seconds = Annotated[float, Meta(gt=0)]
 class Executables(Struct, forbid_unknown_fields=True):
     """Paths of executables, and what they are given."""
 
-    command: Annotated[str | None, Meta(description="path of the executable for all verbs", examples=["/usr/local/bin/rack"])] = (
-        None
-    )
+    command: Annotated[
+        str | None, Meta(description="path of the executable for all verbs", examples=["/usr/local/bin/rack"])
+    ] = None
     provision: Own = None
     destroy: Own = None
     observe: Own = None
@@ -45,7 +45,10 @@ class Executables(Struct, forbid_unknown_fields=True):
     observe_timeout: Annotated[Seconds, Meta(description="seconds that an observation may take")] = 60
     output_limit: Annotated[int, Meta(ge=1, description="bytes that an executable may write")] = 64 * 1024 * 1024
     environment: Annotated[
-        str, Meta(description="names of variables that executables get, separated by commas", examples=["RACK_URL,RACK_TOKEN"])
+        str,
+        Meta(
+            description="names of variables that executables get, separated by commas", examples=["RACK_URL,RACK_TOKEN"]
+        ),
     ] = ""
 
 
@@ -147,7 +150,13 @@ def _executable(verb: str, given: str) -> Path:
     path = Path(given).expanduser().absolute()
     try:
         if not path.is_file() or not os.access(path, os.X_OK):
-            problem = "is not executable" if path.is_file() else "is not a regular file" if path.exists() else "does not exist"
+            problem = (
+                "is not executable"
+                if path.is_file()
+                else "is not a regular file"
+                if path.exists()
+                else "does not exist"
+            )
             raise CannotStart(f"provider exec: {verb}: {path} {problem}")
         paths.check_trusted(path)
     except (OSError, ValueError) as error:

@@ -24,7 +24,9 @@ AFTER_KILL = 5.0
 Table = Mapping[int, Seen]
 
 
-def ended(places: Iterable[Place], mark: str, uid: int, grace: float, gone: Callable[[Place], bool]) -> dict[str, list[int]]:
+def ended(
+    places: Iterable[Place], mark: str, uid: int, grace: float, gone: Callable[[Place], bool]
+) -> dict[str, list[int]]:
     """End the processes of instances: SIGTERM, after *grace* seconds SIGKILL; give those that are left, by instance.
 
     *gone* is called where none is left, and gives False where one may still come. Two looks in a row must find none, as

@@ -42,13 +42,17 @@ class Program(Struct, forbid_unknown_fields=True):
 class Settings(Struct, forbid_unknown_fields=True):
     """Whom processes run as, and what they may take."""
 
-    user: Annotated[str | None, Meta(description="whom they run as: needed, and not root, where the plugin is root")] = None
+    user: Annotated[
+        str | None, Meta(description="whom they run as: needed, and not root, where the plugin is root")
+    ] = None
     grace: Annotated[float, Meta(ge=0, le=3600, description="seconds from SIGTERM to SIGKILL")] = 10
     init_timeout: Annotated[float, Meta(gt=0, le=86400, description="seconds that a spec's Init may take")] = 600
-    log_size: Annotated[int, Meta(ge=4096, description="bytes that are kept of each of stdout and stderr")] = 10 * 1024 * 1024
-    folder: Annotated[str | None, Meta(description="where they are kept track of; default: NAME.processes beside the state")] = (
-        None
+    log_size: Annotated[int, Meta(ge=4096, description="bytes that are kept of each of stdout and stderr")] = (
+        10 * 1024 * 1024
     )
+    folder: Annotated[
+        str | None, Meta(description="where they are kept track of; default: NAME.processes beside the state")
+    ] = None
 
 
 class Process(Provider):
@@ -130,14 +134,17 @@ class Process(Provider):
     def _ended(self, places: Iterable[Place], gone: Callable[[Place], bool]) -> dict[str, TryAgain]:
         left = ending.ended(places, self.mark, self._account.uid, self.options.grace, gone)
         return {
-            id: TryAgain(f"still there after SIGKILL: {', '.join(map(str, pids)) or 'its folder'}") for id, pids in left.items()
+            id: TryAgain(f"still there after SIGKILL: {', '.join(map(str, pids)) or 'its folder'}")
+            for id, pids in left.items()
         }
 
     def observe(self) -> list[Machine]:
         self._reap()
         end = time.monotonic() + SETTLING
         with _disk_errors():
-            return [machine for place, about in self._places.of(self.mark) if (machine := self._if_there(place, about, end))]
+            return [
+                machine for place, about in self._places.of(self.mark) if (machine := self._if_there(place, about, end))
+            ]
 
     def _if_there(self, place: Place, about: About, end: float) -> Machine | None:
         """Observe an instance; give None where it was destroyed meanwhile."""

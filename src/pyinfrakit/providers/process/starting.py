@@ -86,7 +86,9 @@ def start(place: Place, lock: int, work: Work) -> int:
     boot, began = proc.boot()
     os.write(lock, f"boot {boot} {began}\n".encode())
     with contextlib.ExitStack() as open_files:
-        files = {number: open_files.enter_context(_output(place, name, work)) for number, name in ((1, OUTPUT), (2, ERRORS))}
+        files = {
+            number: open_files.enter_context(_output(place, name, work)) for number, name in ((1, OUTPUT), (2, ERRORS))
+        }
         files[3] = open_files.enter_context(_high(lock))
         if work.init:
             files[4] = open_files.enter_context(_executable(work.init, work.account))
@@ -146,7 +148,9 @@ def _executable(script: str, account: Account) -> Iterator[int]:
             file.write(script.encode())
         os.fchmod(writing, 0o500)
         os.fchown(writing, account.uid, account.gid)
-        fd = os.open(f"/proc/self/fd/{writing}", os.O_RDONLY | os.O_CLOEXEC)  # what is open to be written can't be executed
+        fd = os.open(
+            f"/proc/self/fd/{writing}", os.O_RDONLY | os.O_CLOEXEC
+        )  # what is open to be written can't be executed
     finally:
         os.close(writing)
     try:
@@ -157,7 +161,9 @@ def _executable(script: str, account: Account) -> Iterator[int]:
 
 
 def _memory() -> int:
-    executable = 0x10  # MFD_EXEC: it may be executed also where that is not the default; Linux before 6.3 does not know it
+    executable = (
+        0x10  # MFD_EXEC: it may be executed also where that is not the default; Linux before 6.3 does not know it
+    )
     try:
         return os.memfd_create("script", os.MFD_CLOEXEC | executable)
     except OSError:

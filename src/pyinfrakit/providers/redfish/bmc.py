@@ -20,7 +20,9 @@ from sushy import exceptions as wrong
 from pyinfrakit.errors import TryAgain
 from pyinfrakit.providers.redfish.inventory import Controller, Settings, System
 
-logging.getLogger("sushy").setLevel(logging.CRITICAL + 1)  # it would log what is told in errors, and addresses of images
+logging.getLogger("sushy").setLevel(
+    logging.CRITICAL + 1
+)  # it would log what is told in errors, and addresses of images
 
 T = TypeVar("T")
 
@@ -223,7 +225,9 @@ def _insert(system: Any, url: str, kinds: tuple[str, ...]) -> None:
     drives = [drive for drive in _media(system) if {_value(kind) for kind in drive.media_types} & set(kinds)]
     if any(drive.image == url and drive.inserted for drive in drives):
         return
-    for drive in sorted(drives, key=lambda drive: min(kinds.index(_value(k)) for k in drive.media_types if _value(k) in kinds)):
+    for drive in sorted(
+        drives, key=lambda drive: min(kinds.index(_value(k)) for k in drive.media_types if _value(k) in kinds)
+    ):
         if not drive.inserted:
             drive.insert_media(url)
             return
@@ -242,7 +246,10 @@ def _problem(error: Exception, timeout: float) -> tuple[str, bool]:
         case wrong.ConnectionError() | requests.RequestException():
             return _unreached(error, timeout), not _is_nonsense(error)
         case wrong.AccessError():
-            return f"it refuses the credentials ({error.status_code}): check them in the inventory, and its accounts", True
+            return (
+                f"it refuses the credentials ({error.status_code}): check them in the inventory, and its accounts",
+                True,
+            )
     return _machine_problem(error), False
 
 
@@ -251,9 +258,7 @@ def _machine_problem(error: Exception) -> str:
         case Refuses():
             return str(error)
         case wrong.ResourceNotFoundError():
-            return (
-                "it has no such thing (404): check the machine's `system` in the inventory, and whether the machine is in place"
-            )
+            return "it has no such thing (404): check the machine's `system` in the inventory, and whether the machine is in place"
         case wrong.ServerSideError():
             return f"it fails ({error.status_code}: {error.detail or 'no reason given'}): look into its own log, or reset it"
         case wrong.HTTPError():

@@ -35,7 +35,9 @@ class Health:
             return None
         if (owner.mark, owner.id) != (self._mark, id):
             whose = f"its asset tag says that it is {owner.id}, of the plugin with mark {owner.mark}"
-            return _broken(id, place, f"claimed twice: {whose}; destroy this instance, which leaves the machine to that one")
+            return _broken(
+                id, place, f"claimed twice: {whose}; destroy this instance, which leaves the machine to that one"
+            )
         if owner.phase == CLEANING:
             return _broken(id, place, "being cleaned")
         if place.machine.aside:

@@ -18,13 +18,19 @@ class System(Struct, forbid_unknown_fields=True, frozen=True):
 
     name: Annotated[
         str,
-        Meta(description="what it is called: the instance's handle", examples=["r1u07"], pattern="^[A-Za-z0-9][A-Za-z0-9._-]*$"),
+        Meta(
+            description="what it is called: the instance's handle",
+            examples=["r1u07"],
+            pattern="^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        ),
     ]
     system: Annotated[
         str | None,
         Meta(description="its resource at the BMC; else the only one there", examples=["/redfish/v1/Systems/1"]),
     ] = None
-    tags: Annotated[dict[str, str], Meta(description="by which specs find it", examples=[{"rack": "1", "size": "large"}])] = {}
+    tags: Annotated[
+        dict[str, str], Meta(description="by which specs find it", examples=[{"rack": "1", "size": "large"}])
+    ] = {}
     aside: Annotated[str, Meta(description="why it is not to be used, such as a repair; else it is")] = ""
 
 
@@ -63,10 +69,12 @@ class Settings(Struct, forbid_unknown_fields=True, frozen=True):
     longest_pause: Annotated[Seconds, Meta(description="seconds between attempts to reach a BMC, at most")] = 60
     power_timeout: Annotated[Seconds, Meta(description="seconds until a machine must be on, or forced off")] = 120
     graceful_timeout: Annotated[Seconds, Meta(description="seconds that a machine has to shut down by itself")] = 60
-    power_cycle: Annotated[bool, Meta(description="whether a machine that fails is power-cycled once before it is given up")] = (
-        False
+    power_cycle: Annotated[
+        bool, Meta(description="whether a machine that fails is power-cycled once before it is given up")
+    ] = False
+    doubtful: Annotated[Seconds, Meta(description="seconds for which a machine that did not come on is left alone")] = (
+        600
     )
-    doubtful: Annotated[Seconds, Meta(description="seconds for which a machine that did not come on is left alone")] = 600
     cleaning: Annotated[
         list[str] | None,
         Meta(
@@ -81,8 +89,12 @@ class Wanted(Struct, forbid_unknown_fields=True, frozen=True):
     """What a spec's properties say."""
 
     machine: Annotated[str | None, Meta(description="that one; else any that fits", examples=["r1u07"])] = None
-    tags: Annotated[dict[str, str], Meta(description="tags that the machine must have", examples=[{"size": "large"}])] = {}
-    boot: Annotated[Literal["disk", "pxe", "http", "iso"], Meta(description="what it boots from", examples=["pxe"])] = "disk"
+    tags: Annotated[
+        dict[str, str], Meta(description="tags that the machine must have", examples=[{"size": "large"}])
+    ] = {}
+    boot: Annotated[Literal["disk", "pxe", "http", "iso"], Meta(description="what it boots from", examples=["pxe"])] = (
+        "disk"
+    )
     url: Annotated[str | None, Meta(description="for http and iso: of the image")] = None
     always: Annotated[bool, Meta(description="whether it boots so always, and not just once")] = False
 
@@ -95,7 +107,9 @@ class Wanted(Struct, forbid_unknown_fields=True, frozen=True):
         if self.url is not None and not _is_web(self.url):
             raise InvalidSpec("Properties.url", f"expected an address as http://HOST/PATH, got {self.url!r}")
         if self.url is not None and urllib.parse.urlsplit(self.url).username is not None:
-            raise InvalidSpec("Properties.url", "expected an address without credentials, as it is shown to whoever asks")
+            raise InvalidSpec(
+                "Properties.url", "expected an address without credentials, as it is shown to whoever asks"
+            )
 
 
 def machines(settings: Settings) -> Iterator[tuple[Controller, System]]:
@@ -110,14 +124,20 @@ def check(settings: Settings) -> None:
     for bmc in settings.bmcs:
         parts = urllib.parse.urlsplit(bmc.address)
         if not _is_web(bmc.address) or parts.username is not None:
-            raise CannotStart(f"bmcs: expected an address as https://HOST, without credentials, got one at {parts.hostname}")
+            raise CannotStart(
+                f"bmcs: expected an address as https://HOST, without credentials, got one at {parts.hostname}"
+            )
         for what in ("username", "password"):
             if getattr(bmc, what) is None and getattr(settings, what) is None:
                 raise CannotStart(f"bmcs: {bmc.address} has no {what}, and neither have the options for all")
         if len(bmc.machines) > 1 and any(machine.system is None for machine in bmc.machines):
-            raise CannotStart(f"bmcs: {bmc.address} has several machines: each needs its system, as /redfish/v1/Systems/1")
+            raise CannotStart(
+                f"bmcs: {bmc.address} has several machines: each needs its system, as /redfish/v1/Systems/1"
+            )
         _check_file(bmc.ca or settings.ca)
-        _check_twice([machine.system or "" for machine in bmc.machines], f"bmcs: {bmc.address} has two machines with the system")
+        _check_twice(
+            [machine.system or "" for machine in bmc.machines], f"bmcs: {bmc.address} has two machines with the system"
+        )
 
 
 def _check_file(ca: str | None) -> None:

@@ -34,7 +34,9 @@ class Polls:
         return thread is not None and thread.is_alive()
 
     def _begin(self, bmc: Bmc) -> None:
-        thread = self._under_way[bmc.address] = threading.Thread(target=self._poll, args=(bmc,), name="bmc", daemon=True)
+        thread = self._under_way[bmc.address] = threading.Thread(
+            target=self._poll, args=(bmc,), name="bmc", daemon=True
+        )
         thread.start()
 
     def _poll(self, bmc: Bmc) -> None:
@@ -57,4 +59,6 @@ def _missed(places: list[Place], timeout: float) -> None:
     for place in places:
         if time.monotonic() - place.seen_at > timeout:
             where = f"machine {place.machine.name}: BMC {place.bmc.address}"
-            place.trouble = f"{where}: it did not tell of its machines within {timeout:g} s: is the management network up?"
+            place.trouble = (
+                f"{where}: it did not tell of its machines within {timeout:g} s: is the management network up?"
+            )

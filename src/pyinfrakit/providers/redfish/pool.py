@@ -66,7 +66,9 @@ def why_taken(place: Place) -> Taken | None:
     if sight.health == CRITICAL:
         return Taken("unhealthy", "its health is Critical")
     if sight.is_on:
-        return Taken("running", f"its power is {sight.power or 'unknown'}, though nobody claims it: power it off, or adopt it")
+        return Taken(
+            "running", f"its power is {sight.power or 'unknown'}, though nobody claims it: power it off, or adopt it"
+        )
     return None
 
 
@@ -108,7 +110,9 @@ class Pool:
         chosen = self.places.values() if name is None else [self.places[name]]
         fit = [place for place in chosen if wanted.tags.items() <= place.machine.tags.items()]
         if wanted.machine is not None and name != wanted.machine:
-            raise GiveUp(f"the logical ID names machine {name}, and Properties.machine {wanted.machine}: say one of them")
+            raise GiveUp(
+                f"the logical ID names machine {name}, and Properties.machine {wanted.machine}: say one of them"
+            )
         return sorted(fit, key=lambda place: why_taken(place) is not None)
 
     @contextmanager

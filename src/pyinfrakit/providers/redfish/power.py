@@ -46,7 +46,9 @@ class Power:
             return
         place.bmc.reset(place.machine, "ForceOff")
         if not self._becomes(place, False, self._settings.power_timeout):
-            raise NoPower(_text(place, "on", self._settings.power_timeout, "ForceOff", "switch it off by hand, or at its PDU"))
+            raise NoPower(
+                _text(place, "on", self._settings.power_timeout, "ForceOff", "switch it off by hand, or at its PDU")
+            )
 
     def _shuts_down(self, place: Place) -> bool:
         try:

@@ -48,7 +48,9 @@ class Redfish(Provider):
     def start(self) -> None:
         """Know what was claimed. No BMC is asked: one that does not answer must not keep the others waiting."""
         if claims.owner(Owner(self.mark, "1").tag) is None:
-            raise CannotStart(f"mark {self.mark!r}: expected ASCII without blanks and colons, as it is written into asset tags")
+            raise CannotStart(
+                f"mark {self.mark!r}: expected ASCII without blanks and colons, as it is written into asset tags"
+            )
         self._claims = Claims(self.folder / f"{self.name}.claims", self.mark)
         for record in self.known:
             if record.handle is not None and self._claims.of(record.id) is None:

@@ -56,7 +56,12 @@ class Release:
         if self._hook is None:
             return
         self._mark(id, place, claim, Owner(claim.mark, id, CLEANING).tag)
-        told = {"MACHINE": place.machine.name, "BMC": place.bmc.address, "SYSTEM": place.machine.system or "", "INSTANCE": id}
+        told = {
+            "MACHINE": place.machine.name,
+            "BMC": place.bmc.address,
+            "SYSTEM": place.machine.system or "",
+            "INSTANCE": id,
+        }
         self._hook.run(place.machine.name, told)
         self._shut_down(place, claim)
 

@@ -126,7 +126,9 @@ def _load_unusual(data: bytes) -> Content:
     return _content(records, aside, document.Provider or {}, unknown)
 
 
-def _content(described: list[Record], aside: list[Record], own: Mapping[str, Raw], unknown: Mapping[str, Raw]) -> Content:
+def _content(
+    described: list[Record], aside: list[Record], own: Mapping[str, Raw], unknown: Mapping[str, Raw]
+) -> Content:
     _check_unique(described, aside)
     records = [in_service(record) for record in described] + [out_of_service(record) for record in aside]
     notes = _owned(own, "Provider.")

@@ -146,7 +146,9 @@ def _journal(entries: Sequence[Entry], torn: int) -> Journal:
     header = _header(first)
     for sequence, each in enumerate(rest, first.sequence + 1):
         if (each.sequence, each.epoch) != (sequence, first.epoch):
-            raise Broken(each.start, f"entry {each.sequence} of epoch {each.epoch}, expected {sequence} of {first.epoch}")
+            raise Broken(
+                each.start, f"entry {each.sequence} of epoch {each.epoch}, expected {sequence} of {first.epoch}"
+            )
     return Journal(first.epoch, header.base, first.sequence, rest, torn)
 
 
@@ -156,7 +158,9 @@ def _header(first: Entry) -> Header:
     except (WrongShape, NotJSON) as error:
         raise Broken(first.start, f"expected a journal's first entry: {error}") from None
     if header.version != VERSION:
-        raise Broken(first.start, f"version {header.version} of the journal's form; this program knows version {VERSION}")
+        raise Broken(
+            first.start, f"version {header.version} of the journal's form; this program knows version {VERSION}"
+        )
     return header
 
 

@@ -65,7 +65,8 @@ def journals(disk: Disk, path: Path) -> list[Path]:
     prefix = f"{path.name}.journal-"
     ends = (name.removeprefix(prefix) for name in disk.names(path.parent) if name.startswith(prefix))
     return [
-        journal.journal_path(path, number) for number in sorted(int(end) for end in ends if end.isdecimal() and end.isascii())
+        journal.journal_path(path, number)
+        for number in sorted(int(end) for end in ends if end.isdecimal() and end.isascii())
     ]
 
 
@@ -142,7 +143,9 @@ def _replayed(pair: Pair, content: Content, stamp: Stamp) -> Found:
         if torn:
             raise _damaged(pair.path, path.name, f"continues a journal whose end, {torn} bytes, is no entry")
         if found.after > position:
-            raise _damaged(pair.path, path.name, f"begins after change {found.after}, but what is before it ends with {position}")
+            raise _damaged(
+                pair.path, path.name, f"begins after change {found.after}, but what is before it ends with {position}"
+            )
         for entry in found.entries[position - found.after :]:
             try:
                 for change in journal.changes(entry):
@@ -166,7 +169,9 @@ def _relevant(pair: Pair, stamp: Stamp) -> Iterator[tuple[Path, Journal]]:
         except Broken as error:
             raise _damaged(pair.path, path.name, str(error)) from None
         if found.epoch != stamp.epoch and found.base != stamp.digest:
-            raise _damaged(pair.path, path.name, "belongs to another content of the file, from before or after this one")
+            raise _damaged(
+                pair.path, path.name, "belongs to another content of the file, from before or after this one"
+            )
         if found.after != journal.after(path):
             raise _damaged(pair.path, path.name, f"has the content of journal {found.after}")
         yield path, found

@@ -165,7 +165,11 @@ def _of_text(text: str, findings: list[Finding]) -> Content:
 
 
 def _of_values(
-    text: str, entries: Sequence[tuple[Value, str | None]], members: Sequence[Value], marks: set[str], findings: list[Finding]
+    text: str,
+    entries: Sequence[tuple[Value, str | None]],
+    members: Sequence[Value],
+    marks: set[str],
+    findings: list[Finding],
 ) -> Content:
     missing = set(LISTS) - {value.key for value in members}
     untold = "missing, or can't be read; what does not say its state is taken to be in the list before it"
@@ -175,9 +179,13 @@ def _of_values(
         for value, name in entries
     ]
     others = _members(
-        text, [value for value in members if value.end is not None and value.key not in (*LISTS, *judging.ENTRY)], findings
+        text,
+        [value for value in members if value.end is not None and value.key not in (*LISTS, *judging.ENTRY)],
+        findings,
     )
-    known = [value for value, _ in entries] + [value for value in members if value.end is not None and value.key not in LISTS]
+    known = [value for value, _ in entries] + [
+        value for value in members if value.end is not None and value.key not in LISTS
+    ]
     gaps = _gaps(text, sorted((value.start, value.end or value.start) for value in known))
     findings += [found for start, end in gaps if (found := _gap(text, start, end)) is not None]
     return _content(pieces, _own(others.pop("Provider", None), marks, findings), others, findings)
@@ -233,7 +241,9 @@ def _own(data: Raw | None, marks: set[str], findings: list[Finding]) -> dict[str
     return kept
 
 
-def _content(pieces: Sequence[_Piece], own: dict[str, Raw], unknown: dict[str, Raw], findings: list[Finding]) -> Content:
+def _content(
+    pieces: Sequence[_Piece], own: dict[str, Raw], unknown: dict[str, Raw], findings: list[Finding]
+) -> Content:
     records: dict[str, Record] = {}
     for piece in pieces:
         record = _record(piece, findings)
@@ -249,7 +259,9 @@ def _content(pieces: Sequence[_Piece], own: dict[str, Raw], unknown: dict[str, R
         findings.append(Finding("Provider.LastID", f'expected an ID that was minted here, got "{last}"', "the last ID"))
         last = ids.NEVER
     kept = Records(records.values(), last)
-    return Content(list(kept), kept.last_id, _checked(own, "Provider.", findings), mark, _checked(unknown, "", findings))
+    return Content(
+        list(kept), kept.last_id, _checked(own, "Provider.", findings), mark, _checked(unknown, "", findings)
+    )
 
 
 def _checked(values: dict[str, Raw], where: str, findings: list[Finding]) -> dict[str, Raw]:
@@ -273,7 +285,9 @@ def _record(piece: _Piece, findings: list[Finding]) -> Record | None:
         where, problem = (error.where, error.problem) if isinstance(error, WrongShape) else (piece.where, str(error))
         seen = _ID.search(piece.data)
         of = f", of {seen[1].decode(errors='replace')}" if seen else ""
-        findings.append(Finding(where, problem, f"the {'' if piece.where.startswith('entry') else 'entry at '}{piece.where}{of}"))
+        findings.append(
+            Finding(where, problem, f"the {'' if piece.where.startswith('entry') else 'entry at '}{piece.where}{of}")
+        )
         return None
     if piece.list is None or (is_stated and not piece.certain):
         return record
@@ -340,6 +354,10 @@ def _changes(entry: Entry, name: str, findings: list[Finding]) -> Sequence[Chang
 def _ids(changes: Sequence[Change]) -> set[str]:
     """Give the instances that are changed; a note is named as the key that it has in the file."""
     return {
-        change.record.id if isinstance(change, Put) else change.id if isinstance(change, Drop) else f"Provider.{change.key}"
+        change.record.id
+        if isinstance(change, Put)
+        else change.id
+        if isinstance(change, Drop)
+        else f"Provider.{change.key}"
         for change in changes
     }

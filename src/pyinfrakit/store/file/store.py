@@ -145,7 +145,11 @@ class FileStore(Store):
 
     def part(self, sub_type: str) -> Store:
         """Give the store of one sub-type's records, for as long as this one is open."""
-        return self if sub_type == self.sub_type else _Part(self, _marked(self._mark, sub_type), sub_type, self._parts[sub_type])
+        return (
+            self
+            if sub_type == self.sub_type
+            else _Part(self, _marked(self._mark, sub_type), sub_type, self._parts[sub_type])
+        )
 
     def commit(self, *changes: Change, urgent: bool = True) -> asyncio.Future[None]:
         return self._commit(self.records, changes, urgent)
@@ -266,7 +270,9 @@ class FileStore(Store):
             pause = 0.0
         except (OSError, MemoryError) as error:
             if not self._is_behind:
-                log.error("%s can't be written anew: %s; all is safe in the journal beside it", self.location, _reason(error))
+                log.error(
+                    "%s can't be written anew: %s; all is safe in the journal beside it", self.location, _reason(error)
+                )
             self._is_behind = True
             pause = RETRY
         ended = time.monotonic()
