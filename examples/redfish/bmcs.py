@@ -1,12 +1,19 @@
-"""BMCs to try things with: sushy-tools' emulator, behind a layer that keeps asset tags with ETags, and breaks on demand.
+"""Emulate BMCs to try the provider with: sushy-tools' emulator, behind a layer that adds asset tags, ETags and faults.
 
     python bmcs.py --bmcs 2 --systems 3
 
-serves real Redfish on the loopback, each BMC on a port of its own, and writes the addresses as JSON in one line. It ends with its
-standard input, so that none is left behind. The user is `admin`, the password `calvin`.
+serves Redfish on the loopback interface, with one port per BMC, and prints the addresses as a JSON array in one line.
+The user is `admin`, the password `calvin`. The program exits when its standard input closes, so that no BMC outlives its
+terminal or test.
 
-What tests do to a BMC goes to the same port, below `/-/`: `POST /-/fault` has the next requests fail, `POST /-/system/ID` changes
-what a system says of itself, `POST /-/reset` forgets all, `GET /-/state` tells.
+Tests control a BMC through the same port, below `/-/`. Every reply is the BMC's state.
+
+    POST /-/fault        replace the list of faults, which make requests fail
+    POST /-/system/ID    change what a system reports of itself
+    POST /-/power/ID     change a system's power without a Redfish request
+    POST /-/etags        send ETags (true), or not (false)
+    POST /-/reset        return to the initial state
+    GET  /-/state        change nothing
 """
 
 import argparse
@@ -33,18 +40,20 @@ from werkzeug.serving import make_server
 USER, PASSWORD = "admin", "calvin"
 AUTHORIZATION = "Basic " + base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
 HANG = 60.0
+"""Seconds before a request with the fault `hang` continues."""
 
 Environ = dict[str, Any]
 Start = Callable[[str, list[tuple[str, str]]], Any]
 
 
 class QuickSystems(fakedriver.FakeDriver):  # type: ignore[misc]
-    """The emulator's fake systems, without its 1 to 11 seconds until a power change shows, and kept in memory."""
+    """The emulator's fake systems, kept in memory, and without its delay of 1 to 11 seconds before a power change shows."""
 
     delay = 0.05
+    """Seconds until a power change shows."""
 
     def __init__(self) -> None:
-        super(fakedriver.FakeDriver, self).__init__()
+        super(fakedriver.FakeDriver, self).__init__()  # skips the driver's own, which keeps the systems in a file
         self._systems: dict[str, Any] = {
             each["uuid"]: dict(each) for each in self._config["SUSHY_EMULATOR_FAKE_SYSTEMS"]
         }
@@ -60,7 +69,11 @@ class QuickSystems(fakedriver.FakeDriver):  # type: ignore[misc]
 
 
 class Fault:
-    """What happens to requests: *path* and *method* say which, by patterns; *times*: to how many."""
+    """A fault that strikes requests.
+
+    *kind* is an HTTP status, or one of the words in `Layer._strike`. *path* and *method* are patterns: the path must
+    contain a match, and the method must start with one. *times* is the number of requests to strike, or None for all.
+    """
 
     def __init__(self, kind: str, path: str = "", method: str = "", times: int | None = None) -> None:
         self.kind = kind
@@ -77,7 +90,7 @@ class Fault:
 
 
 class Layer:
-    """Between a BMC's clients and the emulator: asset tags, ETags, health, credentials, and faults."""
+    """WSGI layer between a BMC's clients and the emulator: it adds asset tags, ETags, health, credentials and faults."""
 
     def __init__(self, app: Any) -> None:
         self._app = app
@@ -89,10 +102,11 @@ class Layer:
         self.faults: list[Fault] = []
         self.etags = True
         self.said: dict[str, dict[str, Any]] = {}
+        """By system, the values that override the emulator's."""
         self._versions: dict[str, int] = {}
         self.requests: list[str] = []
         self.boots: list[Any] = []
-        """What systems were told to boot from, of which the emulator keeps but the source."""
+        """Every boot override that a client sent. The emulator itself keeps only the source."""
 
     def __call__(self, environ: Environ, start: Start) -> Iterable[bytes]:
         path, method = environ["PATH_INFO"], environ["REQUEST_METHOD"]
@@ -113,24 +127,26 @@ class Layer:
             self.boots.append(boot := dict(body.get("Boot") or {}))
             if "HttpBootUri" in boot:
                 _replace(environ, {"Boot": {key: value for key, value in boot.items() if key != "HttpBootUri"}})
-        reply = self._pass_on(environ, start if system is None or method != "GET" else _Withheld(start))
-        return self._described(system[1], reply, start) if system and method == "GET" else reply
+        if system and method == "GET":
+            return self._describe(system[1], self._emulate(environ, _ignore_head), start)
+        return self._emulate(environ, start)
 
-    def _pass_on(self, environ: Environ, start: Start) -> Iterable[bytes]:
-        """Let the emulator answer; it is not made for several requests at once."""
+    def _emulate(self, environ: Environ, start: Start) -> Iterable[bytes]:
+        """Return the emulator's reply. It handles one request at a time, because it is not thread-safe."""
         with self._open:
             return [b"".join(self._app(environ, start))]
 
-    def _described(self, system: str, reply: Iterable[bytes], start: Start) -> Iterable[bytes]:
-        found = json.loads(b"".join(reply))
-        if "error" in found:
-            return _json(start, "404 Not Found", found)
-        found |= {"Model": "Joo Janta 200", "SerialNumber": f"SN-{system}", "AssetTag": ""}
-        found["Status"] = {"State": "Enabled", "Health": "OK", "HealthRollup": "OK"}
+    def _describe(self, name: str, reply: Iterable[bytes], start: Start) -> Iterable[bytes]:
+        """Return the emulator's description of a system with the layer's own values in it."""
+        system = json.loads(b"".join(reply))
+        if "error" in system:
+            return _json(start, "404 Not Found", system)
+        system |= {"Model": "Joo Janta 200", "SerialNumber": f"SN-{name}", "AssetTag": ""}
+        system["Status"] = {"State": "Enabled", "Health": "OK", "HealthRollup": "OK"}
         with self._lock:
-            found |= self.said.get(system, {})
-            etag = [("ETag", f'"{self._versions.get(system, 0)}"')] if self.etags else []
-        return _json(start, "200 OK", found, etag)
+            system |= self.said.get(name, {})
+            etag = [("ETag", f'"{self._versions.get(name, 0)}"')] if self.etags else []
+        return _json(start, "200 OK", system, etag)
 
     def _set_tag(self, system: str, tag: str, environ: Environ, start: Start) -> Iterable[bytes]:
         with self._lock:
@@ -142,6 +158,7 @@ class Layer:
         return _json(start, "204 No Content", None)
 
     def _strike(self, fault: str, environ: Environ, start: Start) -> Iterable[bytes] | None:
+        """Return the reply of a request that a fault strikes, or None if the request only has to wait."""
         if fault.isdigit():
             return _json(start, f"{fault} Injected", _error("as the test wishes"))
         if fault == "stuck":
@@ -156,8 +173,8 @@ class Layer:
             return [b"<html>\xff\x00 welcome"]
         if fault == "list":
             return _json(start, "200 OK", [1, 2])
-        if fault == "late":  # it is done, and nobody hears of it
-            b"".join(self(environ, lambda status, headers: None))
+        if fault == "late":  # the request takes effect, but its client gets no reply
+            b"".join(self(environ, _ignore_head))
         connection = environ["werkzeug.socket"]
         if fault == "half":
             connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n" + b'{"Id": "half')
@@ -194,25 +211,19 @@ class Layer:
         return _json(start, "200 OK", state)
 
 
-class _Withheld:
-    """A reply's head that is not sent on."""
-
-    def __init__(self, start: Start) -> None:
-        self._start = start
-
-    def __call__(self, status: str, headers: list[tuple[str, str]], error: Any = None) -> Any:
-        return None
+def _ignore_head(status: str, headers: list[tuple[str, str]], error: Any = None) -> None:
+    """Accept the head of a reply that the layer does not send."""
 
 
 def _body(environ: Environ) -> Any:
-    """Give a request's body, and leave it to be read again."""
+    """Return a request's body, decoded. The body stays readable for the emulator."""
     data = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
     environ["wsgi.input"] = io.BytesIO(data)
     return json.loads(data or b"null")
 
 
 def _replace(environ: Environ, body: Any) -> None:
-    """Put another body into a request: simulated systems know no URL to boot from, and would refuse it."""
+    """Replace a request's body: the emulator refuses a URL to boot from, because its fake systems know none."""
     data = json.dumps(body).encode()
     environ["wsgi.input"], environ["CONTENT_LENGTH"] = io.BytesIO(data), str(len(data))
 
@@ -232,14 +243,14 @@ def _systems(count: int) -> list[dict[str, Any]]:
 
 
 def _end_with(parent: int) -> None:
-    """End this process when its parent did, however that was."""
+    """End this process once its parent has ended, even if the parent was killed."""
     while os.getppid() == parent:
         time.sleep(0.2)
     os._exit(0)
 
 
 def _serve(listening: socket.socket, count: int, delay: float, tls: tuple[str, str] | None, parent: int) -> None:
-    """Be one BMC, for good."""
+    """Serve one BMC until the process ends."""
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     logging.getLogger("werkzeug").setLevel(logging.CRITICAL)
     emulator.app.logger.setLevel(logging.CRITICAL)
@@ -262,21 +273,21 @@ def _serve(listening: socket.socket, count: int, delay: float, tls: tuple[str, s
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Emulated BMCs on the loopback.")
-    parser.add_argument("--bmcs", type=int, default=2)
-    parser.add_argument("--systems", type=int, default=3, help="of each BMC")
-    parser.add_argument("--port", type=int, default=0, help="of the first BMC; else any that is free")
+    parser = argparse.ArgumentParser(description="Emulate BMCs on the loopback interface.")
+    parser.add_argument("--bmcs", type=int, default=2, help="number of BMCs")
+    parser.add_argument("--systems", type=int, default=3, help="number of systems per BMC")
+    parser.add_argument("--port", type=int, default=0, help="port of the first BMC; any free port by default")
     parser.add_argument("--delay", type=float, default=0.05, help="seconds until a power change shows")
-    parser.add_argument("--tls", nargs=2, metavar=("CERTIFICATE", "KEY"), help="files; else it is plain HTTP")
-    given = parser.parse_args()
-    sockets = [socket.create_server(("127.0.0.1", given.port and given.port + n)) for n in range(given.bmcs)]
+    parser.add_argument("--tls", nargs=2, metavar=("CERTIFICATE", "KEY"), help="PEM files; plain HTTP by default")
+    options = parser.parse_args()
+    sockets = [socket.create_server(("127.0.0.1", options.port and options.port + n)) for n in range(options.bmcs)]
     children = []
     for each in sockets:
         parent = os.getpid()
         if (child := os.fork()) == 0:
-            _serve(each, given.systems, given.delay, given.tls and tuple(given.tls), parent)
+            _serve(each, options.systems, options.delay, options.tls and tuple(options.tls), parent)
         children.append(child)
-    scheme = "https" if given.tls else "http"
+    scheme = "https" if options.tls else "http"
     print(json.dumps([f"{scheme}://127.0.0.1:{each.getsockname()[1]}" for each in sockets]), flush=True)
     with contextlib.suppress(KeyboardInterrupt):
         sys.stdin.read()

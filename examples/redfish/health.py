@@ -1,4 +1,4 @@
-"""Have a system of an emulated BMC be sick, or well again.
+"""Set the health of a system of an emulated BMC: `Critical`, or `OK` to heal it.
 
 python health.py Critical http://127.0.0.1:15001/node-1
 """

@@ -1,4 +1,4 @@
-// Machines as files, in a folder for each plugin: $MACHINES/MARK/ID. An empty file is a machine that is broken.
+// Each machine is a file, in a folder per plugin: $MACHINES/MARK/ID. An empty file is a broken machine.
 package main
 
 import (
@@ -9,7 +9,7 @@ import (
 	"strings"
 )
 
-// The exit statuses that mean something; any other, but 0, is a bug.
+// Exit statuses of the protocol, besides 0 for success. The plugin treats any other status as a bug.
 const (
 	unknownVerb = 64
 	wrongSpec   = 65
@@ -69,13 +69,14 @@ func validate(properties map[string]json.RawMessage) {
 
 func provision(folder, id string, wanted spec) any {
 	file := filepath.Join(folder, id)
+	// After a crash, the plugin repeats the request: the machine may already exist.
 	if _, err := os.Stat(file); os.IsNotExist(err) {
 		check(os.MkdirAll(folder, 0o700))
 		data, err := json.Marshal(wanted)
 		check(err)
 		part := filepath.Join(folder, "."+id)
 		check(os.WriteFile(part, data, 0o600))
-		check(os.Rename(part, file)) // whole, or not at all
+		check(os.Rename(part, file)) // atomic: a crash leaves no half-written machine
 	}
 	return map[string]string{"handle": "file-" + id}
 }
@@ -101,13 +102,13 @@ func observe(folder string) any {
 	machines := []machine{}
 	for _, entry := range entries {
 		if !strings.HasPrefix(entry.Name(), ".") {
-			machines = append(machines, seen(folder, entry.Name()))
+			machines = append(machines, readMachine(folder, entry.Name()))
 		}
 	}
 	return map[string]any{"machines": machines}
 }
 
-func seen(folder, id string) machine {
+func readMachine(folder, id string) machine {
 	data, err := os.ReadFile(filepath.Join(folder, id))
 	check(err)
 	if len(data) == 0 {
