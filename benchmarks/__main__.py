@@ -1,4 +1,4 @@
-"""The command line: `python -m benchmarks [PART…]`."""
+"""The command line: `python -m benchmarks [CASE...]`."""
 
 import signal
 import sys
@@ -8,46 +8,49 @@ from pathlib import Path
 import click
 import msgspec
 
-from benchmarks import table
-from benchmarks.bench import Bench, bench
-from benchmarks.parts import describe, flat, latency, memory, processes, provision, rack, slow, start, written
-from benchmarks.report import Report
-from benchmarks.scale import FULL, QUICK
+from benchmarks.cases.describe import measure_describe, measure_latency
+from benchmarks.cases.memory import measure_growth, measure_memory
+from benchmarks.cases.observation import measure_processes, measure_rack
+from benchmarks.cases.provision import measure_provision, measure_slow, measure_written
+from benchmarks.cases.start import measure_start
+from benchmarks.cases.workspace import FULL, QUICK, Workspace, open_workspace
+from benchmarks.report.tables import Report, format_report
 
-PARTS: Mapping[str, Callable[[Bench], Report]] = {
-    "describe": describe.measure,
-    "provision": provision.measure,
-    "written": written.measure,
-    "start": start.measure,
-    "memory": memory.measure,
-    "flat": flat.measure,
-    "latency": latency.measure,
-    "slow": slow.measure,
-    "processes": processes.measure,
-    "rack": rack.measure,
+CASES: Mapping[str, Callable[[Workspace], Report]] = {
+    "describe": measure_describe,
+    "provision": measure_provision,
+    "written": measure_written,
+    "start": measure_start,
+    "memory": measure_memory,
+    "flat": measure_growth,
+    "latency": measure_latency,
+    "slow": measure_slow,
+    "processes": measure_processes,
+    "rack": measure_rack,
 }
 
 
 @click.command()
-@click.argument("parts", type=click.Choice(list(PARTS)), nargs=-1)
-@click.option("--quick", is_flag=True, help="A short look: small fleets, short rounds.")
+@click.argument("cases", type=click.Choice(list(CASES)), nargs=-1)
+@click.option("--quick", is_flag=True, help="Run small fleets and short rounds: a check that everything works.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option(
     "--dir",
     "folder",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     default=".",
-    help="Where state files are: on a real disk.  [default: the working directory]",
+    help="Folder for state files, on the disk to measure.  [default: the working directory]",
 )
-def main(parts: tuple[str, ...], quick: bool, as_json: bool, folder: Path) -> None:
-    """Measure the daemon beside what bounds it: all parts, or some."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that whatever was started is ended
+def main(cases: tuple[str, ...], quick: bool, as_json: bool, folder: Path) -> None:
+    """Measure the daemon against its limits: in the named cases, or in all."""
+    # A SIGTERM has to raise an exception, so that the contexts of all servers close and kill them.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     reports = {}
-    with bench(QUICK if quick else FULL, folder.absolute()) as place:
-        for part in parts or PARTS:
-            reports[part] = PARTS[part](place)
+    with open_workspace(QUICK if quick else FULL, folder.absolute()) as workspace:
+        for case in cases or CASES:
+            reports[case] = CASES[case](workspace)
             if not as_json:
-                click.echo("\n".join([part, "", *table.lines(reports[part]), "", ""]))
+                click.echo("\n".join([case, "", *format_report(reports[case]), "", ""]))
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(reports)))
 

@@ -335,6 +335,6 @@ def test_a_user_may_run_what_others_may_write(tmp_path: Path) -> None:
     path = tmp_path / "rack.py"
     path.touch()
     path.chmod(0o666)
-    script = "import os, pathlib, sys; from pyinfrakit import ownership; os.setuid(65534); ownership.check(pathlib.Path(sys.argv[1]))"
+    script = "import os, pathlib, sys; from pyinfrakit import paths; os.setuid(65534); paths.check_trusted(pathlib.Path(sys.argv[1]))"
     done = subprocess.run([sys.executable, "-c", script, path], capture_output=True, text=True, check=False)
     assert ("", 0) == (done.stderr, done.returncode)

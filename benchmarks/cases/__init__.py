@@ -1,0 +1,1 @@
+"""The cases, and the subjects and settings that they share."""

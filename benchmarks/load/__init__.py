@@ -1,0 +1,1 @@
+"""The load: requests as bytes, and the process that sends them."""

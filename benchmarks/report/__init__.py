@@ -1,0 +1,1 @@
+"""Comparisons of rates, and the tables that show them."""
