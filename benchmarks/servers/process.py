@@ -122,6 +122,6 @@ class Daemon(Server):
                 time.sleep(0.01)
 
 
-def _count_transitions(remote: Remote) -> int:
+def _count_transitions(remote: OperatorClient) -> int:
     states = remote.status().States
     return states[State.PROVISIONING] + states[State.DESTROYING]

@@ -46,7 +46,7 @@ def of(type: str, change: Change) -> Change:
     """Make it a change of a sub-type's record, with an ID that the others have not."""
     match change:
         case Put(record, front):
-            return Put(replace(record, id=id_of(type, record.id), type=type), front)
+            return Put(replace(record, id=id_of(type, record.id), sub_type=type), front)
         case Drop(id):
             return Drop(id_of(type, id))
     return change
