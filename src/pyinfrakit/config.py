@@ -19,7 +19,7 @@ from pyinfrakit import loading, paths
 from pyinfrakit.errors import CannotStart
 from pyinfrakit.provider import Provider
 from pyinfrakit.schema.decode import NotJSON, WrongShape, decode, make_encodable
-from pyinfrakit.schema.describe import example
+from pyinfrakit.schema.describe import make_example
 from pyinfrakit.schema.secrets import EMPTY_OBJECT, Secret
 
 EXAMPLE = 'provider = "simulator"'
@@ -144,7 +144,7 @@ def options_from_table(provider: type[Provider], given: Raw, where: str, folder:
 
 def as_flags(provider: type[Provider]) -> str:
     """Give an example of a provider's options for the command line, or for a file where it has some that only that can hold."""
-    options = example(provider.Options, lambda name: f"env:{_variable(name)}")
+    options = make_example(provider.Options, lambda name: f"env:{_variable(name)}")
     if any(isinstance(value, dict | list) for value in options.values()):
         return f"by --config, {as_table(provider)}"
     return " ".join(f"--option {key}={_plain(value)}" for key, value in options.items() if value is not None)
@@ -152,7 +152,7 @@ def as_flags(provider: type[Provider]) -> str:
 
 def as_table(provider: type[Provider]) -> str:
     """Give an example of a provider's options for a file."""
-    options = example(provider.Options, lambda name: {"env": _variable(name)})
+    options = make_example(provider.Options, lambda name: {"env": _variable(name)})
     return f"options = {toml(options)}" if options else ""
 
 

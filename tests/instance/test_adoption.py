@@ -223,7 +223,7 @@ def test_an_orphan_that_is_destroyed_is_told_no_more(tmp_path: Path) -> None:
 
 def test_the_file_provider_adopts_anything_with_a_name(daemon: Daemon) -> None:
     """A handle must be given."""
-    with pytest.raises(RemoteError, match="Handle: expected what the provider calls a machine"):
+    with pytest.raises(RemoteError, match="Handle: expected the provider's name for a machine"):
         daemon.call("Operator.Adopt", Handle="")
     id = daemon.call("Operator.Adopt", Handle="h")["Instances"][0]
     assert [id] == daemon.described()

@@ -179,7 +179,7 @@ def test_two_machines_with_one_id_are_told_and_not_confused(tmp_path: Path, capl
             assert {"a": "one", "b": "two"} == {id: machine.handle for id, machine in (await asking.observe()).items()}
 
     asyncio.run(test())
-    assert ["a: the provider has several machines with this ID: one, copy; all but the first are left alone"] == [
+    assert ["a: several machines of the provider have this ID: one, copy; only the first one is managed"] == [
         each.message for each in caplog.records
     ]
 
@@ -294,7 +294,7 @@ def test_no_more_calls_of_a_kind_run_than_may(tmp_path: Path) -> None:
         assert 30 == len(set(provider.asked_for("provision")))
         assert provider.most_at_once <= 5  # an observation may be under way
 
-    with_plugin(tmp_path, Plain(tmp_path), test, bounds=CallLimits(at_once=4), interval=60, wait=60)
+    with_plugin(tmp_path, Plain(tmp_path), test, call_limits=CallLimits(at_once=4), interval=60, wait=60)
 
 
 def test_calls_that_hang_starve_no_other_kind(tmp_path: Path) -> None:
@@ -313,7 +313,7 @@ def test_calls_that_hang_starve_no_other_kind(tmp_path: Path) -> None:
         gate.set()
         await asyncio.gather(*hanging)
 
-    with_plugin(tmp_path, Plain(tmp_path), test, bounds=CallLimits(at_once=2))
+    with_plugin(tmp_path, Plain(tmp_path), test, call_limits=CallLimits(at_once=2))
 
 
 def test_calls_that_are_late_make_room_for_others_of_their_kind(tmp_path: Path) -> None:
@@ -331,7 +331,7 @@ def test_calls_that_are_late_make_room_for_others_of_their_kind(tmp_path: Path) 
         await until(lambda: all(record.state is State.READY for record in plugin.records))
         assert set() == plugin.late_calls
 
-    with_plugin(tmp_path, Plain(tmp_path), test, bounds=CallLimits(at_once=2, timeout=0.2), wait=0)
+    with_plugin(tmp_path, Plain(tmp_path), test, call_limits=CallLimits(at_once=2, timeout=0.2), wait=0)
 
 
 def test_a_late_call_keeps_its_instance_to_itself(tmp_path: Path) -> None:
@@ -350,7 +350,7 @@ def test_a_late_call_keeps_its_instance_to_itself(tmp_path: Path) -> None:
         await until(lambda: not plugin.records)
         assert {} == provider.machines
 
-    with_plugin(tmp_path, Plain(tmp_path), test, bounds=CallLimits(timeout=0.1), wait=0)
+    with_plugin(tmp_path, Plain(tmp_path), test, call_limits=CallLimits(timeout=0.1), wait=0)
 
 
 class Async(Plain):
@@ -379,7 +379,7 @@ def test_an_async_call_that_is_late_is_cancelled_and_made_again(tmp_path: Path) 
         await until(lambda: plugin.records[id].state is State.READY)
         assert [id, id] == provider.asked_for("provision")
 
-    with_plugin(tmp_path, Async(tmp_path), test, bounds=CallLimits(timeout=0.1), wait=0)
+    with_plugin(tmp_path, Async(tmp_path), test, call_limits=CallLimits(timeout=0.1), wait=0)
 
 
 @pytest.mark.parametrize("method", ["provision", "destroy", "observe"])

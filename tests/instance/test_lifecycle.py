@@ -167,7 +167,7 @@ def test_a_vanished_machine_is_dropped(simulated: Daemon) -> None:
         del scene.machines[gone]
     eventually(lambda: simulated.described() == [kept])
     assert state(simulated, gone) is None
-    assert "missing from 3 observations in a row" in simulated.log
+    assert "missing from 3 consecutive observations" in simulated.log
 
 
 def test_not_knowing_is_not_gone(simulated: Daemon) -> None:

@@ -14,7 +14,8 @@ from pyinfrakit.instance.plugin import Plugin
 def main() -> None:
     provider, sub_types, name = loading.provider_class(sys.argv[1]), sys.argv[2].split(","), sys.argv[4]
     logs.configure(5)
-    providers = dict.fromkeys(sub_types, provider)
+    # Without the sub-type in its name, each of the providers has the same machines.
+    providers = {sub_type: lambda _, folder: provider(name, folder) for sub_type in sub_types}
     run_daemon(name, providers, paths.plugins(), make_plugin=partial(Plugin, interval=0.1))
 
 

@@ -14,7 +14,7 @@ from msgspec import Meta, Raw, Struct
 from pyinfrakit.provider import Secret
 from pyinfrakit.schema import describe, secrets
 from pyinfrakit.schema.decode import WrongShape, decode
-from pyinfrakit.schema.describe import example
+from pyinfrakit.schema.describe import make_example
 
 
 class Size(enum.Enum):
@@ -78,7 +78,7 @@ class Account(Struct, forbid_unknown_fields=True):
 
 def is_right(shape: Any) -> Any:
     """Give a type's example, once it has been found to be of the type."""
-    made = example(shape)
+    made = make_example(shape)
     decode(msgspec.json.encode(made), shape, hook=secrets.decode_secret)
     return made
 
@@ -102,7 +102,7 @@ def test_an_example_has_what_is_required_and_what_has_an_example() -> None:
 
 def test_an_example_s_secrets_can_be_named() -> None:
     """What stands for a secret in an example may depend on the field."""
-    assert {"user": "user", "password": "PASSWORD"} == example(Login, str.upper)
+    assert {"user": "user", "password": "PASSWORD"} == make_example(Login, str.upper)
 
 
 BOUNDS = st.one_of(st.none(), st.integers(-20, 20))
@@ -141,21 +141,21 @@ def test_an_example_s_length_is_within_its_bounds(low: int, extra: int | None, k
 
 def test_a_schema_marks_secrets_as_write_only() -> None:
     """The JSON Schema has a secret as a string that is only written."""
-    schema = describe.schema(Login)
+    schema = describe.describe_schema(Login)
     assert {"type": "string", "writeOnly": True} == schema["$defs"]["Login"]["properties"]["password"]
-    json.dumps(describe.schema(Everything))
+    json.dumps(describe.describe_schema(Everything))
 
 
 def test_fields_are_told_with_type_default_and_description() -> None:
     """A table has each field, those of nested types by their path, and ends where a type lies in itself."""
-    rows = {row.name: row for row in describe.fields(Everything)}
-    assert describe.Row("image", "string", None, "what it boots") == rows["image"]
-    assert describe.Row("cpus", "integer >= 1", "2", "how many") == rows["cpus"]
-    assert describe.Row("disks[].size-gb", "integer >= 10", None, "in GB") == rows["disks[].size-gb"]
-    assert describe.Row("disks[].kind", 'one of "hdd", "ssd"', '"ssd"', "") == rows["disks[].kind"]
-    assert describe.Row("maybe", "secret", None, "not needed") == rows["maybe"]
-    assert describe.Row("delay", "number", "", "") == rows["delay"]
-    assert ["children", "left", "by_name"] == [row.name for row in describe.fields(Tree)]
+    rows = {row.name: row for row in describe.list_fields(Everything)}
+    assert describe.FieldRow("image", "string", None, "what it boots") == rows["image"]
+    assert describe.FieldRow("cpus", "integer >= 1", "2", "how many") == rows["cpus"]
+    assert describe.FieldRow("disks[].size-gb", "integer >= 10", None, "in GB") == rows["disks[].size-gb"]
+    assert describe.FieldRow("disks[].kind", 'one of "hdd", "ssd"', '"ssd"', "") == rows["disks[].kind"]
+    assert describe.FieldRow("maybe", "secret", None, "not needed") == rows["maybe"]
+    assert describe.FieldRow("delay", "number", "", "") == rows["delay"]
+    assert ["children", "left", "by_name"] == [row.name for row in describe.list_fields(Tree)]
 
 
 def test_what_has_no_secret_is_shown_byte_for_byte() -> None:

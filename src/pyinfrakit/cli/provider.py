@@ -10,7 +10,7 @@ from pyinfrakit.cli.table import table
 
 if TYPE_CHECKING:
     from pyinfrakit.provider import Provider
-    from pyinfrakit.schema.describe import Row
+    from pyinfrakit.schema.describe import FieldRow
 
 
 @click.command()
@@ -27,7 +27,7 @@ def provider(name: str, schema: bool) -> None:
 
     found = loading.provider_class(name)
     if schema:
-        click.echo(msgspec.json.format(msgspec.json.encode(describe.schema(found.Properties))))
+        click.echo(msgspec.json.format(msgspec.json.encode(describe.describe_schema(found.Properties))))
         return
     click.echo("\n\n".join([_title(found), *_properties(found), *_options(found)]))
 
@@ -38,25 +38,25 @@ def _title(provider: "type[Provider]") -> str:
 
 
 def _properties(provider: "type[Provider]") -> list[str]:
-    from pyinfrakit.schema.describe import fields, find_example
+    from pyinfrakit.schema.describe import find_example, list_fields
 
-    rows = fields(provider.Properties)
+    rows = list_fields(provider.Properties)
     example = msgspec.json.format(msgspec.json.encode(find_example(provider.Properties, provider.example)), indent=0)
     return [_table("PROPERTY", rows) if rows else "Any properties.", f"For example: {example.decode()}"]
 
 
 def _options(provider: "type[Provider]") -> list[str]:
     from pyinfrakit.config import as_flags
-    from pyinfrakit.schema.describe import fields
+    from pyinfrakit.schema.describe import list_fields
 
-    rows = fields(provider.Options)
+    rows = list_fields(provider.Options)
     if not rows:
         return ["No options."]
     example = as_flags(provider)
     return [_table("OPTION", rows), *([f"For example: {example}"] if example else [])]
 
 
-def _table(what: str, rows: "Sequence[Row]") -> str:
+def _table(what: str, rows: "Sequence[FieldRow]") -> str:
     cells = [
         [row.name, row.type, "required" if row.default is None else row.default or "-", row.description] for row in rows
     ]

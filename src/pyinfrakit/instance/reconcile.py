@@ -167,7 +167,9 @@ class Reconciler:
         changes: list[Change] = []
         for transition in decided.transitions:
             record, event, reason = self._records[transition.id], transition.event, transition.reason
-            log.log(NOTICE, "%s: %s: %s", record.id, event, reason or "works again")
+            # "missing from …" needs no event in front of it.
+            text = reason if event is Event.MISSING else f"{event}: {reason or 'works again'}"
+            log.log(NOTICE, "%s: %s", record.id, text)
             if record.next_state(event) is None:
                 changes.append(Drop(record.id))
             else:

@@ -1,6 +1,6 @@
-"""What JSON may hold, and how to decode it: with errors that name the place and say what would be right.
+"""Decode JSON into typed data, with errors that name the place and say what would be right.
 
-msgspec validates; this module turns its messages into the project's form,
+msgspec validates. This module turns its messages into the project's form,
 ``Properties.count: expected an integer >= 1, got "two"``.
 """
 
@@ -13,12 +13,12 @@ from typing import Any, TypeVar
 import msgspec
 from msgspec import Raw
 
-from pyinfrakit.schema import secrets
+from pyinfrakit.schema.secrets import contains_secret
 
 T = TypeVar("T")
 
 MAX_DEPTH = 128
-"""How deep arrays and objects in input may nest: far below what any decoder here takes."""
+"""Deepest nesting of arrays and objects in input: far below the limit of any decoder used here."""
 
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
@@ -39,7 +39,7 @@ _WORDS = {
 
 
 class WrongShape(ValueError):
-    """JSON that is well-formed but not what was asked for, at the path *where*."""
+    """Well-formed JSON that is not what was expected at the path *where*."""
 
     def __init__(self, where: str, problem: str) -> None:
         super().__init__(f"{where}: {problem}" if where else problem)
@@ -48,20 +48,20 @@ class WrongShape(ValueError):
 
 
 class NotJSON(ValueError):
-    """Bytes that are not JSON in UTF-8, or nest too deeply; the text says where."""
+    """Bytes that are not JSON in UTF-8, or nest too deeply."""
 
 
 def check(data: bytes) -> None:
-    """Make sure that *data* is UTF-8 and nests at most `MAX_DEPTH` deep; raise `NotJSON`.
+    """Raise `NotJSON` unless *data* is UTF-8 and nests at most `MAX_DEPTH` deep.
 
-    msgspec's ``Raw`` checks neither, and what is kept raw must stay readable for ever.
+    msgspec's ``Raw`` checks neither, and raw data that is kept must stay readable forever.
     """
     check_text(data)
     check_depth(data)
 
 
 def check_text(data: bytes) -> None:
-    """Make sure that *data* is UTF-8, and that there is some; raise `NotJSON`."""
+    """Raise `NotJSON` unless *data* is UTF-8 and more than white space."""
     if not data or data.isspace():
         raise NotJSON("empty")
     try:
@@ -71,18 +71,19 @@ def check_text(data: bytes) -> None:
 
 
 def check_depth(data: bytes) -> None:
-    """Make sure that *data* nests at most `MAX_DEPTH` deep; raise `NotJSON`."""
-    if data.count(b"[") + data.count(b"{") > MAX_DEPTH and _deeper_than(data, MAX_DEPTH):
+    """Raise `NotJSON` unless *data* nests at most `MAX_DEPTH` deep."""
+    # Counting brackets is cheap, and settles nearly all cases.
+    if data.count(b"[") + data.count(b"{") > MAX_DEPTH and _nests_deeper(data, MAX_DEPTH):
         raise NotJSON(f"nested more than {MAX_DEPTH} levels deep")
 
 
 def make_encodable(text: str) -> str:
-    """Give text that JSON can hold, also where file names have brought bytes into it that are not UTF-8."""
+    """Return text that JSON can hold. File names may bring bytes into it that are not UTF-8."""
     return text.encode(errors="backslashreplace").decode()
 
 
-def _deeper_than(data: bytes, depth: int) -> bool:
-    """Add up brackets outside of strings, at C speed: 4 MiB of them take a fifth of a second."""
+def _nests_deeper(data: bytes, depth: int) -> bool:
+    """Add up the brackets outside of strings, at C speed: 4 MiB take a fifth of a second."""
     steps = array("b", _STRING.sub(b"", data).translate(_STEPS, _NOT_BRACKETS))
     return max(accumulate(steps), default=0) > depth
 
@@ -95,28 +96,29 @@ def decode(
     *,
     strict: bool = True,
 ) -> T:
-    """Decode *data* as *shape*; *root* names it in errors, *hook* makes what msgspec does not know.
+    """Decode *data* as *shape*. *root* is its name in errors; *hook* decodes types that msgspec does not know.
 
-    Unless *strict*, strings may stand for numbers and the like. Raise `NotJSON` or `WrongShape`, which shows no secret.
+    If not *strict*, strings may stand for numbers and the like. Raise `NotJSON`, or `WrongShape`; neither
+    shows a secret.
     """
     try:
         return msgspec.json.decode(data, type=shape, dec_hook=hook, strict=strict)
     except msgspec.ValidationError as error:
-        _well_formed(data)
-        raise _explained(error, Raw(bytes(data)), shape, root) from None
+        _check_rest(data)
+        raise _explain_shape(error, Raw(bytes(data)), shape, root) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise _not_json(error, data) from None
+        raise _explain_syntax(error, data) from None
 
 
-def _well_formed(data: bytes | Raw) -> None:
-    """Raise `NotJSON` for what is wrong further on: msgspec stops at the first thing that it does not expect."""
+def _check_rest(data: bytes | Raw) -> None:
+    """Raise `NotJSON` if a syntax error follows: msgspec stops at the first value of the wrong type."""
     try:
         msgspec.json.decode(data, type=Raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise _not_json(error, data) from None
+        raise _explain_syntax(error, data) from None
 
 
-def _not_json(error: Exception, data: bytes | Raw) -> NotJSON:
+def _explain_syntax(error: Exception, data: bytes | Raw) -> NotJSON:
     match error:
         case RecursionError():
             return NotJSON("nested too deeply")
@@ -124,68 +126,61 @@ def _not_json(error: Exception, data: bytes | Raw) -> NotJSON:
             return NotJSON("not UTF-8")
     text = str(error)
     if "truncated" in text:
+        # msgspec takes half of a surrogate pair for the end of the input.
         half = ", or has half of a surrogate pair, as \\ud800 is" if b"\\ud" in bytes(data).lower() else ""
         return NotJSON(f"not JSON: it ends too early{half}")
     return NotJSON("not JSON: " + text.removeprefix("JSON is malformed: "))
 
 
-def _explained(error: msgspec.ValidationError, data: Raw, shape: Any, root: str) -> WrongShape:
-    """Put a msgspec error about *data* in this project's words."""
+def _explain_shape(error: msgspec.ValidationError, data: Raw, shape: Any, root: str) -> WrongShape:
+    """Return a msgspec error about *data* in this project's words."""
     text = str(error)
-    if match := _MESSAGE.match(text):
-        path, value = _find(data, match["at"] or "", match["got"])
-        shown = (
-            _shown(value) if _may_be_shown(shape, match["at"]) else "something else, not shown as a secret may be in it"
-        )
-        return WrongShape(_joined(root, path), f"expected {_wanted(match['want'])}, got {shown}")
-    match = _OTHER.match(text)
+    match = _MESSAGE.match(text) or _OTHER.match(text)
     assert match is not None
-    path, value = _find(data, match["at"] or "", None)
+    at, expected = match["at"] or "", match.groupdict().get("want")
+    path, value = _find(data, at, match["got"] if expected else None)
+    where = root + path if root else path.lstrip(".")
+    is_secret = contains_secret(shape, _split_path(at))
+    if expected:
+        got = "something else, not shown because it may hold a secret" if is_secret else _quote(value)
+        return WrongShape(where, f"expected {_translate(expected)}, got {got}")
     problem = (
         match["problem"].replace("Object missing", "missing").replace("Object contains", "has an").replace("`", "")
     )
     if "unknown field" in problem and not path and isinstance(shape, type) and issubclass(shape, msgspec.Struct):
         problem += f"; known: {', '.join(field.encode_name for field in msgspec.structs.fields(shape))}"
     if problem == "Number out of range":
-        shown = f", {_shown(value)}" if _may_be_shown(shape, match["at"]) else ""
-        problem = f"got a number that 64 bits can't hold{shown}"
-    return WrongShape(_joined(root, path), problem.removesuffix("."))
+        problem = "got a number that 64 bits can't hold" + ("" if is_secret else f", {_quote(value)}")
+    return WrongShape(where, problem.removesuffix("."))
 
 
-def _may_be_shown(shape: Any, at: str | None) -> bool:
-    return not secrets.contains_secret(shape, _steps(at))
+def _split_path(at: str) -> list[str]:
+    return [name or index for name, index in _PATH_STEP.findall(at)]
 
 
-def _steps(at: str | None) -> list[str]:
-    return [name or index for name, index in _PATH_STEP.findall(at or "")]
-
-
-def _wanted(want: str) -> str:
+def _translate(expected: str) -> str:
     for word, meaning in _WORDS.items():
-        want = re.sub(rf"`?\b{word}\b`?", meaning, want)
-    return want.replace("`", "").replace(" | ", " or ")
+        expected = re.sub(rf"`?\b{word}\b`?", meaning, expected)
+    return expected.replace("`", "").replace(" | ", " or ")
 
 
-def _joined(root: str, path: str) -> str:
-    return root + path if root else path.lstrip(".")
-
-
-def _shown(value: Raw) -> str:
-    kind = _kind(value)
-    if kind in ("object", "array"):
-        return _WORDS[kind]
+def _quote(value: Raw) -> str:
+    type_ = _find_type(value)
+    if type_ in ("object", "array"):
+        return _WORDS[type_]
     text = bytes(value).decode(errors="replace")
     return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _find(data: Raw, at: str, got: str | None) -> tuple[str, Raw]:
-    """Resolve msgspec's path *at*, in which ``[...]`` is some key of an object, to a full path and its value.
+    """Return the full path and the value at msgspec's path *at*, in which ``[...]`` stands for any key of an object.
 
-    It is the first value of the kind that msgspec *got*; where it does not say, a number, as those alone may be out of range.
+    That is the first value of the type that msgspec *got*. If msgspec does not say, it is a number: only
+    numbers may be out of range.
     """
-    found = list(_walk(data, _steps(at), ""))
+    found = list(_walk(data, _split_path(at), ""))
     for path, value in found:
-        if _kind(value) in ((got,) if got else ("int", "float")):
+        if _find_type(value) in ((got,) if got else ("int", "float")):
             return path, value
     return found[0] if found else (at, data)
 
@@ -195,16 +190,16 @@ def _walk(value: Raw, steps: list[str], path: str) -> Iterator[tuple[str, Raw]]:
         yield path, value
         return
     step, rest = steps[0], steps[1:]
-    if _kind(value) == "object":
+    if _find_type(value) == "object":
         members = msgspec.json.decode(value, type=dict[str, Raw])
         for key in members if step == "..." else [step] if step in members else []:
             yield from _walk(members[key], rest, f"{path}.{key}")
-    elif _kind(value) == "array" and step.isdigit():
+    elif _find_type(value) == "array" and step.isdigit():
         yield from _walk(msgspec.json.decode(value, type=list[Raw])[int(step)], rest, f"{path}[{step}]")
 
 
-def _kind(value: Raw) -> str:
-    """Give msgspec's word for a value's type."""
+def _find_type(value: Raw) -> str:
+    """Return msgspec's word for a value's type."""
     text = bytes(value).lstrip()
-    kinds = {b'"': "str", b"{": "object", b"[": "array", b"t": "bool", b"f": "bool", b"n": "null"}
-    return kinds.get(text[:1]) or ("float" if re.search(rb"[.eE]", text) else "int")
+    types = {b'"': "str", b"{": "object", b"[": "array", b"t": "bool", b"f": "bool", b"n": "null"}
+    return types.get(text[:1]) or ("float" if re.search(rb"[.eE]", text) else "int")

@@ -1,7 +1,7 @@
-"""What a type says of itself: a JSON Schema, tables of its fields, and what of its values may be shown.
+"""Describe types to people: JSON Schema, tables of fields, and examples that are valid.
 
-All of it is for msgspec Struct types as providers have them for their properties and options. A field says more by
-``Annotated[int, Meta(description="…", examples=[…])]``.
+The types are msgspec Structs, as providers have them for their properties and options. Fields carry more
+information as ``Annotated[int, Meta(description="…", examples=[…])]``.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,8 +14,8 @@ from msgspec.inspect import Metadata, Type, UnionType, type_info
 from pyinfrakit.schema import secrets
 
 
-class Row(Struct, frozen=True):
-    """A field, for people: *default* is None where it is required, and JSON otherwise, or empty where it is nothing."""
+class FieldRow(Struct, frozen=True):
+    """A row in a table of fields. *default* is JSON, empty if it is nothing, or None if the field is required."""
 
     name: str
     type: str
@@ -23,66 +23,66 @@ class Row(Struct, frozen=True):
     description: str
 
 
-def schema(shape: Any) -> dict[str, Any]:
-    """Give a type's JSON Schema."""
-    return msgspec.json.schema(shape, schema_hook=_secret_schema)
+def describe_schema(shape: Any) -> dict[str, Any]:
+    """Return a type's JSON Schema."""
+    return msgspec.json.schema(shape, schema_hook=_describe_secret)
 
 
-def _secret_schema(type_: type) -> dict[str, Any]:
+def _describe_secret(type_: type) -> dict[str, Any]:
     if type_ is secrets.Secret:
         return {"type": "string", "writeOnly": True}
     raise NotImplementedError
 
 
-def fields(shape: Any) -> list[Row]:
-    """Give a type's fields in order, with those of nested types by their paths: ``disks[].size``."""
-    return list(_rows(type_info(shape), "", ()))
+def list_fields(shape: Any) -> list[FieldRow]:
+    """Return a type's fields in order; those of nested types by their paths, such as ``disks[].size``."""
+    return list(_walk_fields(type_info(shape), "", ()))
 
 
-def _rows(node: Type, path: str, around: Sequence[type]) -> Iterator[Row]:
-    for kind, below in records(node, path):
-        if kind.cls in around:
+def _walk_fields(node: Type, path: str, around: Sequence[type]) -> Iterator[FieldRow]:
+    for record, below in find_records(node, path):
+        if record.cls in around:
             continue
-        for field in kind.fields:
+        for field in record.fields:
             name = f"{below}.{field.encode_name}".lstrip(".")
-            yield Row(name, words(field.type), _default(field), said(field.type, "description") or "")
-            yield from _rows(field.type, name, [*around, kind.cls])
+            yield FieldRow(
+                name, describe_type(field.type), _encode_default(field), find_meta(field.type, "description") or ""
+            )
+            yield from _walk_fields(field.type, name, [*around, record.cls])
 
 
-def records(node: Type, path: str) -> Iterator[tuple[Any, str]]:
-    """Give the types with fields in a type, with the paths that lead to them."""
+def find_records(node: Type, path: str) -> Iterator[tuple[Any, str]]:
+    """Yield the types with fields in a type, with the paths to them."""
     match node:
         case Metadata(type=inner):
-            yield from records(inner, path)
+            yield from find_records(inner, path)
         case UnionType(types=types):
             for each in types:
-                yield from records(each, path)
+                yield from find_records(each, path)
         case inspect.CollectionType(item_type=inner):
-            yield from records(inner, f"{path}[]")
+            yield from find_records(inner, f"{path}[]")
         case inspect.DictType(value_type=inner):
-            yield from records(inner, f"{path}.*")
+            yield from find_records(inner, f"{path}.*")
         case inspect.StructType() | inspect.TypedDictType() | inspect.DataclassType():
             yield node, path
 
 
-def _default(field: inspect.Field) -> str | None:
+def _encode_default(field: inspect.Field) -> str | None:
     if field.required:
         return None
     value = field.default if field.default_factory is NODEFAULT else field.default_factory()
-    return (
-        ""
-        if value in (None, msgspec.UNSET, NODEFAULT)
-        else msgspec.json.encode(value, enc_hook=secrets.encode_placeholder).decode()
-    )
+    if value in (None, msgspec.UNSET, NODEFAULT):
+        return ""
+    return msgspec.json.encode(value, enc_hook=secrets.encode_placeholder).decode()
 
 
-def said(node: Type, what: str) -> Any:
-    """Give a type's ``Meta`` *what*, also where it is one alternative's."""
+def find_meta(node: Type, key: str) -> Any:
+    """Return the value of *key* in a type's ``Meta``, or in that of one of its alternatives; None if there is none."""
     match node:
         case Metadata(type=inner, extra_json_schema=more):
-            return (more or {}).get(what) or said(inner, what)
+            return (more or {}).get(key) or find_meta(inner, key)
         case UnionType(types=types):
-            return next(filter(None, (said(each, what) for each in types)), None)
+            return next(filter(None, (find_meta(each, key) for each in types)), None)
     return None
 
 
@@ -107,40 +107,39 @@ _BOUNDS = {"ge": ">= {}", "gt": "> {}", "le": "<= {}", "lt": "< {}", "multiple_o
 _BOUNDS |= {"min_length": "at least {} long", "max_length": "at most {} long", "pattern": "matching {}"}
 
 
-def words(node: Type) -> str:
-    """Say what a type is."""
+def describe_type(node: Type) -> str:
+    """Return a type in words."""
     match node:
         case Metadata(type=inner):
-            return words(inner)
+            return describe_type(inner)
         case UnionType(types=types):
-            return " or ".join(words(each) for each in types if not isinstance(each, inspect.NoneType))
+            return " or ".join(describe_type(each) for each in types if not isinstance(each, inspect.NoneType))
         case inspect.LiteralType(values=values):
             return "one of " + ", ".join(msgspec.json.encode(value).decode() for value in values)
         case inspect.EnumType(cls=cls):
             return "one of " + ", ".join(msgspec.json.encode(member.value).decode() for member in cls)
         case inspect.CollectionType(item_type=inner):
-            return f"list of: {words(inner)}" + _bounds(node)
+            return f"list of: {describe_type(inner)}" + _describe_bounds(node)
         case inspect.DictType(value_type=inner):
-            return f"object with, by name: {words(inner)}" + _bounds(node)
-    return _WORDS.get(type(node), "object") + _bounds(node)
+            return f"object with, by name: {describe_type(inner)}" + _describe_bounds(node)
+    return _WORDS.get(type(node), "object") + _describe_bounds(node)
 
 
-def _bounds(node: Type) -> str:
+def _describe_bounds(node: Type) -> str:
     bounds = [text.format(value) for name, text in _BOUNDS.items() if (value := getattr(node, name, None)) is not None]
     return " " + ", ".join(bounds) if bounds else ""
 
 
-# ==== Examples: values that are right, thought up from nothing but their type.
-Stand = Callable[[str], Any]
-"""Gives what stands for the secret in a field of this name."""
+SecretExample = Callable[[str], Any]
+"""Return an example of the secret in a field of this name."""
 
 
-def example(shape: Any, stand: Stand = lambda name: "secret") -> Any:
-    """Give what is right for a type: what it requires, and whatever has an example of its own.
+def make_example(shape: Any, secret: SecretExample = lambda name: "secret") -> Any:
+    """Return a valid value of a type: its required fields, and those with an example of their own.
 
-    A string with a pattern, and a set of several, need examples: they can't be thought up.
+    A string with a pattern, and a set of several values, need examples of their own: none can be made up.
     """
-    return _Examples(stand).of(type_info(shape), "")
+    return _ExampleMaker(secret).make(type_info(shape), "")
 
 
 _CONSTANTS: Mapping[type[Type], Any] = {
@@ -155,82 +154,80 @@ _CONSTANTS: Mapping[type[Type], Any] = {
 }
 
 
-def find_example(shape: Any, given: Mapping[str, Any] | None) -> Mapping[str, Any]:
-    """Give a provider's example properties: its own, if it has *given* some, or what follows from their type."""
-    if given is not None:
-        return given
-    made: Mapping[str, Any] = example(shape)
-    return made
+def find_example(shape: Any, own: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """Return a provider's example properties: its *own*, or some that follow from their type."""
+    example: Mapping[str, Any] = make_example(shape) if own is None else own
+    return example
 
 
-class _Examples:
-    """Thinks up what is right for types. *stand* gives secrets; what lies in itself ends as early as it may."""
+class _ExampleMaker:
+    """Makes valid values. A type that contains itself ends as early as it can."""
 
-    def __init__(self, stand: Stand) -> None:
-        self._stand = stand
+    def __init__(self, secret: SecretExample) -> None:
+        self._secret = secret
         self._around: list[type] = []
 
-    def of(self, node: Type, name: str) -> Any:  # noqa: PLR0911 - one for each kind of type
+    def make(self, node: Type, name: str) -> Any:  # noqa: PLR0911 - one for each kind of type
         match node:
             case Metadata(type=inner):
-                return given[0] if (given := said(node, "examples")) else self.of(inner, name)
+                return examples[0] if (examples := find_meta(node, "examples")) else self.make(inner, name)
             case UnionType():
-                return self._alternative(node, name)
+                return self._make_alternative(node, name)
             case inspect.LiteralType(values=values):
                 return values[0]
             case inspect.EnumType(cls=cls):
                 return next(iter(cls)).value
             case inspect.CustomType():
-                return self._stand(name)
+                return self._secret(name)
             case inspect.IntType() | inspect.FloatType():
-                return _number(node)
+                return _make_number(node)
             case inspect.StrType() | inspect.BytesType():
-                return _text(node, name)
+                return _make_text(node, name)
             case inspect.CollectionType(item_type=inner):
-                return [self.of(inner, name) for _ in range(_how_many(node, self._inside(inner)))]
+                return [self.make(inner, name) for _ in range(_choose_length(node, self._is_recursive(inner)))]
             case inspect.TupleType(item_types=types):
-                return [self.of(each, name) for each in types]
+                return [self.make(each, name) for each in types]
             case inspect.DictType():
-                return self._by_name(node, name)
-        return self._record(node) if hasattr(node, "fields") else _CONSTANTS.get(type(node), {})
+                return self._make_dict(node, name)
+        return self._make_record(node) if hasattr(node, "fields") else _CONSTANTS.get(type(node), {})
 
-    def _alternative(self, node: UnionType, name: str) -> Any:
-        if given := said(node, "examples"):
-            return given[0]
-        if node.includes_none and any(self._inside(each) for each in node.types):
+    def _make_alternative(self, node: UnionType, name: str) -> Any:
+        if examples := find_meta(node, "examples"):
+            return examples[0]
+        if node.includes_none and any(self._is_recursive(each) for each in node.types):
             return None
-        return self.of(next(each for each in node.types if not isinstance(each, inspect.NoneType)), name)
+        return self.make(next(each for each in node.types if not isinstance(each, inspect.NoneType)), name)
 
-    def _by_name(self, node: inspect.DictType, name: str) -> dict[Any, Any]:
-        keys = [self.of(node.key_type, "name")] if _how_many(node, self._inside(node.value_type)) else []
-        return {key: self.of(node.value_type, name) for key in keys}
+    def _make_dict(self, node: inspect.DictType, name: str) -> dict[Any, Any]:
+        keys = [self.make(node.key_type, "name")] if _choose_length(node, self._is_recursive(node.value_type)) else []
+        return {key: self.make(node.value_type, name) for key in keys}
 
-    def _record(self, node: Any) -> Any:
+    def _make_record(self, node: Any) -> Any:
         self._around.append(node.cls)
-        wanted = [field for field in node.fields if field.required or said(field.type, "examples")]
-        made = {field.encode_name: self.of(field.type, field.encode_name) for field in wanted}
+        wanted = [field for field in node.fields if field.required or find_meta(field.type, "examples")]
+        values = {field.encode_name: self.make(field.type, field.encode_name) for field in wanted}
         self._around.pop()
-        tagged = {node.tag_field: node.tag} if getattr(node, "tag_field", None) else {}
+        tag = {node.tag_field: node.tag} if getattr(node, "tag_field", None) else {}
         if getattr(node, "array_like", False) or isinstance(node, inspect.NamedTupleType):
-            return [*tagged.values(), *made.values()]
-        return tagged | made
+            return [*tag.values(), *values.values()]
+        return tag | values
 
-    def _inside(self, node: Type) -> bool:
-        return any(kind.cls in self._around for kind, _ in records(node, ""))
+    def _is_recursive(self, node: Type) -> bool:
+        return any(record.cls in self._around for record, _ in find_records(node, ""))
 
 
-def _how_many(node: Any, ends: bool) -> int:
+def _choose_length(node: Any, is_recursive: bool) -> int:
     most = 1 if node.max_length is None else node.max_length
-    return node.min_length or (0 if ends else min(1, most))
+    return node.min_length or (0 if is_recursive else min(1, most))
 
 
-def _number(node: inspect.IntType | inspect.FloatType) -> Any:
-    """Give a number within bounds: the lowest, but for 0, which says little; half-way where it must not be a bound."""
+def _make_number(node: inspect.IntType | inspect.FloatType) -> Any:
+    """Return a number within bounds: the lowest one, except 0, which says little; or one halfway if bounds are excluded."""
     step: Any = node.multiple_of or 1
     low: Any = node.ge if node.gt is None else node.gt
     high: Any = node.le if node.lt is None else node.lt
     if isinstance(node, inspect.IntType) or node.multiple_of:
-        return _multiple(node, low, high, step)
+        return _make_multiple(node, low, high, step)
     if low is None and high is None:
         return 1.0
     if low is None:
@@ -238,7 +235,7 @@ def _number(node: inspect.IntType | inspect.FloatType) -> Any:
     return low + 1 if high is None or low + 1 < high else (low + high) / 2
 
 
-def _multiple(node: inspect.IntType | inspect.FloatType, low: Any, high: Any, step: Any) -> Any:
+def _make_multiple(node: inspect.IntType | inspect.FloatType, low: Any, high: Any, step: Any) -> Any:
     if low is None:
         top = step if high is None else min(step, high // step * step)
         return top - step if node.lt is not None and top >= node.lt else top
@@ -248,8 +245,8 @@ def _multiple(node: inspect.IntType | inspect.FloatType, low: Any, high: Any, st
     return least + step if least == 0 and below else least
 
 
-def _text(node: inspect.StrType | inspect.BytesType, name: str) -> str:
-    """Give a text of the length that it must have: the field's own name, as people write."""
+def _make_text(node: inspect.StrType | inspect.BytesType, name: str) -> str:
+    """Return the field's own name, brought to a valid length."""
     if isinstance(node, inspect.BytesType):
         return "AAAA" * -(-(node.min_length or 3) // 3) if node.max_length is None or node.max_length >= 3 else ""
     text = (name or "text").ljust(node.min_length or 0, "x")
