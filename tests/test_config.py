@@ -57,7 +57,7 @@ class Rack(Provider):
 EXAMPLE = 'for example: options = { address = "10.0.0.1", token = { env = "TOKEN" } }'
 FLAGS = "for example: --option address=10.0.0.1 --option token=env:TOKEN"
 RIGHT = 'address = "10.0.0.2"\ntoken = { env = "RACK_TOKEN" }\n'
-LITERAL = 'token: a secret is not given itself, but as { env = "NAME" } or { file = "PATH" }'
+LITERAL = 'token: expected a secret\'s source, as { env = "NAME" } or { file = "PATH" }'
 
 FILES = {
     "nothing": ("", 'expected a provider, as in provider = "simulator"'),
@@ -110,7 +110,7 @@ FILES = {
     ),
     "a nested secret itself": (
         f'provider = "rack.py:Rack"\n[options]\n{RIGHT}networks = [{{ vlan = 1, key = "hunter2" }}]',
-        "options.networks[0].key: a secret is not given itself",
+        "options.networks[0].key: expected a secret's source",
     ),
     "a variable that is not set": (
         'provider = "rack.py:Rack"\noptions = { address = "a", token = { env = "NOT_SET" } }',
@@ -134,7 +134,7 @@ FILES = {
     ),
     "a secret file that is too long": (
         'provider = "rack.py:Rack"\noptions = { address = "a", token = { file = "/dev/zero" } }',
-        "/dev/zero': longer than a secret is",
+        "/dev/zero': too long for a secret",
     ),
     "a secret file that is no text": (
         'provider = "rack.py:Rack"\noptions = { address = "a", token = { file = "binary" } }',
@@ -153,9 +153,9 @@ OPTIONS = {
     "a wrong one": (["address=a", "token=env:RACK_TOKEN", "port=x"], f'port: expected an integer, got "x"; {FLAGS}'),
     "a secret itself": (
         ["address=a", "token=hunter2"],
-        "token: a secret is not given itself, but as env:NAME or file:PATH",
+        "token: expected a secret's source, as env:NAME or file:PATH",
     ),
-    "a secret with a colon": (["address=a", "token=hunter2:x"], "token: a secret is not given itself"),
+    "a secret with a colon": (["address=a", "token=hunter2:x"], "token: expected a secret's source"),
     "a variable that is not set": (
         ["address=a", "token=env:NOT_SET"],
         "token: variable 'NOT_SET' of the environment is not set",
@@ -249,7 +249,7 @@ def test_a_daemon_serves_the_types_of_a_file(run: Callable[..., Daemon], configu
 def test_types_are_read_and_made(configured: Callable[[str], Path], tmp_path: Path) -> None:
     """A file with several types gives a provider for each, with its own options, called by the plugin's name and the type's."""
     content = '[types.a]\nprovider = "file"\n[types.b]\nprovider = "simulator"\n[types.b.options]\nworld = "/w"'
-    choices = config.from_file(configured(content))
+    choices = config.choose_from_file(configured(content))
     makers = {sub_type: choice.make for sub_type, choice in choices.items()}
     with build("rack1", makers, str(tmp_path / "state.json")) as parts:
         providers = {sub_type: plugin.provider for sub_type, plugin in parts.plugins.items()}
@@ -306,11 +306,13 @@ def test_a_secret_file_that_others_may_read_is_warned_of(
         "rack1 t Settings(address='a', token=Secret(***), port=80, tls=False"
         in (daemon.state.parent / "seen").read_text()
     )
-    assert f"WARNING  secret file {token} may be read by others (mode 0644)" in daemon.log
+    assert f"WARNING  secret file {token} is readable by other users (mode 0644)" in daemon.log
 
 
 def test_an_option_that_only_a_file_can_hold_has_its_example_there() -> None:
     """The example of options is in flags, or in TOML where one of them is a list or a table."""
-    assert "--option world=/srv/rack1.world" == config.as_flags(Simulator)
-    assert 'options = { world = "/srv/rack1.world" }' == config.as_table(Simulator)
-    assert '{ "a b" = [1, true], c = { d = "\\"" } }' == config.toml({"a b": [1, True], "none": None, "c": {"d": '"'}})
+    assert "--option world=/srv/rack1.world" == config.format_flags(Simulator)
+    assert 'options = { world = "/srv/rack1.world" }' == config.format_table(Simulator)
+    assert '{ "a b" = [1, true], c = { d = "\\"" } }' == config.format_toml(
+        {"a b": [1, True], "none": None, "c": {"d": '"'}}
+    )

@@ -1,12 +1,12 @@
 """Mint instance IDs that sort newest first.
 
-InfraKit shrinks a group by destroying the members with the smallest IDs, compared as strings. So each new ID is smaller
-than all that were minted before: the newest member goes first and the longest-serving ones stay.
+InfraKit shrinks a group by destroying the members with the smallest IDs, compared as strings. So each new ID
+is smaller than all earlier ones: the newest member goes first, and the longest-serving ones stay.
 
-An ID is ``0``, eleven base-32 digits that count down as time goes on, ``-``, and six random ones, so that two
-plugins which share a provider never mint the same. It is a DNS label. The digits are in ASCII order, so that strings
-compare as the numbers do; the count is in microseconds, good until the year 3111. An adopted machine's ID starts with
-``9`` and sorts after all of these.
+An ID is ``0``, eleven base-32 digits that count down over time, ``-``, and six random digits, so that two
+plugins with a common provider never mint the same ID. It is a DNS label. The digits are in ASCII order, so
+that strings compare as the numbers do. The count is in microseconds, and lasts until the year 3111. The ID
+of an adopted machine starts with ``9`` and sorts after all minted ones.
 """
 
 import re
@@ -18,29 +18,32 @@ _LENGTH = 11
 _TOP = 32**_LENGTH - 1
 _MINTED = re.compile(rf"0([{_DIGITS}]{{{_LENGTH}}})-[{_DIGITS}]{{6}}")
 _RANDOM = Random()
-"""Our own: a provider that seeds the common one must not have two plugins mint the same."""
+"""Our own: a provider may seed the shared generator, and two plugins must not mint the same IDs then."""
 
 NEVER = "1"
-"""Stands for the last ID where none was minted yet; sorts after all that will be."""
+"""Stands for the last ID before the first one is minted; it sorts after all of them."""
 
 
 def is_minted(id: str) -> bool:
-    """Does *id* have the form of those that `mint` gives?"""
+    """Return whether *id* has the form of those that `mint` returns."""
     return _MINTED.fullmatch(id) is not None
 
 
 def mint(last: str, now: float) -> str:
-    """Give an ID that sorts before *last*, the one minted last (or `NEVER`), whatever the clock *now* (seconds) says."""
-    minted = 0 if last == NEVER else _TOP - int(last[1 : 1 + _LENGTH], 32)
-    count = _TOP - max(int(now * 1_000_000), minted + 1)
-    return f"{_written(count, 50)}-{_written(_RANDOM.getrandbits(30), 20)}"
+    """Return an ID that sorts before *last*, the last minted one (or `NEVER`), even if the clock went back.
+
+    *now* is in seconds since 1970.
+    """
+    count = 0 if last == NEVER else _TOP - int(last[1 : 1 + _LENGTH], 32)
+    number = _TOP - max(int(now * 1_000_000), count + 1)
+    return f"{_encode_base32(number, 50)}-{_encode_base32(_RANDOM.getrandbits(30), 20)}"
 
 
 def mint_adopted(now: float) -> str:
-    """Give an ID for a machine that existed before: it sorts after all that `mint` gives, as if it were older."""
+    """Return an ID for a machine that existed before. It sorts after all minted ones, as if it were older."""
     return "9" + mint(NEVER, now)[1:]
 
 
-def _written(number: int, top: int) -> str:
-    """Write a number in base 32, from the bits above *top* on: two digits at a time, as this is done for every provision."""
+def _encode_base32(number: int, top: int) -> str:
+    """Return a number in base 32, two digits at a time: this is on the path of every provision. *top*: its highest bits."""
     return "".join([_PAIRS[number >> shift & 1023] for shift in range(top, -1, -10)])

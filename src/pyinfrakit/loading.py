@@ -1,6 +1,6 @@
 """Find providers: installed ones by name, others as ``module:Class`` or ``path/to/file.py:Class``.
 
-A provider is somebody else's code. What is wrong with it is found here, before anything is started, and told in one line.
+A provider is somebody else's code. Its mistakes are found here, before anything starts, and explained in one line.
 """
 
 import contextlib
@@ -32,92 +32,92 @@ from pyinfrakit.schema import secrets
 log = logging.getLogger(__name__)
 
 GROUP = "pyinfrakit.providers"
-"""The entry points that are providers."""
+"""The group of entry points that are providers."""
 
 METHODS = ("__init__", "start", "stop", "validate", "provision", "destroy", "observe", "label", "adopt", "pool")
-"""What a plugin calls of a provider."""
+"""The methods of a provider that a plugin calls."""
 
 
-def provider_class(name: str, folder: Path = Path()) -> type[Provider]:
-    """Give the provider that *name* names, in which a path is relative to *folder*; raise `CannotStart`."""
-    what = f"provider {name!r}"
+def find_provider(name: str, folder: Path = Path()) -> type[Provider]:
+    """Return the provider class of a *name*; a path in it is relative to *folder*. Raise `CannotStart`."""
+    subject = f"provider {name!r}"
     place, colon, path_in_module = name.rpartition(":")
     if not colon and ("/" in name or name.endswith(".py")):
-        raise CannotStart(f"{what}: expected a class, too, as in {name}:Rack")
+        raise CannotStart(f"{subject}: expected a class, too, as in {name}:Rack")
     if not colon:
-        point = _installed(what, name)
-        return _checked(what, _member(what, _module(what, point.module), point.attr))
+        point = _find_installed(subject, name)
+        return _check(subject, _find_member(subject, _import_module(subject, point.module), point.attr))
     if not place or not path_in_module:
-        raise CannotStart(f"{what}: expected module:Class, or path/to/file.py:Class")
+        raise CannotStart(f"{subject}: expected module:Class, or path/to/file.py:Class")
     in_file = "/" in place or place.endswith(".py")
-    module = _file(what, folder / Path(place).expanduser()) if in_file else _module(what, place)
-    return _checked(what, _member(what, module, path_in_module))
+    module = _import_file(subject, folder / Path(place).expanduser()) if in_file else _import_module(subject, place)
+    return _check(subject, _find_member(subject, module, path_in_module))
 
 
-def made(provider: type[Provider], name: str, folder: Path, options: Any) -> Provider:
-    """Make a provider; raise `CannotStart` for whatever it raises."""
-    with _told(f"provider {provider.__name__}"):
+def make_provider(provider: type[Provider], name: str, folder: Path, options: Any) -> Provider:
+    """Make a provider. Raise `CannotStart` for any error of its code."""
+    with _explaining(f"provider {provider.__name__}"):
         return provider(name, folder, options)
 
 
-def _installed(what: str, name: str) -> EntryPoint:
+def _find_installed(subject: str, name: str) -> EntryPoint:
     found = [point for point in entry_points(group=GROUP) if point.name == name]
     if not found:
         names = ", ".join(sorted({point.name for point in entry_points(group=GROUP)}))
         raise CannotStart(
-            f"{what} is not installed; installed: {names}; others are module:Class or path/to/file.py:Class"
+            f"{subject} is not installed; installed: {names}; others are module:Class or path/to/file.py:Class"
         )
     if len(found) > 1:
         owners = " and ".join(sorted(point.dist.name if point.dist else point.value for point in found))
         raise CannotStart(
-            f"{what} is installed by {owners}: remove one, or say {' or '.join(each.value for each in found)}"
+            f"{subject} is installed by {owners}: remove one, or say {' or '.join(each.value for each in found)}"
         )
     return found[0]
 
 
-def _module(what: str, name: str) -> ModuleType:
-    """Import a module, once it is found that nobody else can change it or the packages around it."""
+def _import_module(subject: str, name: str) -> ModuleType:
+    """Import a module. As root, nobody else may be able to change it or the packages around it."""
     parts = name.split(".")
-    with _told(what):
+    with _explaining(subject):
         for count in range(1, len(parts) + 1):
-            _check_module(what, ".".join(parts[:count]))
+            _check_module(subject, ".".join(parts[:count]))
         return importlib.import_module(name)
 
 
-def _check_module(what: str, name: str) -> None:
+def _check_module(subject: str, name: str) -> None:
     try:
         spec = importlib.util.find_spec(name)
     except ModuleNotFoundError as error:
-        raise CannotStart(f"{what}: no module {name!r}: {error}") from None
+        raise CannotStart(f"{subject}: no module {name!r}: {error}") from None
     if spec is None:
-        raise CannotStart(f"{what}: no module {name!r} is installed, nor in PYTHONPATH")
-    ours = name.partition(".")[0] == __package__  # whoever can change this package can change this check
-    if spec.has_location and spec.origin and not ours:
-        with _naming(what):
+        raise CannotStart(f"{subject}: no module {name!r} is installed, nor in PYTHONPATH")
+    is_ours = name.partition(".")[0] == __package__  # a user who can change this package can change this check
+    if spec.has_location and spec.origin and not is_ours:
+        with _naming(subject):
             paths.check_trusted(Path(spec.origin))
 
 
-def _file(what: str, path: Path) -> ModuleType:
-    """Import a file, under a name that nothing else has. Its folder is not searched for others."""
+def _import_file(subject: str, path: Path) -> ModuleType:
+    """Import a file, under a unique name. Its folder is not searched for other modules."""
     try:
         real = os.path.realpath(path, strict=True)
         if not os.path.isfile(real):
-            raise CannotStart(f"{what}: {path} is not a regular file")
+            raise CannotStart(f"{subject}: {path} is not a regular file")
     except (OSError, ValueError) as error:
-        raise CannotStart(f"{what}: {path}: {getattr(error, 'strerror', None) or error}") from None
-    with _naming(what):
+        raise CannotStart(f"{subject}: {path}: {getattr(error, 'strerror', None) or error}") from None
+    with _naming(subject):
         paths.check_trusted(path)
     name = f"_provider_{zlib.crc32(os.fsencode(real)):08x}"
-    return sys.modules.get(name) or _run(what, name, real)
+    return sys.modules.get(name) or _execute(subject, name, real)
 
 
-def _run(what: str, name: str, path: str) -> ModuleType:
+def _execute(subject: str, name: str, path: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(name, path, loader=_Source(name, path))
     assert spec is not None
     assert spec.loader is not None
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
     try:
-        with _told(what):
+        with _explaining(subject):
             spec.loader.exec_module(module)
     except CannotStart:
         del sys.modules[name]
@@ -126,48 +126,48 @@ def _run(what: str, name: str, path: str) -> ModuleType:
 
 
 class _Source(SourceFileLoader):
-    """Neither reads nor leaves compiled code beside the file: in a sticky folder, others might have put some there."""
+    """Neither reads nor writes compiled code beside the file: in a sticky folder, it may be somebody else's."""
 
     def path_stats(self, path: str) -> NoReturn:
         raise OSError(f"{path}: not to be cached")
 
 
-def _member(what: str, module: ModuleType, path: str) -> Any:
+def _find_member(subject: str, module: ModuleType, path: str) -> Any:
     try:
         return reduce(getattr, path.split("."), module)
     except AttributeError:
-        there = [
+        providers = [
             name for name, value in vars(module).items() if _is_provider(value) and value.__module__ == module.__name__
         ]
-        has = f"it has {', '.join(there)}" if there else "it has no provider"
-        raise CannotStart(f"{what}: {module.__file__ or module.__name__} has no class {path!r}; {has}") from None
+        has = f"it has {', '.join(providers)}" if providers else "it has no provider"
+        raise CannotStart(f"{subject}: {module.__file__ or module.__name__} has no class {path!r}; {has}") from None
 
 
 def _is_provider(value: Any) -> bool:
     return isinstance(value, type) and issubclass(value, Provider)
 
 
-def _checked(what: str, loaded: Any) -> type[Provider]:
-    """Refuse what is no provider, or lacks something."""
+def _check(subject: str, loaded: Any) -> type[Provider]:
+    """Return a complete provider class; raise `CannotStart`."""
     if not _is_provider(loaded):
-        raise CannotStart(f"{what}: expected a subclass of pyinfrakit.provider.Provider, got {loaded!r}")
+        raise CannotStart(f"{subject}: expected a subclass of pyinfrakit.provider.Provider, got {loaded!r}")
     if loaded.__abstractmethods__:
         lacks = ", ".join(sorted(loaded.__abstractmethods__))
         raise CannotStart(
-            f"{what}: class {loaded.__name__} lacks {lacks}; a provider has provision, destroy and observe"
+            f"{subject}: class {loaded.__name__} lacks {lacks}; a provider has provision, destroy and observe"
         )
     for method in METHODS:
-        _check_method(what, loaded, method)
+        _check_method(subject, loaded, method)
     for attribute, or_raw in (("Properties", " or Raw"), ("Options", "")):
-        _check_type(what, loaded, attribute, or_raw)
+        _check_type(subject, loaded, attribute, or_raw)
     if type(loaded.batch) is not int or loaded.batch < 1:
-        raise CannotStart(f"{what}: {loaded.__name__}.batch: expected an integer >= 1, got {loaded.batch!r}")
-    _check_example(what, loaded)
+        raise CannotStart(f"{subject}: {loaded.__name__}.batch: expected an integer >= 1, got {loaded.batch!r}")
+    _check_example(subject, loaded)
     return loaded  # type: ignore[no-any-return]
 
 
-def _check_method(what: str, loaded: type[Provider], name: str) -> None:
-    """Refuse a method that can't be called as it will be: with arguments by position, as many as the SDK's has."""
+def _check_method(subject: str, loaded: type[Provider], name: str) -> None:
+    """Raise `CannotStart` unless the method takes the SDK's arguments, by position."""
     method = getattr(loaded, name)
     expected = inspect.signature(getattr(Provider, name))
     takes_self = inspect.isfunction(inspect.getattr_static(loaded, name))
@@ -176,64 +176,65 @@ def _check_method(what: str, loaded: type[Provider], name: str) -> None:
     except ValueError:
         return  # not written in Python
     except TypeError:
-        raise CannotStart(f"{what}: {loaded.__name__}.{name}: expected a method, got {method!r}") from None
+        raise CannotStart(f"{subject}: {loaded.__name__}.{name}: expected a method, got {method!r}") from None
     try:
         has.bind(*list(expected.parameters)[0 if takes_self else 1 :])
     except TypeError:
         wanted = ", ".join(expected.parameters)
         raise CannotStart(
-            f"{what}: expected {loaded.__name__}.{name}({wanted}), got ({', '.join(has.parameters)})"
+            f"{subject}: expected {loaded.__name__}.{name}({wanted}), got ({', '.join(has.parameters)})"
         ) from None
 
 
-def _check_example(what: str, loaded: type[Provider]) -> None:
-    """Refuse an example that JSON can't hold: it is shown. A secret in it would be, too."""
+def _check_example(subject: str, loaded: type[Provider]) -> None:
+    """Raise `CannotStart` if JSON can't hold the example. It is shown, and so would be a secret in it."""
     if loaded.example is None:
         return
     if not isinstance(loaded.example, Mapping):
-        raise CannotStart(f"{what}: {loaded.__name__}.example: expected a dict or None, got {loaded.example!r}")
-    with _told(f"{what}: {loaded.__name__}.example"):
+        raise CannotStart(f"{subject}: {loaded.__name__}.example: expected a dict or None, got {loaded.example!r}")
+    with _explaining(f"{subject}: {loaded.__name__}.example"):
         msgspec.json.encode(loaded.example)
 
 
-def _check_type(what: str, loaded: type[Provider], attribute: str, or_raw: str) -> None:
+def _check_type(subject: str, loaded: type[Provider], attribute: str, or_raw: str) -> None:
     shape = getattr(loaded, attribute)
     if not (isinstance(shape, type) and issubclass(shape, Struct)) and not (or_raw and shape is Raw):
         raise CannotStart(
-            f"{what}: {loaded.__name__}.{attribute}: expected a msgspec Struct type{or_raw}, got {shape!r}"
+            f"{subject}: {loaded.__name__}.{attribute}: expected a msgspec Struct type{or_raw}, got {shape!r}"
         )
-    with _told(f"{what}: {loaded.__name__}.{attribute}"):
+    with _explaining(f"{subject}: {loaded.__name__}.{attribute}"):
         msgspec.json.Decoder(shape, dec_hook=secrets.decode_secret)
-        if strange := sorted(each.__name__ for each in secrets.find_unknown_types(shape)):
+        if unknown := sorted(each.__name__ for each in secrets.find_unknown_types(shape)):
             raise CannotStart(
-                f"{what}: {loaded.__name__}.{attribute} has {', '.join(strange)}, which msgspec can't decode"
+                f"{subject}: {loaded.__name__}.{attribute} has {', '.join(unknown)}, which msgspec can't decode"
             )
 
 
 @contextlib.contextmanager
-def _naming(what: str) -> Iterator[None]:
+def _naming(subject: str) -> Iterator[None]:
+    """Name the *subject* in errors."""
     try:
         yield
     except CannotStart as error:
-        raise CannotStart(f"{what}: {error}") from None
+        raise CannotStart(f"{subject}: {error}") from None
 
 
 @contextlib.contextmanager
-def _told(what: str) -> Iterator[None]:
-    """Tell what a provider's own code raises, which may be anything, and where."""
+def _explaining(subject: str) -> Iterator[None]:
+    """Turn any error of a provider's own code into a `CannotStart` that names its line."""
     try:
         yield
     except CannotStart:
         raise
     except SyntaxError as error:
-        raise CannotStart(f"{what}: {error.filename}, line {error.lineno}: {error.msg}") from error
+        raise CannotStart(f"{subject}: {error.filename}, line {error.lineno}: {error.msg}") from error
     except (Exception, SystemExit) as error:
-        log.debug("%s", what, exc_info=True)
-        raise CannotStart(f"{what}: {type(error).__name__}: {error}{_where(error)}") from error
+        log.debug("%s", subject, exc_info=True)
+        raise CannotStart(f"{subject}: {type(error).__name__}: {error}{_locate(error)}") from error
 
 
-def _where(error: BaseException) -> str:
-    """Say where an exception comes from: the innermost line that is neither Python's own nor ours."""
+def _locate(error: BaseException) -> str:
+    """Return the innermost line of an exception that is neither in Python's own code nor in ours."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_theirs(frame.filename)]
     return f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
 

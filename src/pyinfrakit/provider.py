@@ -1,10 +1,10 @@
-"""The SDK: what whoever has machines fills in.
+"""The SDK: the base class that you fill in for your machines.
 
-A provider makes machines, destroys them, and tells which there are: three methods. The plugin around it keeps the
-records, and sees to it that no two calls for one instance run at once, that a call is made again after a crash, and that
-what a provider gets wrong is never taken for an answer.
+A provider makes machines, destroys them, and observes which exist: three methods. The plugin around it keeps
+the records. It makes sure that no two calls for one instance run at once, that a call is repeated after a
+crash, and that a provider's mistake is never taken for an answer.
 
-Methods may be ``async`` or plain. Plain ones run in threads, several at once: what they share needs a lock.
+Methods may be ``async`` or plain. Plain ones run in threads, several at once: shared data needs a lock.
 """
 
 from abc import ABC, abstractmethod
@@ -40,10 +40,11 @@ __all__ = [
 class Machine(Struct, frozen=True, gc=False):
     """A machine as the provider sees it.
 
-    *id* is the instance's, *handle* what the provider itself calls it. *functional* is False where it exists but does not work,
-    and *reason* then says why. *properties*, what JSON can hold as an object, are what is known of it now; where there are none
-    InfraKit is shown those of its spec. *tags* and *logical_id* are those that are written on the machine, if they are: by them a
-    lost record is made again. *unknown*: it can't be told now how it is, or whether it is there; nothing is concluded.
+    *id* is the instance's ID, and *handle* the provider's own name for the machine. *functional* is False if
+    the machine exists but does not work; *reason* then says why. *properties* are its live properties, a JSON
+    object; without them, InfraKit sees those of the spec. *tags* and *logical_id* are those kept on the
+    machine, if any: an orphan is adopted with them. *unknown*: the provider can't say now whether the machine
+    works or exists; the plugin concludes nothing from this observation.
     """
 
     id: str
@@ -57,35 +58,35 @@ class Machine(Struct, frozen=True, gc=False):
 
     @property
     def live(self) -> Raw | None:
-        """Its properties, as JSON."""
+        """The live properties as JSON."""
         assert self.properties is None or isinstance(self.properties, Raw)
         return self.properties
 
     def __post_init__(self) -> None:
-        """Refuse what could not be stored or shown, where it is made: in the provider."""
+        """Raise TypeError for values that can't be stored or shown: here, the traceback names the provider's line."""
         if not isinstance(self.id, str) or not isinstance(self.reason, str):
             raise TypeError(f"expected strings as a machine's id and reason, got {self.id!r} and {self.reason!r}")
-        for what, text in (("handle", self.handle), ("logical ID", self.logical_id)):
+        for name, text in (("handle", self.handle), ("logical ID", self.logical_id)):
             if text is not None and not isinstance(text, str):
-                raise TypeError(f"expected a string or None as a machine's {what}, got {text!r}")
+                raise TypeError(f"expected a string or None as a machine's {name}, got {text!r}")
         if not self.id:
             raise TypeError("expected the instance's ID as a machine's id, got an empty string")
         for text in (self.id, self.handle, self.reason, self.logical_id):
             if text and not text.isascii():
                 text.encode()
         if self.tags or self.tags is None:
-            force_setattr(self, "tags", _tags(self.tags))
+            force_setattr(self, "tags", _copy_tags(self.tags))
         if self.properties is not None:
-            force_setattr(self, "properties", _written(self.properties))
+            force_setattr(self, "properties", _encode_properties(self.properties))
 
 
-def _tags(tags: Mapping[str, str] | None) -> dict[str, str]:
-    copied = msgspec.convert(dict(tags or {}), dict[str, str])
-    msgspec.json.encode(copied)
-    return copied
+def _copy_tags(tags: Mapping[str, str] | None) -> dict[str, str]:
+    copy = msgspec.convert(dict(tags or {}), dict[str, str])
+    msgspec.json.encode(copy)
+    return copy
 
 
-def _written(properties: Mapping[str, Any] | Raw) -> Raw:
+def _encode_properties(properties: Mapping[str, Any] | Raw) -> Raw:
     data = (
         properties
         if isinstance(properties, Raw)
@@ -97,9 +98,10 @@ def _written(properties: Mapping[str, Any] | Raw) -> Raw:
 
 
 class PoolMachine(Struct, frozen=True):
-    """A machine of a provider that has a pool of them: *name* is its handle, *at* where it is managed.
+    """A machine of a provider's pool. *name* is its handle, and *at* the address that manages it.
 
-    *id* is the instance that has it, None where none of this plugin's does. *reason*: why it is not free, but for that.
+    *id* is the instance that uses it, or None if none of this plugin's does. *reason* is any other reason why
+    it is not free.
     """
 
     name: str
@@ -112,52 +114,52 @@ class PoolMachine(Struct, frozen=True):
 
 
 class NoOptions(Struct, forbid_unknown_fields=True):
-    """What a provider without options takes."""
+    """The options of a provider without any."""
 
 
 class Provider(ABC):
-    """Base class of all providers. Every method may be called again after a crash, for the same ID."""
+    """Base class of all providers. After a crash, every method may be called again for the same ID."""
 
     Properties: ClassVar[Any] = Raw
-    """The type of a spec's properties, a msgspec Struct, by which they are checked, explained and shown; Raw takes anything.
-    A field of type `Secret` is shown to nobody."""
+    """The type of a spec's properties, a msgspec Struct, or Raw for any. They are checked and documented by it.
+    A field of type `Secret` is never shown."""
 
     Options: ClassVar[Any] = NoOptions
-    """The type of what an operator sets, a msgspec Struct. A `Secret` comes from the environment or a file."""
+    """The type of an operator's settings, a msgspec Struct. A `Secret` comes from the environment or a file."""
 
     example: ClassVar[Mapping[str, Any] | None] = None
-    """Properties that are right, for documentation; None for those that follow from their type."""
+    """Valid properties, for documentation; None for those that follow from the type."""
 
     batch: ClassVar[int] = 1
-    """How many instances `destroy` may be given at once."""
+    """Most instances that `destroy` accepts at once."""
 
     mark: str = ""
-    """The plugin's identity, to be put on machines; set before `start`."""
+    """The plugin's identity, to be put on machines. It is set before `start`."""
 
     known: Sequence[Record] = ()
-    """The records that there are at the start; only `start` sees them."""
+    """The records at the start; only `start` sees them."""
 
     ready: Container[str] = frozenset()
-    """IDs of the instances that are ready now, neither set aside nor being destroyed: for these alone it may mend what breaks."""
+    """IDs of the instances that are ready now, neither set aside nor being destroyed: only these may be repaired."""
 
     def __init__(self, name: str, folder: Path, options: Any = None) -> None:
-        """Be the provider of plugin *name*, which may keep files in *folder*; *options* are of type `Options`."""
+        """Create the provider of plugin *name*, which may keep files in *folder*. *options* are of type `Options`."""
         self.name = name
         self.folder = folder
         self.options = self.Options() if options is None else options
 
     def start(self) -> Any:
-        """Get ready. Raise `CannotStart`, or anything else, where that is not possible."""
+        """Get ready. Raise `CannotStart`, or any other exception, if that is not possible."""
 
     def stop(self) -> Any:
-        """Let go of what `start` took. Machines live on."""
+        """Release the resources of `start`. Machines live on."""
 
     def validate(self, properties: Raw | None) -> Any:
-        """Refuse wrong properties with `InvalidSpec`; by default, those that are not of type `Properties`."""
+        """Raise `InvalidSpec` for wrong properties; by default, for those that are not of type `Properties`."""
         self.parse(properties)
 
     def parse(self, properties: Raw | None) -> Any:
-        """Give properties as an instance of type `Properties`; raise `InvalidSpec`."""
+        """Return properties as an instance of type `Properties`; raise `InvalidSpec`."""
         try:
             return decode(properties or b"{}", self.Properties, "Properties", secrets.decode_secret)
         except WrongShape as error:
@@ -165,40 +167,41 @@ class Provider(ABC):
 
     @abstractmethod
     def provision(self, id: str, spec: Spec) -> Any:
-        """Make the machine *id*, or find the one that this ID has already; give its `Machine`, its handle, or None.
+        """Make the machine *id*, or find it if it exists. Return its `Machine`, its handle, or None.
 
-        Raise `GiveUp` where it can't be done: `destroy` is then called for the ID, and InfraKit is told. So it is with any other
-        exception, too, where InfraKit still waits for the answer; where it has the ID already, this is called again later.
+        Raise `GiveUp` if it can't be made: the plugin calls `destroy` for the ID, and InfraKit gets the error.
+        Any other exception does the same while InfraKit still waits for the answer. Once InfraKit has the ID,
+        the plugin calls this method again later.
         """
 
     @abstractmethod
     def destroy(self, instances: Sequence[Record], reason: str) -> Any:
-        """Destroy the machines of *instances*: one, or up to `batch`. One that is gone already, or never was, is fine.
+        """Destroy the machines of *instances*: one, or up to `batch`. Succeed for one that is gone or never existed.
 
-        *reason* is ``terminate``, ``rolling_update``, or why this plugin wants them gone. Give None, or, by ID, the errors
-        of those that are not gone: for these it is called again later. An exception: none of them is.
+        *reason* is ``terminate``, ``rolling_update``, or this plugin's own reason. Return None, or the errors of
+        the machines that still exist, by ID: the plugin calls again for these. An exception means that all exist.
         """
 
     @abstractmethod
     def observe(self) -> Any:
-        """Give a `Machine` for each that has this plugin's mark. Where that can't be told for all of them, raise.
+        """Return a `Machine` for each machine with this plugin's mark. Raise if that is not known for all of them.
 
-        There is no second call before this one has ended. An ``async`` one is cancelled where it takes too long.
+        No second call begins before this one ends. If it is ``async`` and takes too long, it is cancelled.
         """
 
     def label(self, instance: Record, tags: Mapping[str, str]) -> Any:
-        """Put tags on the machine, for providers that keep them. By default there is nowhere to put them."""
+        """Put tags on the machine, if the provider keeps them there. By default, it does not."""
 
     def adopt(self, id: str, handle: str, spec: Spec) -> Any:
-        """Put this plugin's mark and *id* on a machine that existed before, called *handle*; give its `Machine`, or None.
+        """Put this plugin's mark and *id* on the existing machine *handle*. Return its `Machine`, or None.
 
-        Raise `GiveUp` where there is no such machine, or it is somebody else's.
+        Raise `GiveUp` if the machine does not exist, or belongs to another plugin.
         """
         raise GiveUp(f"provider {type(self).__name__} can't adopt machines")
 
     def pool(self) -> Any:
-        """Give a `PoolMachine` for each machine that there is, free or not; from memory, as somebody waits.
+        """Return a `PoolMachine` for each machine, free or not. Answer from memory: a client waits.
 
-        By default machines are made, and there is no pool.
+        By default, machines are made, and there is no pool.
         """
         raise GiveUp(f"provider {type(self).__name__} has no pool of machines: it makes them")

@@ -12,7 +12,7 @@ from pyinfrakit.instance.plugin import Plugin
 
 
 def main() -> None:
-    provider, sub_types, name = loading.provider_class(sys.argv[1]), sys.argv[2].split(","), sys.argv[4]
+    provider, sub_types, name = loading.find_provider(sys.argv[1]), sys.argv[2].split(","), sys.argv[4]
     logs.configure(5)
     # Without the sub-type in its name, each of the providers has the same machines.
     providers = {sub_type: lambda _, folder: provider(name, folder) for sub_type in sub_types}

@@ -166,7 +166,7 @@ def plugin(
         return
     # Imported here: they take a while, and the client commands have no need of them.
     from pyinfrakit import logs
-    from pyinfrakit.config import from_file, from_flags
+    from pyinfrakit.config import choose_from_file, choose_from_flags
     from pyinfrakit.daemon.build import run_daemon
     from pyinfrakit.instance.calls import CallLimits
     from pyinfrakit.instance.plan import Thresholds
@@ -190,6 +190,6 @@ def plugin(
         call_limits=CallLimits(calls_at_once, call_timeout),
     )
     _check_conflicts(context)
-    choices = from_flags(provider, option) if config is None else from_file(config)
+    choices = choose_from_flags(provider, option) if config is None else choose_from_file(config)
     providers = {sub_type: choice.make for sub_type, choice in choices.items()}
     run_daemon(name, providers, directory, state, mark, make_plugin)

@@ -25,7 +25,7 @@ def provider(name: str, schema: bool) -> None:
     from pyinfrakit import loading
     from pyinfrakit.schema import describe
 
-    found = loading.provider_class(name)
+    found = loading.find_provider(name)
     if schema:
         click.echo(msgspec.json.format(msgspec.json.encode(describe.describe_schema(found.Properties))))
         return
@@ -46,13 +46,13 @@ def _properties(provider: "type[Provider]") -> list[str]:
 
 
 def _options(provider: "type[Provider]") -> list[str]:
-    from pyinfrakit.config import as_flags
+    from pyinfrakit.config import format_flags
     from pyinfrakit.schema.describe import list_fields
 
     rows = list_fields(provider.Options)
     if not rows:
         return ["No options."]
-    example = as_flags(provider)
+    example = format_flags(provider)
     return [_table("OPTION", rows), *([f"For example: {example}"] if example else [])]
 
 

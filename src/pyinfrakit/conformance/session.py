@@ -13,7 +13,7 @@ from msgspec import Raw, Struct
 
 from pyinfrakit.conformance import answers
 from pyinfrakit.errors import Unreachable
-from pyinfrakit.rpc.client import Connection, RemoteError, problem
+from pyinfrakit.rpc.client import Connection, RemoteError, explain
 
 T = TypeVar("T", bound=Struct)
 
@@ -45,7 +45,7 @@ class _Socket(socket.socket):
 
 
 class _Timed(Connection):
-    kind = _Socket
+    socket_type = _Socket
 
 
 class Line:
@@ -72,7 +72,7 @@ class Line:
         try:
             self._connection.connect()
         except OSError as error:
-            raise Gone(problem(self.path, error, self.timeout)) from None
+            raise Gone(explain(self.path, error, self.timeout)) from None
 
     def post(self, body: bytes, what: str) -> bytes:
         """Send a body, and give the answer's, whatever its status: clients look at nothing else. Raise `Unreachable`."""

@@ -1,4 +1,4 @@
-"""The one client of a plugin's socket: blocking, one connection."""
+"""A client of a plugin's socket: blocking, with one connection."""
 
 import http.client
 import socket
@@ -13,7 +13,7 @@ from pyinfrakit.schema.decode import NotJSON, WrongShape, decode
 
 
 class RemoteError(PyInfrakitError):
-    """The plugin answered with an error: its text is the plugin's own."""
+    """The plugin answered with an error, whose text this is."""
 
     def __init__(self, code: int, message: str) -> None:
         super().__init__(message)
@@ -21,7 +21,7 @@ class RemoteError(PyInfrakitError):
 
     @property
     def is_unknown_method(self) -> bool:
-        """Does the plugin not have the method? InfraKit's own plugins have no code for it."""
+        """Whether the plugin lacks the method. InfraKit's own plugins have no error code for it, only a text."""
         return self.code == -32601 or "can't find method" in str(self)
 
 
@@ -36,22 +36,22 @@ class _Reply(Struct):
 
 
 class Connection(http.client.HTTPConnection):
-    """HTTP on a unix socket. *timeout* is for each step."""
+    """HTTP on a unix socket. *timeout* is in seconds, for each step."""
 
-    kind: type[socket.socket] = socket.socket
+    socket_type: type[socket.socket] = socket.socket
 
     def __init__(self, path: Path, timeout: float) -> None:
         super().__init__("localhost", timeout=timeout)
         self._path = path
 
     def connect(self) -> None:
-        self.sock = self.kind(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock = self.socket_type(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(self.timeout)
         self.sock.connect(str(self._path))
 
 
 class Client:
-    """A plugin's socket. *timeout* is for each step of a call, in seconds; InfraKit's own clients take 15."""
+    """A plugin's socket. *timeout* is in seconds, for each step of a call; InfraKit's own clients wait 15."""
 
     def __init__(self, path: Path, timeout: float = 15.0) -> None:
         self.path = path
@@ -66,20 +66,20 @@ class Client:
         self._connection.close()
 
     def call(self, method: str, params: Any) -> Raw:
-        """Call *method*; give its result's JSON. Raise `RemoteError` or `Unreachable`."""
+        """Call *method* and return the JSON of its result. Raise `RemoteError` or `Unreachable`."""
         self._id += 1
         body = msgspec.json.encode({"jsonrpc": "2.0", "method": method, "params": params, "id": self._id})
         data = self._exchange("POST", "/", body)
         try:
             reply = decode(data, _Reply)
         except (NotJSON, WrongShape):
-            raise Unreachable(f"{self.path} answered, but not as a plugin does: {data[:80]!r}") from None
+            raise Unreachable(f"{self.path} answered, but is no plugin: {data[:80]!r}") from None
         if reply.error is not None:
             raise RemoteError(reply.error.code, reply.error.message)
         return reply.result
 
     def get(self, path: str) -> bytes:
-        """Give the document at *path*; raise `Unreachable`."""
+        """Return the document at *path*; raise `Unreachable`."""
         return self._exchange("GET", path, None)
 
     def _exchange(self, verb: str, path: str, body: bytes | None) -> bytes:
@@ -89,22 +89,22 @@ class Client:
             data = response.read()
         except (OSError, http.client.HTTPException) as error:
             self._connection.close()
-            raise Unreachable(problem(self.path, error, self._timeout)) from None
+            raise Unreachable(explain(self.path, error, self._timeout)) from None
         if response.status != 200:
             text = data.decode(errors="replace").strip()[:200]
             raise Unreachable(f"{self.path} answered {response.status}: {text}")
         return data
 
 
-def problem(path: Path, error: Exception, timeout: float) -> str:
-    """Say why the plugin at *path* could not be reached, or broke off."""
+def explain(path: Path, error: Exception, timeout: float) -> str:
+    """Return why the plugin at *path* could not be reached, or why the connection broke."""
     match error:
         case FileNotFoundError():
             return f"no plugin at {path}: there is no such socket"
         case ConnectionRefusedError():
             return f"no plugin at {path}: nothing listens there any more; start it again"
         case BlockingIOError():
-            return f"{path} takes no more connections: the plugin is too busy, or hangs"
+            return f"{path} accepts no more connections: the plugin is too busy, or hangs"
         case TimeoutError():
             return f"{path} did not answer in {timeout:g} s"
     return f"{path} can't be reached: {error or type(error).__name__}"
