@@ -13,7 +13,7 @@ PyInfrakitError
     ├── InUse                or stop its holder
     └── Damaged              which is never overwritten
 
-They are raised at the point of failure and caught in one place each: the RPC boundary (`rpc.dispatcher`) for
+They are raised at the point of failure and caught in one place each: the RPC boundary (`rpc.jsonrpc`) for
 callers, the reconcile loop and the jobs for the provider, and ``cli.main`` for people.
 """
 

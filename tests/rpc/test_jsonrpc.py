@@ -13,7 +13,7 @@ from msgspec import Meta, Raw, Struct
 
 from pyinfrakit.rpc import jsonrpc
 from pyinfrakit.rpc.instance import types
-from pyinfrakit.rpc.params import Params
+from pyinfrakit.rpc.instance.types import Params
 from pyinfrakit.schema.decode import MAX_DEPTH, NotJSON, WrongShape, check, decode
 
 often = settings(max_examples=300, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])

@@ -7,8 +7,8 @@ import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
 from pyinfrakit.errors import Unreachable
-from pyinfrakit.rpc import params
 from pyinfrakit.rpc.client import RemoteError
+from pyinfrakit.rpc.instance import types
 from pyinfrakit.schema.decode import NotJSON, WrongShape, check, decode
 
 T = TypeVar("T", bound=Struct)
@@ -86,7 +86,7 @@ def echoed(body: bytes, where: str) -> bytes:
 def shaped(data: Raw, shape: type[T], where: str) -> T:
     """Decode a result; raise `Unreachable` where Go's clients would fail to."""
     try:
-        return params.read(data, shape)
+        return types.read(data, shape)
     except (NotJSON, WrongShape, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise Unreachable(f"{where} was answered with what no client can read: {error}") from None
 
@@ -100,7 +100,7 @@ def _envelope(body: bytes, where: str) -> _Envelope:
     try:
         check(body)
         decode(body, Raw)
-        return params.read(Raw(body), _Envelope)
+        return types.read(Raw(body), _Envelope)
     except (NotJSON, WrongShape, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         raise Unreachable(f"{where} was answered, but not as a plugin does: {body[:60]!r}") from None
 

@@ -9,7 +9,7 @@ from pyinfrakit.conformance.report import Fact
 from pyinfrakit.conformance.session import Session
 from pyinfrakit.errors import Unreachable, WrongCall
 from pyinfrakit.rpc.client import RemoteError
-from pyinfrakit.rpc.params import ONLY_OBJECT
+from pyinfrakit.rpc.instance.types import ONLY_OBJECT
 
 INTERFACE = "Instance"
 

@@ -15,8 +15,8 @@ from pyinfrakit.daemon.listener import Listener
 from pyinfrakit.instance.plugin import Plugin
 from pyinfrakit.logs import NOTICE
 from pyinfrakit.rpc import info
-from pyinfrakit.rpc.dispatcher import Dispatcher, Targets
-from pyinfrakit.rpc.instance.service import InstanceService
+from pyinfrakit.rpc.instance.service import InstanceService, Targets
+from pyinfrakit.rpc.jsonrpc import Dispatcher
 from pyinfrakit.rpc.operator.service import OperatorService
 from pyinfrakit.schema.describe import find_example
 from pyinfrakit.store import Store

@@ -24,7 +24,7 @@ until the instance is seen working, or an operator releases it. Meanwhile, no re
 dropped as missing either: its call decides.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Container, Iterable, Mapping
 from enum import StrEnum
 
 from msgspec import Struct
@@ -60,7 +60,7 @@ class Observation(Struct, frozen=True):
 
     machines: Mapping[str, Machine]
     now: float
-    silent: frozenset[str] = frozenset()
+    silent: Container[str] = frozenset()
     started: float = 0.0
 
 

@@ -18,7 +18,7 @@ from pyinfrakit.provider import Machine
 from pyinfrakit.record import Event, Record
 from pyinfrakit.schema.decode import WrongShape, decode, make_encodable
 from pyinfrakit.store import Store
-from pyinfrakit.store.records import Change, Drop, Note, Put
+from pyinfrakit.store.records import Change, Drop, Note, Put, Records
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +31,22 @@ class _Memory(Struct, frozen=True, rename="pascal"):
 
 
 _EMPTY_MEMORY = Raw(msgspec.json.encode(_Memory()))
+
+
+class _Changed:
+    """The IDs whose record is not the one from *before*, and *others*.
+
+    Records are frozen, so that every change is another object: a copy of the mapping is all that has to be kept.
+    """
+
+    def __init__(self, before: Mapping[str, Record], records: Records, others: Collection[str]) -> None:
+        self._before = before
+        self._records = records
+        self._others = others
+
+    def __contains__(self, id: object) -> bool:
+        assert isinstance(id, str)
+        return id in self._others or self._records.get(id) is not self._before.get(id)
 
 
 class Reconciler:
@@ -56,8 +72,7 @@ class Reconciler:
         self._started = time.time()
         self._released: set[str] = set()
         self._observe_now = asyncio.Event()
-        self._changed: set[str] = set()
-        self._records.subscribe(self._note_change)
+        self._before: Mapping[str, Record] = {}
         self.trouble = ""
         """Why the provider can't be observed now, or empty."""
         self.orphans: Mapping[str, Machine] = {}
@@ -84,15 +99,11 @@ class Reconciler:
             machines = await self._observe()
             if machines is not None:
                 await self._reconcile(machines)
+                self._before = {}  # dropped records need not be kept until the next observation
                 self._jobs.resume()
                 self.observed = time.time()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._observe_now.wait(), self._interval)
-
-    def _note_change(self, old: Record | None, new: Record | None) -> None:
-        record = new or old
-        assert record is not None
-        self._changed.add(record.id)
 
     def _recall(self) -> History:
         """Return the history that an earlier run noted; raise `CannotStart` if it makes no sense."""
@@ -104,8 +115,7 @@ class Reconciler:
 
     async def _observe(self) -> dict[str, Machine] | None:
         """Return the machines by ID, or None if the provider can't be observed: then nothing changes."""
-        # An observation says nothing about records that change, or that have a call in flight, from here on.
-        self._changed = set()
+        self._before = self._records.copy()
         self._calls.called = set(self._calls.in_flight)
         call = asyncio.create_task(self._calls.observe())
         call.add_done_callback(lambda call: call.cancelled() or call.exception())  # after a stop, nobody else looks
@@ -125,10 +135,6 @@ class Reconciler:
         log.debug("observed %d machines", len(machines))
         return machines
 
-    def _find_changed(self) -> set[str]:
-        """Return the IDs about which the current observation says nothing."""
-        return self._changed | self._calls.called
-
     def _report_trouble(self, trouble: str) -> None:
         if trouble and trouble != self.trouble:
             log.error("the provider%s can't be observed, so nothing is concluded: %s", self._whose, trouble)
@@ -137,12 +143,16 @@ class Reconciler:
         self.trouble = trouble
 
     async def _reconcile(self, machines: dict[str, Machine]) -> None:
-        changed = self._find_changed()
+        # An observation says nothing about instances that changed, or had a call in flight, since it began; nor
+        # about those that the provider can't judge.
+        changed = _Changed(self._before, self._records, self._calls.called)
         unknown = {machine.id for machine in machines.values() if machine.unknown}
-        observation = Observation(machines, time.time(), frozenset(changed | unknown), self._started)
+        silent = _Changed(self._before, self._records, self._calls.called | unknown)
+        observation = Observation(machines, time.time(), silent, self._started)
         released = frozenset(self._released)
         decided = plan(self._records, observation, self._history, self._thresholds, released)
         self._records.show_all({m.id: m.live for m in machines.values() if m.live is not None}, newer=changed)
+        unjudged = {id for id in released if id in silent}
         try:
             await self._store.commit(*self._list_changes(decided), *self._remember(decided.history))
         except StoreFailed as error:
@@ -150,13 +160,12 @@ class Reconciler:
             return
         self._history = decided.history
         acted = {transition.id for transition in decided.transitions}
-        self._released -= released - (observation.silent - acted)
+        self._released -= released - (unjudged - acted)
         for transition in decided.transitions:
             if transition.event is Event.AGED:
                 self._jobs.start(transition.id)
         self._report_held(decided)
         # An operator may have adopted or destroyed an orphan during the commit.
-        changed = self._find_changed()
         self._report_orphans({id: machines[id] for id in decided.orphans if id not in changed})
 
     def _remember(self, history: History) -> list[Change]:

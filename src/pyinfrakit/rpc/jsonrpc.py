@@ -4,15 +4,21 @@
 is answered with `encode_result` or `encode_error`, and `Message.join` joins the answers. Answers come in
 pieces, so that megabytes of them are copied only once, when they are sent. An ``id`` stays as it came, byte
 for byte: InfraKit's are random 63-bit integers, which a float would not hold.
+
+A `Dispatcher` has the methods of a daemon. It is the boundary at which a call's exceptions end.
 """
 
-from collections.abc import Sequence
-from typing import Literal
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Literal
 
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
+from pyinfrakit.errors import PyInfrakitError
 from pyinfrakit.schema.decode import NotJSON, WrongShape, check, decode, make_encodable
+
+log = logging.getLogger(__name__)
 
 PARSE_ERROR = -32700
 INVALID_REQUEST = -32600
@@ -27,6 +33,9 @@ MAX_CALLS = 100
 
 Pieces = Sequence[bytes]
 """JSON, to be sent piece by piece."""
+
+Handler = Callable[[Raw], Awaitable[Any]]
+"""Do a call with these parameters. Return a result to encode, or a list of pieces of its JSON."""
 
 _NULL = Raw(b"null")
 _EMPTY = Raw(b"{}")
@@ -151,3 +160,39 @@ def encode_error(id: Raw, fault: Fault) -> Pieces:
 def encode_rejection(fault: Fault) -> Pieces:
     """Return the answer to a body that `parse` refused."""
     return encode_error(_NULL, fault)
+
+
+class Dispatcher:
+    """All methods of a daemon, by their names on the wire."""
+
+    def __init__(self, *methods: Mapping[str, Handler]) -> None:
+        self._methods = {name: handler for some in methods for name, handler in some.items()}
+
+    async def answer(self, call: Call | Rejected) -> Pieces | None:
+        """Do a call and return the reply, or None for a notification. A call's exceptions end here."""
+        if isinstance(call, Rejected):
+            return None if call.id is None else encode_error(call.id, call.fault)
+        log.debug("%s is called", call.method)
+        try:
+            result = await self._find(call.method)(call.params)
+        except Fault as error:
+            fault = error
+        except WrongShape as error:
+            fault = Fault(INVALID_PARAMS, str(error))
+        except PyInfrakitError as error:
+            log.info("%s: %s", call.method, error)
+            fault = Fault(APPLICATION_ERROR, str(error))
+        except Exception as error:
+            log.exception("%s: a bug", call.method)
+            text = f"a bug in the plugin ({type(error).__name__}): see its log"
+            fault = Fault(INTERNAL_ERROR, text)
+        else:
+            pieces = result if isinstance(result, list) else [msgspec.json.encode(result)]
+            return None if call.id is None else encode_result(call.id, pieces)
+        return None if call.id is None else encode_error(call.id, fault)
+
+    def _find(self, name: str) -> Handler:
+        try:
+            return self._methods[name]
+        except KeyError:
+            raise Fault(METHOD_NOT_FOUND, f"no method {name!r}") from None

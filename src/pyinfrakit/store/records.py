@@ -1,6 +1,6 @@
 """The records in memory: in order, and found by ID, tag or logical ID at a cost that does not grow with their number."""
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping
 
 from msgspec import Raw, Struct
 
@@ -194,6 +194,10 @@ class Records:
         except KeyError:
             raise UnknownInstance(id) from None
 
+    def copy(self) -> Mapping[str, Record]:
+        """Return the records by ID as they are now, in no particular order."""
+        return self._records.copy()
+
     def find_members(self, group: str) -> Iterable[Record]:
         """Return the members of an InfraKit group, in any state."""
         return self.find_tagged({GROUP_TAG: group})
@@ -226,15 +230,17 @@ class Records:
             self._live[id] = properties
             self._notify(record, record)
 
-    def show_all(self, properties: Mapping[str, Raw], newer: Collection[str]) -> None:
-        """Keep the live properties of all instances, as observed, except *newer* ones, whose calls are more recent."""
-        kept = {id: self._live[id] for id in newer if id in self._live}
-        before, self._live = (
-            self._live,
-            {**{id: seen for id, seen in properties.items() if id in self._records}, **kept},
-        )
-        for id in self._live.keys() | before.keys():
-            if self._live.get(id) != before.get(id):
+    def show_all(self, properties: Mapping[str, Raw], newer: Container[str]) -> None:
+        """Keep the live properties of all instances, as observed. Those of *newer* ones came from a later call."""
+        for id, seen in properties.items():
+            live = self._live.get(id)
+            if live == seen or id not in self._records or (live is not None and id in newer):
+                continue
+            self._live[id] = seen
+            self._notify(self._records[id], self._records[id])
+        for id in self._live.keys() - properties.keys():
+            if id not in newer:
+                del self._live[id]
                 self._notify(self._records[id], self._records[id])
 
     def apply(self, change: Change) -> Undo | UndoNote:

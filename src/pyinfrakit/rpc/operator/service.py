@@ -8,10 +8,10 @@ from msgspec import Raw
 from pyinfrakit.instance.plugin import Plugin
 from pyinfrakit.provider import PoolMachine
 from pyinfrakit.record import Record, Spec
-from pyinfrakit.rpc.dispatcher import Handler, P, Targets
-from pyinfrakit.rpc.instance.types import OkResult
+from pyinfrakit.rpc.instance.service import P, Targets
+from pyinfrakit.rpc.instance.types import OkResult, Params, require
+from pyinfrakit.rpc.jsonrpc import Handler
 from pyinfrakit.rpc.operator import types
-from pyinfrakit.rpc.params import Params, require
 from pyinfrakit.schema.decode import WrongShape
 
 

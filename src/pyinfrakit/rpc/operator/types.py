@@ -2,8 +2,7 @@
 
 from msgspec import Struct
 
-from pyinfrakit.rpc.instance.types import Description
-from pyinfrakit.rpc.params import Params
+from pyinfrakit.rpc.instance.types import Description, Params
 
 
 class SetAsideParams(Params, frozen=True):
