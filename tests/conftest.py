@@ -13,7 +13,7 @@ from hypothesis import settings
 
 from support.executables import Examples
 from support.harness import Daemon, eventually
-from support.processes import AS_USER, Instances, none_left
+from support.processes import AS_USER, Instances, kill_all
 
 FAST = ("--sync-interval", "0.1")
 
@@ -69,7 +69,7 @@ def mark() -> Iterator[str]:
     """A mark for one test's processes. None of them is left after it."""
     mark = f"test-{uuid.uuid4().hex}"
     yield mark
-    eventually(lambda: none_left(f"PYINFRAKIT_MARK={mark}"), "all of the test's processes end")
+    eventually(lambda: kill_all(f"PYINFRAKIT_MARK={mark}"), "all of the test's processes end")
 
 
 @pytest.fixture

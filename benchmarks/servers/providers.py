@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from benchmarks.servers.process import ROOT
 from pyinfrakit.providers.process import Process
-from pyinfrakit.providers.process.provider import Settings as ProcessOptions
+from pyinfrakit.providers.process.options import Options as ProcessOptions
 from pyinfrakit.providers.redfish import Redfish
 from pyinfrakit.providers.redfish.inventory import Controller, System
 from pyinfrakit.providers.redfish.inventory import Settings as RedfishOptions

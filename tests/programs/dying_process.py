@@ -8,9 +8,10 @@ import dying
 from dying import die_at
 from pyinfrakit.errors import TryAgain
 from pyinfrakit.provider import Machine
-from pyinfrakit.providers.process.place import Place
-from pyinfrakit.providers.process.provider import Process, Settings
-from pyinfrakit.providers.process.starting import Work
+from pyinfrakit.providers.process.folder import InstanceFolder
+from pyinfrakit.providers.process.options import Options
+from pyinfrakit.providers.process.provider import Process
+from pyinfrakit.providers.process.shell import Launch
 from pyinfrakit.record import Record, Spec
 
 USER = "nobody"
@@ -38,20 +39,20 @@ class DyingProcess(Process):
         die_at("destroy: after the call")
         return left
 
-    def _start(self, place: Place, lock: int, work: Work) -> None:
+    def _start(self, folder: InstanceFolder, lock: int, launch: Launch) -> None:
         die_at("provision: before the start")
-        super()._start(place, lock, work)
+        super()._start(folder, lock, launch)
         die_at("provision: after the start")
 
-    def _ended(self, places: Iterable[Place], gone: Callable[[Place], bool]) -> dict[str, TryAgain]:
-        def dying_gone(place: Place) -> bool:
+    def _end(self, folders: Iterable[InstanceFolder], finish: Callable[[InstanceFolder], bool]) -> dict[str, TryAgain]:
+        def finish_or_die(folder: InstanceFolder) -> bool:
             die_at("destroy: with all ended")
-            done = gone(place)
+            is_done = finish(folder)
             die_at("destroy: after the removal")
-            return done
+            return is_done
 
-        return super()._ended(places, dying_gone)
+        return super()._end(folders, finish_or_die)
 
 
 if __name__ == "__main__":
-    dying.main(DyingProcess, Settings(user=USER if os.geteuid() == 0 else None, grace=1))
+    dying.main(DyingProcess, Options(user=USER if os.geteuid() == 0 else None, grace=1))

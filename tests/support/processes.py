@@ -1,4 +1,4 @@
-"""Real processes for tests: started by daemons with a mark of the test's own, found without our own code, all ended after."""
+"""Real processes for tests. Daemons start them with the test's own mark. The tests find them without the provider's code."""
 
 import os
 from collections.abc import Callable
@@ -16,8 +16,8 @@ AS_USER = ("--option", f"user={USER}") if os.geteuid() == 0 else ()
 Start = Callable[..., Daemon]
 
 
-def carrying(*variables: str) -> list[psutil.Process]:
-    """Give the processes of the machine that have all these, `KEY=VALUE`, in their environment."""
+def find_processes(*variables: str) -> list[psutil.Process]:
+    """Return the processes of the machine with all these variables, `KEY=VALUE`, in their environment."""
     found = []
     for process in psutil.process_iter():
         with suppress(psutil.Error, OSError):
@@ -27,8 +27,8 @@ def carrying(*variables: str) -> list[psutil.Process]:
     return found
 
 
-def session(pid: int) -> list[psutil.Process]:
-    """Give the processes of one's session."""
+def find_session(pid: int) -> list[psutil.Process]:
+    """Return the processes in the session of process *pid*."""
     found = []
     for process in psutil.process_iter():
         with suppress(psutil.Error, ProcessLookupError):
@@ -37,16 +37,16 @@ def session(pid: int) -> list[psutil.Process]:
     return found
 
 
-def end(processes: list[psutil.Process]) -> None:
+def kill(processes: list[psutil.Process]) -> None:
     for process in processes:
         with suppress(psutil.NoSuchProcess):
             process.kill()
 
 
-def none_left(*variables: str) -> bool:
-    """End all that carry these; give whether there is none."""
-    end(found := carrying(*variables))
-    return not found
+def kill_all(*variables: str) -> bool:
+    """Kill all processes with these variables. Return whether there was none."""
+    kill(processes := find_processes(*variables))
+    return not processes
 
 
 class Instances:
@@ -56,15 +56,15 @@ class Instances:
         self.mark = mark
 
     def all(self) -> list[psutil.Process]:
-        """Give all that were started in the name of any instance."""
-        return carrying(f"PYINFRAKIT_MARK={self.mark}")
+        """Return the processes of all instances."""
+        return find_processes(f"PYINFRAKIT_MARK={self.mark}")
 
     def of(self, id: str) -> list[psutil.Process]:
-        """Give all that were started in the name of one instance."""
-        return carrying(f"PYINFRAKIT_MARK={self.mark}", f"INFRAKIT_INSTANCE={id}")
+        """Return the processes of one instance."""
+        return find_processes(f"PYINFRAKIT_MARK={self.mark}", f"INFRAKIT_INSTANCE={id}")
 
     def mains(self) -> dict[str, list[int]]:
-        """Give the process IDs of the commands that are `sleeping()`, of which there should be one each, by instance."""
+        """Return the PIDs of the commands from `sleep_command()`, by instance; there should be one each."""
         mains: dict[str, list[int]] = {}
         for process in self.all():
             with suppress(psutil.Error, OSError, KeyError):
@@ -73,22 +73,22 @@ class Instances:
         return mains
 
 
-def sleeping(**more: Any) -> dict[str, Any]:
+def sleep_command(**more: Any) -> dict[str, Any]:
     return {"command": "/usr/bin/sleep", "arguments": ["600"], **more}
 
 
-def script(text: str, **more: Any) -> dict[str, Any]:
+def sh_command(text: str, **more: Any) -> dict[str, Any]:
     return {"command": "sh", "arguments": ["-c", text], **more}
 
 
-def live(daemon: Daemon, id: str) -> Any:
-    """Give the live properties of an instance, as InfraKit is shown them; None where it is not described."""
+def read_live(daemon: Daemon, id: str) -> Any:
+    """Return the live properties of an instance, as InfraKit gets them; None if it is not described."""
     described = daemon.call("Instance.DescribeInstances", Tags={}, Properties=True)["Descriptions"]
     return next((each["Properties"] for each in described if each["ID"] == id), None)
 
 
-def broken(daemon: Daemon, id: str) -> str:
-    """Wait until an instance is set aside, and give the reason."""
+def wait_for_problem(daemon: Daemon, id: str) -> str:
+    """Wait until an instance is set aside, and return the reason."""
 
     def reason() -> str:
         record = daemon.record(id)
@@ -97,7 +97,7 @@ def broken(daemon: Daemon, id: str) -> str:
     return str(eventually(reason, f"{id} is set aside"))
 
 
-def gone(daemon: Daemon, id: str) -> None:
-    """Have an instance destroyed, and wait until it is."""
+def destroy(daemon: Daemon, id: str) -> None:
+    """Destroy an instance, and wait until it is gone."""
     daemon.call("Instance.Destroy", Instance=id)
     eventually(lambda: daemon.record(id) is None, f"{id} is gone")

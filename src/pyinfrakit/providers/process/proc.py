@@ -1,73 +1,136 @@
-"""Processes as Linux shows them in /proc: known by ID and start, as an ID alone may be another process's by now."""
+"""The processes of the machine, as /proc shows them, and those that belong to an instance."""
 
 import contextlib
 import os
 import signal
-from collections.abc import Iterator
+from collections import defaultdict
 from pathlib import Path
 
 from msgspec import Struct
 
+INSTANCE_VARIABLE, MARK_VARIABLE = "INFRAKIT_INSTANCE", "PYINFRAKIT_MARK"
+"""Environment variables by which an instance's processes are recognized. Children inherit them."""
+
 TICKS = os.sysconf("SC_CLK_TCK")
-"""In a second; starts are counted in them."""
+"""Ticks per second: the unit of a process's start time."""
 
 
-class Process(Struct, frozen=True):
-    """A process for good: *start* is in ticks since the machine's."""
+class ProcessID(Struct, frozen=True):
+    """A process for good: the kernel may reuse its PID, but not with this start, in ticks since the boot."""
 
     pid: int
     start: int
 
 
-class Seen(Struct, frozen=True):
-    """A process as it was at one moment."""
+class ProcessStatus(Struct, frozen=True):
+    """A process at one moment. One that has ended is a zombie until its parent waits for it."""
 
-    process: Process
+    id: ProcessID
     parent: int
     session: int
     has_ended: bool
 
 
-def parsed(stat: str) -> Seen:
-    """Read a line of ``/proc/PID/stat``; raise ValueError for what is none."""
-    pid, _, rest = stat.partition(" (")
+def parse_status(line: str) -> ProcessStatus:
+    """Return the status in a line of ``/proc/PID/stat``. Raise ValueError if it is not such a line."""
+    pid, _, rest = line.partition(" (")
+    # The second field is the program's name, which may contain spaces and parentheses itself.
     fields = rest.rpartition(") ")[2].split()
     if len(fields) < 20:
-        raise ValueError(f"no line of /proc/PID/stat: {stat!r}")
-    return Seen(Process(int(pid), int(fields[19])), int(fields[1]), int(fields[3]), fields[0] in "ZX")
+        raise ValueError(f"not a line of /proc/PID/stat: {line!r}")
+    return ProcessStatus(ProcessID(int(pid), int(fields[19])), int(fields[1]), int(fields[3]), fields[0] in "ZX")
 
 
-def look(pid: int) -> Seen | None:
-    """Give a process, None where there is none that we may see."""
+def read_status(pid: int) -> ProcessStatus | None:
+    """Return the status of a process; None if it does not exist, or is hidden from this user."""
     try:
-        return parsed(_read(pid, "stat").decode(errors="replace"))
+        return parse_status(_read(pid, "stat").decode(errors="replace"))
     except (FileNotFoundError, ProcessLookupError, PermissionError):
         return None
 
 
-def everything() -> dict[int, Seen]:
-    """Give all processes of the machine but this one and those that have ended, by ID."""
-    pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]
-    seen = [each for pid in pids if pid != os.getpid() and (each := look(pid)) is not None]
-    return {each.process.pid: each for each in seen if not each.has_ended}
+def is_alive(process: ProcessID) -> bool:
+    """Return whether a process exists and is not a zombie."""
+    status = read_status(process.pid)
+    return status is not None and status.id == process and not status.has_ended
 
 
-def is_alive(process: Process) -> bool:
-    """Is it there, and not a zombie?"""
-    seen = look(process.pid)
-    return seen is not None and seen.process == process and not seen.has_ended
+def send(process: ProcessID, *signals: signal.Signals) -> None:
+    """Send signals to a process, if it is alive. Raise PermissionError if it refuses them."""
+    with contextlib.suppress(ProcessLookupError):
+        fd = os.pidfd_open(process.pid)
+        try:
+            # A pidfd stays with its process. Between a check of a mere PID and the signal, the process
+            # could end and an innocent one could get the PID.
+            if is_alive(process):
+                for number in signals:
+                    signal.pidfd_send_signal(fd, number)
+        finally:
+            os.close(fd)
 
 
-def environment(pid: int) -> list[bytes]:
-    """Give a process's environment as it was when it began, ``KEY=VALUE``; nothing where we may not see it."""
+def read_boot() -> tuple[str, int]:
+    """Return the ID of the machine's current boot, and its time in seconds since 1970."""
+    lines = Path("/proc/stat").read_text().splitlines()
+    began = next(int(line.split()[1]) for line in lines if line.startswith("btime"))
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip(), began
+
+
+class ProcessTable:
+    """The processes of the machine at one moment, except this one and zombies."""
+
+    def __init__(self, mark: str) -> None:
+        """Read all of them. Those with *mark* in their environment are found by their instance's ID."""
+        pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]
+        statuses = [status for pid in pids if pid != os.getpid() and (status := read_status(pid)) is not None]
+        self._statuses = {status.id.pid: status for status in statuses if not status.has_ended}
+        self._children: defaultdict[int, set[int]] = defaultdict(set)
+        self._sessions: defaultdict[int, set[int]] = defaultdict(set)
+        self._marked: defaultdict[str, set[int]] = defaultdict(set)
+        for pid, status in self._statuses.items():
+            self._children[status.parent].add(pid)
+            self._sessions[status.session].add(pid)
+            for id in _read_instances(pid, mark):
+                self._marked[id].add(pid)
+
+    def find(self, id: str, shell: ProcessID | None, main: ProcessID | None, uid: int) -> set[ProcessID]:
+        """Return an instance's processes: marked or recorded ones, the shell's session, all descendants.
+
+        *shell* and *main* are the recorded ones. They count only if they belong to the user *uid*.
+        """
+        pids = self._marked[id] | {each.pid for each in (shell, main) if each is not None and self._has(each, uid)}
+        # A session's number is its leader's PID, which the kernel reuses only once the session is empty. So
+        # a session with one of the instance's processes is the shell's, even if the shell is gone.
+        if shell is not None and any(self._statuses[pid].session == shell.pid for pid in pids):
+            pids |= self._sessions[shell.pid]
+        new = pids
+        while new:
+            new = {child for pid in new for child in self._children.get(pid, ())} - pids
+            pids |= new
+        return {self._statuses[pid].id for pid in pids}
+
+    def _has(self, process: ProcessID, uid: int) -> bool:
+        """Return whether a process exists and is the user's.
+
+        The user's processes can write into the file that records them, and could name another user's.
+        """
+        status = self._statuses.get(process.pid)
+        return status is not None and status.id == process and _read_user(process.pid) == uid
+
+
+def _read_instances(pid: int, mark: str) -> list[str]:
+    """Return the instance IDs in the environment of a process; none if it has another mark."""
     try:
-        return _read(pid, "environ").split(b"\0")
+        variables = _read(pid, "environ").split(b"\0")
     except (FileNotFoundError, ProcessLookupError, PermissionError):
         return []
+    if f"{MARK_VARIABLE}={mark}".encode() not in variables:
+        return []
+    prefix = f"{INSTANCE_VARIABLE}=".encode()
+    return [each.removeprefix(prefix).decode(errors="replace") for each in variables if each.startswith(prefix)]
 
 
-def user(pid: int) -> int | None:
-    """Give the ID of the user that a process belongs to, None where there is none."""
+def _read_user(pid: int) -> int | None:
     try:
         lines = _read(pid, "status").splitlines()
     except (FileNotFoundError, ProcessLookupError):
@@ -75,42 +138,9 @@ def user(pid: int) -> int | None:
     return next((int(line.split()[1]) for line in lines if line.startswith(b"Uid:")), None)
 
 
-def send(process: Process, *numbers: int) -> None:
-    """Send signals to this process, and to no other that may have its ID by now. Raises PermissionError."""
-    with contextlib.suppress(ProcessLookupError), _opened(process.pid) as fd:
-        seen = look(process.pid)
-        if seen is not None and seen.process == process:
-            for number in numbers:
-                signal.pidfd_send_signal(fd, number)
-
-
-def reap(pid: int) -> bool:
-    """Let go of a child of ours if it has ended; give whether there is nothing more to do."""
-    try:
-        return os.waitpid(pid, os.WNOHANG)[0] == pid
-    except ChildProcessError:
-        return True
-
-
-def boot() -> tuple[str, int]:
-    """Give what tells this run of the machine from all others, and when it began, in seconds since 1970."""
-    lines = Path("/proc/stat").read_text().splitlines()
-    began = next(int(line.split()[1]) for line in lines if line.startswith("btime"))
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip(), began
-
-
-@contextlib.contextmanager
-def _opened(pid: int) -> Iterator[int]:
-    """Hold on to a process: as long as this is open, what is sent goes to it or to nobody."""
-    fd = os.pidfd_open(pid)
-    try:
-        yield fd
-    finally:
-        os.close(fd)
-
-
-def _read(pid: int, what: str) -> bytes:
-    fd = os.open(f"/proc/{pid}/{what}", os.O_RDONLY | os.O_CLOEXEC)
+def _read(pid: int, name: str) -> bytes:
+    # Each look of a destroy reads two files per process of the machine; `open` takes a quarter longer.
+    fd = os.open(f"/proc/{pid}/{name}", os.O_RDONLY | os.O_CLOEXEC)
     try:
         data = os.read(fd, 65536)
         while more := os.read(fd, 65536):

@@ -1,239 +1,231 @@
-"""Instances that are local processes, which outlive the daemon: what began is found again, and ended with all it started.
+"""Local processes as instances. They outlive the daemon: a later one finds them again.
 
-Each has a folder in ``NAME.processes``: `place.py` says what is there. A shell per instance, of `starting.py`, runs `Init`
-and the command, and writes down how it ended, whether there is a daemon or not.
+Each instance has a folder in ``NAME.processes`` (see `folder.py`) and a shell (see `shell.py`), which records how the
+command ended, whether a daemon runs or not.
 """
 
 import contextlib
 import os
-import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from signal import SIGCONT, SIGKILL, SIGTERM
 
-from msgspec import Meta, Raw, Struct
+from msgspec import Raw
 
-from pyinfrakit.errors import CannotStart, GiveUp, InvalidSpec, TryAgain
+from pyinfrakit.errors import CannotStart, GiveUp, TryAgain
+from pyinfrakit.paths import make_private
 from pyinfrakit.provider import Machine, Provider
-from pyinfrakit.providers.process import ending, proc, starting, who
-from pyinfrakit.providers.process.life import Life
-from pyinfrakit.providers.process.place import About, Place, Places
-from pyinfrakit.providers.process.starting import Work
+from pyinfrakit.providers.process import proc, shell
+from pyinfrakit.providers.process.folder import InstanceFolder, InstanceFolders, Life, Metadata
+from pyinfrakit.providers.process.options import Options as ProcessOptions
+from pyinfrakit.providers.process.options import Properties as ProcessProperties
+from pyinfrakit.providers.process.options import find_account
+from pyinfrakit.providers.process.proc import ProcessID, ProcessTable
+from pyinfrakit.providers.process.shell import Launch
 from pyinfrakit.record import Record, Spec
 
-LONGEST_LOOK = 0.05
-"""Seconds between looks at whether a command has begun, which are more frequent at first."""
+SETTLE_TIME = 0.2
+"""Seconds that a shell may take to record how its command ended."""
 
-SETTLING = 0.2
-"""Seconds that a shell may take to write down how its command ended."""
-
-
-class Program(Struct, forbid_unknown_fields=True):
-    """What is run."""
-
-    command: Annotated[str, Meta(min_length=1, description="what to run: a path, or a name that is looked up in PATH")]
-    arguments: Annotated[list[str], Meta(description="its arguments")] = []
-    environment: Annotated[dict[str, str], Meta(description="variables in addition to PATH, HOME, USER and LANG")] = {}
-    directory: Annotated[str, Meta(pattern="^/", description="where it runs")] = "/"
-
-
-class Settings(Struct, forbid_unknown_fields=True):
-    """Whom processes run as, and what they may take."""
-
-    user: Annotated[
-        str | None, Meta(description="whom they run as: needed, and not root, where the plugin is root")
-    ] = None
-    grace: Annotated[float, Meta(ge=0, le=3600, description="seconds from SIGTERM to SIGKILL")] = 10
-    init_timeout: Annotated[float, Meta(gt=0, le=86400, description="seconds that a spec's Init may take")] = 600
-    log_size: Annotated[int, Meta(ge=4096, description="bytes that are kept of each of stdout and stderr")] = (
-        10 * 1024 * 1024
-    )
-    folder: Annotated[
-        str | None, Meta(description="where they are kept track of; default: NAME.processes beside the state")
-    ] = None
+KILL_TIME = 5.0
+"""Seconds from SIGKILL until a process that is still there counts as an error."""
 
 
 class Process(Provider):
     """Local processes."""
 
-    Properties = Program
-    Options = Settings
+    Properties = ProcessProperties
+    Options = ProcessOptions
     example = {"command": "sleep", "arguments": ["600"]}
     batch = 100
-    options: Settings
+    options: ProcessOptions
 
-    def __init__(self, name: str, folder: Path, options: Settings | None = None) -> None:
+    def __init__(self, name: str, folder: Path, options: ProcessOptions | None = None) -> None:
         super().__init__(name, folder, options)
-        self._places = Places(Path(self.options.folder or folder / f"{name}.processes").absolute())
+        self._folders = InstanceFolders(Path(self.options.folder or folder / f"{name}.processes").absolute())
         self._children: set[int] = set()
-        self._reaping = threading.Lock()
+        self._children_lock = threading.Lock()
 
     def start(self) -> None:
         if not hasattr(os, "pidfd_open"):
             raise CannotStart("provider process: expected Linux 5.4 or newer")
-        self._account = who.account(self.options.user)
-        self._boot, _ = proc.boot()
-        _make_private(self._places.folder)
-        self._places.tidy()
-        _keep_files_to_ourselves()
+        self._account = find_account(self.options.user)
+        self._boot, _ = proc.read_boot()
+        make_private(self._folders.path)
+        self._folders.clean()
+        _close_on_exec()
 
-    def parse(self, properties: Raw | None) -> Program:
-        """Give properties as a `Program`; raise `InvalidSpec`, also for what no process can be given."""
-        program: Program = super().parse(properties)
-        _check_texts("command", program.command)
-        _check_texts("arguments", *program.arguments)
-        _check_texts("directory", program.directory)
-        for name, value in program.environment.items():
-            _check_variable(name)
-            _check_texts(f"environment.{name}", value)
-        return program
+    def parse(self, properties: Raw | None) -> ProcessProperties:
+        """Return properties in their type. Raise `InvalidSpec` also if no process can receive a value."""
+        command: ProcessProperties = super().parse(properties)
+        command.check()
+        return command
 
     def provision(self, id: str, spec: Spec) -> Machine:
-        program = self.parse(spec.properties)
-        about = About(self.mark, spec.logical_id, dict(spec.tags))
-        variables = starting.variables(self._account, program.environment, id, self.mark)
-        work = Work(self._account, variables, program.directory, [program.command, *program.arguments], spec.init)
+        launch = Launch(self._account, id, self.mark, self.parse(spec.properties), spec.init)
+        metadata = Metadata(self.mark, spec.logical_id, dict(spec.tags))
         with _disk_errors():
-            place = self._places.made(id, about)
-            life = self._begun(place, work)
+            folder = self._folders.make(id, metadata)
+            life = self._begin(folder, launch)
             if life.main is None:
-                raise GiveUp(starting.failure(place, life.failure, work))
-            return self._machine(place, about, life)
+                raise GiveUp(shell.describe_failure(folder, life.failure, launch))
+            return self._describe(folder, metadata, life)
 
-    def _begun(self, place: Place, work: Work) -> Life:
-        """Start the process, unless somebody has, and wait until the command begins or it is known why not."""
-        begin, pause, started = time.monotonic(), 0.002, False
-        while time.monotonic() < begin + self.options.init_timeout:
-            with place.locked() as lock:
-                if (life := place.life()).is_settled:
+    def _begin(self, folder: InstanceFolder, launch: Launch) -> Life:
+        """Start the shell, unless an earlier call did. Return the life once the command runs or can't."""
+        has_started = False
+        for pause in _pauses(self.options.init_timeout, longest=0.05):
+            with folder.lock() as lock:
+                # The shell settles the life before it unlocks the file. An unlocked file without a command
+                # therefore means that no shell is at work: none ever was, or it was killed.
+                life = folder.read_life()
+                if life.main is not None or life.failure:
                     return life
-                if lock is not None and started:
-                    raise TryAgain("its start broke off: somebody ended it, or the disk is full")
+                if lock is not None and has_started:
+                    raise TryAgain("the start was interrupted: somebody killed the shell, or the disk is full")
                 if lock is not None:
-                    self._start(place, lock, work)
-                    started = True
+                    self._start(folder, lock, launch)
+                    has_started = True
             time.sleep(pause)
-            pause = min(LONGEST_LOOK, pause * 1.5)
-        raise GiveUp(f"Init has not ended after {self.options.init_timeout:g} s")
+        raise GiveUp(f"Init timed out after {self.options.init_timeout:g} s")
 
-    def _start(self, place: Place, lock: int, work: Work) -> None:
-        """Start it, once nothing is left of an attempt that a crash ended, if there was one."""
-        if place.life().boot and (left := self._ended([place], lambda place: True)):
-            raise left[place.id]
-        with self._reaping:
-            self._children.add(starting.start(place, lock, work))
+    def _start(self, folder: InstanceFolder, lock: int, launch: Launch) -> None:
+        """Start the shell. First end all processes of an earlier start that was interrupted."""
+        if folder.read_life().boot and (errors := self._end([folder], lambda folder: True)):
+            raise errors[folder.id]
+        with self._children_lock:
+            self._children.add(shell.start(folder, lock, launch))
 
     def destroy(self, instances: Sequence[Record], reason: str) -> dict[str, TryAgain]:
-        places = [place for each in instances if (place := self._places.get(each.id)) is not None]
-        errors = self._ended([place for place in places if place.about().mark == self.mark], _removed)
+        folders = [self._folders.get(each.id, self.mark) for each in instances]
+        errors = self._end([folder for folder in folders if folder is not None], _remove)
         self._reap()
         return errors
 
-    def _ended(self, places: Iterable[Place], gone: Callable[[Place], bool]) -> dict[str, TryAgain]:
-        left = ending.ended(places, self.mark, self._account.uid, self.options.grace, gone)
-        return {
-            id: TryAgain(f"still there after SIGKILL: {', '.join(map(str, pids)) or 'its folder'}")
-            for id, pids in left.items()
-        }
+    def _end(self, folders: Iterable[InstanceFolder], finish: Callable[[InstanceFolder], bool]) -> dict[str, TryAgain]:
+        """End all processes of instances: SIGTERM, then SIGKILL after the grace. Return errors by ID.
+
+        *finish* is called for an instance without processes. It returns False if there may still come some.
+        """
+        waiting = {folder.id: folder for folder in folders}
+        alive: dict[str, set[ProcessID]] = {}
+        idle: set[str] = set()
+        warned: set[ProcessID] = set()
+        kill_at = time.monotonic() + self.options.grace
+        for pause in _pauses(self.options.grace + KILL_TIME, longest=0.1):
+            if not waiting:
+                break
+            table = ProcessTable(self.mark)
+            for id, folder in waiting.items():
+                recorded = folder.read_life().processes(self._boot)
+                alive[id] = table.find(id, *recorded, self._account.uid)
+            was_idle, idle = idle, {id for id in waiting if not alive[id]}
+            # Reading /proc takes time: a process that starts a child and ends meanwhile may hide the child.
+            # So an instance is done only if two consecutive looks find none of its processes.
+            for id in idle & was_idle:
+                if finish(waiting[id]):
+                    del waiting[id]
+            for process in {process for id in waiting for process in alive[id]}:
+                _signal(process, time.monotonic() >= kill_at, warned)
+            if idle <= was_idle:
+                time.sleep(pause)
+        left = {id: ", ".join(sorted(str(process.pid) for process in alive[id])) for id in waiting}
+        return {id: TryAgain(f"still there after SIGKILL: {pids or 'its folder'}") for id, pids in left.items()}
 
     def observe(self) -> list[Machine]:
         self._reap()
-        end = time.monotonic() + SETTLING
+        end = time.monotonic() + SETTLE_TIME
         with _disk_errors():
-            return [
-                machine for place, about in self._places.of(self.mark) if (machine := self._if_there(place, about, end))
-            ]
+            pairs = self._folders.find(self.mark)
+            machines = [(folder, self._observe(folder, metadata, end)) for folder, metadata in pairs]
+            # A destroy may have removed a folder while it was read.
+            return [machine for folder, machine in machines if folder.exists()]
 
-    def _if_there(self, place: Place, about: About, end: float) -> Machine | None:
-        """Observe an instance; give None where it was destroyed meanwhile."""
-        try:
-            return self._observed(place, about, end)
-        except FileNotFoundError:
-            if place.is_there():
-                raise
-            return None
-
-    def _observed(self, place: Place, about: About, end: float) -> Machine:
-        place.trim(self.options.log_size)
-        life = place.life()
-        while life.status is None and life.trouble(self._boot) and place.is_at_work():
+    def _observe(self, folder: InstanceFolder, metadata: Metadata, end: float) -> Machine:
+        folder.trim(self.options.log_size)
+        life = folder.read_life()
+        # The shell is at work, but not the command: the shell has yet to start it, or to record its status.
+        while life.status is None and life.find_problem(self._boot) and folder.is_busy():
             if life.main is None:
-                return Machine(place.id, None, False, "starting", None, about.tags, about.logical_id)
+                return Machine(folder.id, None, False, "starting", None, metadata.tags, metadata.logical_id)
+            # The shell itself may be stopped; and all instances of one observation share this time.
             if time.monotonic() >= end:
                 break
             time.sleep(0.01)
-            life = place.life()
-        return self._machine(place, about, life)
+            life = folder.read_life()
+        return self._describe(folder, metadata, life)
 
-    def _machine(self, place: Place, about: About, life: Life) -> Machine:
-        trouble = life.trouble(self._boot)
+    def _describe(self, folder: InstanceFolder, metadata: Metadata, life: Life) -> Machine:
+        problem = life.find_problem(self._boot)
         handle, properties = None, None
         if life.main is not None:
             handle = str(life.main.pid)
-            properties = {"pid": life.main.pid, "started": life.started, "status": trouble or "running"}
-        return Machine(place.id, handle, not trouble, trouble, properties, about.tags, about.logical_id)
+            started = datetime.fromtimestamp(life.boot_time + life.main.start // proc.TICKS, UTC)
+            text = started.isoformat().replace("+00:00", "Z")
+            properties = {"pid": life.main.pid, "started": text, "status": problem or "running"}
+        return Machine(folder.id, handle, not problem, problem, properties, metadata.tags, metadata.logical_id)
 
     def label(self, instance: Record, tags: Mapping[str, str]) -> None:
-        place = self._places.get(instance.id)
         with _disk_errors():
-            if place is not None and place.about().mark == self.mark:
-                place.label(tags)
+            if (folder := self._folders.get(instance.id, self.mark)) is not None:
+                folder.label(tags)
 
     def _reap(self) -> None:
-        """Let go of those that have ended, of the shells that this run of the daemon started."""
-        with self._reaping:
-            self._children -= {pid for pid in self._children if proc.reap(pid)}
+        """Wait for the shells of this daemon that have ended. They stay zombies until then."""
+        with self._children_lock:
+            for pid in list(self._children):
+                with contextlib.suppress(ChildProcessError):
+                    if os.waitpid(pid, os.WNOHANG)[0] == 0:
+                        continue
+                self._children.remove(pid)
 
 
-def _check_texts(field: str, *texts: str) -> None:
-    if any("\0" in text for text in texts):
-        raise InvalidSpec(f"Properties.{field}", "expected no character with the code 0")
+def _pauses(seconds: float, longest: float) -> Iterator[float]:
+    """Yield pauses between looks, for *seconds*: short at first, as most commands start or end soon."""
+    end = time.monotonic() + seconds
+    pause = 0.002
+    while time.monotonic() < end:
+        yield pause
+        pause = min(longest, pause * 1.5)
 
 
-def _check_variable(name: str) -> None:
-    """Refuse names that a shell does not pass on, and those by which processes are known."""
-    if not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", name):
-        raise InvalidSpec(f"Properties.environment.{name}", "expected the name of a variable: letters, digits, _")
-    if name in (starting.INSTANCE_VARIABLE, starting.MARK_VARIABLE):
-        raise InvalidSpec(f"Properties.environment.{name}", "is set by the provider")
+def _signal(process: ProcessID, is_late: bool, warned: set[ProcessID]) -> None:
+    """Ask a process to end once, and later force it to."""
+    # A process that refuses the signal is reported in the end, because it is still there.
+    with contextlib.suppress(PermissionError):
+        if is_late:
+            proc.send(process, SIGKILL)
+        elif process not in warned:
+            proc.send(process, SIGTERM, SIGCONT)  # a stopped process handles SIGTERM only once it continues
+            warned.add(process)
 
 
-def _removed(place: Place) -> bool:
-    """Remove a place, unless somebody still starts something there; give whether it is gone."""
+def _remove(folder: InstanceFolder) -> bool:
+    """Remove a folder, unless somebody starts a process there right now. Return whether it is gone."""
     try:
-        with place.locked() as lock:
+        with folder.lock() as lock:
             if lock is not None:
-                place.remove()
+                folder.remove()
             return lock is not None
     except OSError:
-        return not place.is_there()
+        return not folder.exists()
 
 
 @contextlib.contextmanager
 def _disk_errors() -> Iterator[None]:
-    """Tell what is wrong with the disk: it is full, say."""
+    """Raise `TryAgain` with the path and the problem, such as a full disk, for an OSError."""
     try:
         yield
     except OSError as error:
         raise TryAgain(f"{error.filename or 'the provider'}: {error.strerror}") from None
 
 
-def _make_private(folder: Path) -> None:
-    """Make a folder that nobody else may look into: as root, what stands there says whom signals go to."""
-    try:
-        folder.mkdir(0o700, exist_ok=True)
-        state = folder.lstat()
-    except OSError as error:
-        raise CannotStart(f"folder {folder}: {error.strerror}") from None
-    if not folder.is_dir() or state.st_uid != os.geteuid() or state.st_mode & 0o077:
-        raise CannotStart(f"folder {folder}: expected one that is ours, and that nobody else may use (mode 0700)")
-
-
-def _keep_files_to_ourselves() -> None:
-    """Have no process inherit what the daemon itself was given open; what Python opens none does."""
+def _close_on_exec() -> None:
+    """Keep processes from inheriting the daemon's own inherited files. Python protects all others."""
     for name in os.listdir("/proc/self/fd"):
         if int(name) > 2:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError):  # the descriptor of this very listing is closed by now
                 os.set_inheritable(int(name), False)

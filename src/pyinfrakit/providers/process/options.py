@@ -1,0 +1,91 @@
+"""The options of the provider, the properties of a spec, and the account that processes run as."""
+
+import os
+import pwd
+import re
+import shutil
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+from pyinfrakit.errors import CannotStart, InvalidSpec
+from pyinfrakit.providers.process.proc import INSTANCE_VARIABLE, MARK_VARIABLE
+
+
+class Properties(Struct, forbid_unknown_fields=True):
+    """The command of an instance."""
+
+    command: Annotated[str, Meta(min_length=1, description="program to run: a path, or a name to look up in PATH")]
+    arguments: Annotated[list[str], Meta(description="its arguments")] = []
+    environment: Annotated[dict[str, str], Meta(description="variables in addition to PATH, HOME, USER and LANG")] = {}
+    directory: Annotated[str, Meta(pattern="^/", description="its working directory")] = "/"
+
+    def check(self) -> None:
+        """Raise `InvalidSpec` if the kernel or a shell can't pass a value on to the process."""
+        for name in self.environment:
+            field = f"Properties.environment.{name}"
+            # Shells drop variables with other names.
+            if not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", name):
+                raise InvalidSpec(field, "expected the name of a variable: letters, digits, _")
+            if name in (INSTANCE_VARIABLE, MARK_VARIABLE):
+                raise InvalidSpec(field, "is set by the provider")
+        fields = {f"environment.{name}": [value] for name, value in self.environment.items()}
+        fields |= {"command": [self.command], "arguments": self.arguments, "directory": [self.directory]}
+        for name, texts in fields.items():
+            if any("\0" in text for text in texts):
+                raise InvalidSpec(f"Properties.{name}", "expected no NUL character")
+
+
+class Options(Struct, forbid_unknown_fields=True):
+    """The account of the processes, and their limits."""
+
+    user: Annotated[str | None, Meta(description="account of the processes: not root, and required as root")] = None
+    grace: Annotated[float, Meta(ge=0, le=3600, description="seconds from SIGTERM to SIGKILL")] = 10
+    init_timeout: Annotated[float, Meta(gt=0, le=86400, description="seconds before a spec's Init times out")] = 600
+    log_size: Annotated[int, Meta(ge=4096, description="bytes before stdout or stderr is cut")] = 10 * 1024 * 1024
+    folder: Annotated[str | None, Meta(description="instance folders; default: NAME.processes beside the state")] = None
+
+
+class Account(Struct, frozen=True):
+    """A user of the machine. *switch* starts a command line whose rest then runs as this user."""
+
+    name: str
+    uid: int
+    gid: int
+    home: str
+    switch: tuple[str, ...] = ()
+
+
+def find_account(name: str | None) -> Account:
+    """Return the account called *name*, or the plugin's own for None.
+
+    Raise `CannotStart` if there is no such account, it is root's, or this process can't switch to it.
+    """
+    if os.geteuid() != 0:
+        own = _find_own()
+        if name not in (None, own.name):
+            raise CannotStart(f"option user: only root runs processes as another user, and this is {own.name}")
+        return own
+    if name is None:
+        raise CannotStart("option user: expected the user that processes run as, because the plugin runs as root")
+    try:
+        entry = pwd.getpwnam(name)
+    except KeyError:
+        raise CannotStart(f"option user: there is no user {name!r}") from None
+    if entry.pw_uid == 0:
+        raise CannotStart(f"option user: expected a user other than {name!r}: no process runs as root")
+    # Python itself could switch only between fork and exec, which is not safe in a daemon with threads.
+    setpriv = shutil.which("setpriv", path="/usr/bin:/bin:/usr/sbin:/sbin")
+    if setpriv is None:
+        raise CannotStart("option user: the command setpriv is missing; install util-linux")
+    switch = (setpriv, f"--reuid={entry.pw_uid}", f"--regid={entry.pw_gid}", "--init-groups", "--")
+    return Account(name, entry.pw_uid, entry.pw_gid, entry.pw_dir, switch)
+
+
+def _find_own() -> Account:
+    uid = os.geteuid()
+    try:
+        entry = pwd.getpwuid(uid)
+    except KeyError:  # containers often run with a user ID that has no account
+        return Account(str(uid), uid, os.getegid(), "/")
+    return Account(entry.pw_name, uid, os.getegid(), entry.pw_dir)
