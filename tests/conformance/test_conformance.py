@@ -1,4 +1,4 @@
-"""What `conformance` says of plugins: ours, others', and others' with one fault each."""
+"""The conformance checks on our own plugin, on correct plugins of others, and on plugins with one fault each."""
 
 import json
 import os
@@ -20,11 +20,9 @@ from msgspec import Raw
 
 import raw_plugins as raw
 from conftest import FAST
-from pyinfrakit.conformance import Report, Verdict, check
-from pyinfrakit.conformance.plan import plan
-from pyinfrakit.conformance.running import CHECKS
+from pyinfrakit.conformance import CHECKS, Report, Verdict, check
 from pyinfrakit.conformance.session import Session
-from pyinfrakit.conformance.trial import Trial
+from pyinfrakit.conformance.trial import Trial, plan_run
 from pyinfrakit.errors import Unreachable, WrongCall
 from support.executables import Examples
 from support.harness import COMMAND, PROGRAMS, ROOT, Daemon, command, environment, eventually
@@ -32,43 +30,43 @@ from support.harness import COMMAND, PROGRAMS, ROOT, Daemon, command, environmen
 PROPERTIES = msgspec.Raw(b'{"size": [1, 2.50]}')
 
 
-def examined(plugin: raw.Plugin, folder: Path, timeout: float | None = None) -> Report:
-    """Have a plugin checked."""
-    with raw.served(plugin, folder / "plugin") as path:
+def run_checks(plugin: raw.Plugin, folder: Path, timeout: float | None = None) -> Report:
+    """Return the report on a plugin that is served for this run."""
+    with raw.serve(plugin, folder / "plugin") as path:
         return check(path, properties=PROPERTIES, timeout=timeout or plugin.patience)
 
 
-def names(report: Report, verdict: Verdict) -> list[str]:
+def list_checks(report: Report, verdict: Verdict) -> list[str]:
     return [each.name for each in report.checks if each.verdict is verdict]
 
 
-def fact(report: Report, name: str) -> str:
+def find_fact(report: Report, name: str) -> str:
     return next(each.value for each in report.facts if each.name == name)
 
 
-# right ones
+# correct plugins
 
 
 def assert_all_holds(daemon: Daemon, properties: Raw = Raw(b"{}")) -> None:
-    """Make sure that every check holds, the plugin is usable by every release, and nothing is left but what was there."""
+    """Assert that every check holds, every release can use the plugin, and only the existing instance remains."""
     before = daemon.provision(json.loads(bytes(properties)))
     report = check(daemon.socket, properties=properties)
-    assert [each.name for each in report.checks] == names(report, Verdict.HOLDS)
-    assert "0.1-0.2, 0.3-0.4, 0.5, 2018" == fact(report, "usable by InfraKit")
-    assert "the newest: later IDs are smaller" == fact(report, "first to go on a shrink")
-    assert "taken" == fact(report, "params in an array of one")
+    assert [each.name for each in report.checks] == list_checks(report, Verdict.HOLDS)
+    assert "0.1-0.2, 0.3-0.4, 0.5, 2018" == find_fact(report, "usable by InfraKit")
+    assert "the newest: later IDs are smaller" == find_fact(report, "shrink removes first")
+    assert "accepted" == find_fact(report, "params in an array")
     assert report.holds
     assert [before] == daemon.described()
 
 
 @pytest.mark.parametrize("provider", ["file", "simulator"])
 def test_our_own_plugin_holds(run: Callable[..., Daemon], provider: str) -> None:
-    """Every check holds for our own daemon."""
+    """Every check holds for our daemon with an in-process provider."""
     assert_all_holds(run("--provider", provider, "--sync-interval", "0.1"))
 
 
 def test_our_own_plugin_holds_with_processes(start: Callable[..., Daemon]) -> None:
-    """Every check holds where instances are processes."""
+    """Every check holds for our daemon with instances that are processes."""
     properties = Raw(b'{"command":"sleep","arguments":["600"]}')
     daemon = start()
     assert_all_holds(daemon, properties)
@@ -79,56 +77,56 @@ def test_our_own_plugin_holds_with_processes(start: Callable[..., Daemon]) -> No
 def test_our_own_plugin_holds_with_executables(
     run: Callable[..., Daemon], examples: Examples, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Every check holds where executables do the work."""
+    """Every check holds for our daemon with executables as its provider."""
     monkeypatch.setenv("MACHINES", str(tmp_path / "machines"))
     options = (f"command={examples.get('sh')}", "environment=MACHINES")
     assert_all_holds(run("--provider", "exec", *(word for each in options for word in ("--option", each)), *FAST))
 
 
-@pytest.mark.parametrize("kind", [raw.Plugin, raw.InOtherCase, raw.SaysThatItCloses])
-def test_a_plugin_that_is_not_ours_holds(tmp_path: Path, kind: type[raw.Plugin]) -> None:
-    """Every check holds for a plugin with InfraKit's own error texts, also where its names are in other case."""
-    plugin = kind()
-    report = examined(plugin, tmp_path)
-    assert [each.name for each in report.checks] == names(report, Verdict.HOLDS)
-    assert "the oldest: later IDs are larger" == fact(report, "first to go on a shrink")
+@pytest.mark.parametrize("correct", [raw.Plugin, raw.LowerCaseNames, raw.AnnouncesClose])
+def test_a_plugin_that_is_not_ours_holds(tmp_path: Path, correct: type[raw.Plugin]) -> None:
+    """Every check holds for another correct plugin, even if it writes names in lower case or closes connections."""
+    plugin = correct()
+    report = run_checks(plugin, tmp_path)
+    assert [each.name for each in report.checks] == list_checks(report, Verdict.HOLDS)
+    assert "the oldest: later IDs are larger" == find_fact(report, "shrink removes first")
     assert {} == plugin.instances
 
 
-def test_an_old_plugin_is_asked_for_what_it_has(tmp_path: Path) -> None:
-    """For a plugin that speaks only 0.1 what came later is not applicable, and all else holds."""
+def test_an_old_plugin_is_checked_for_its_version(tmp_path: Path) -> None:
+    """For a plugin that has only version 0.1, the checks of later versions are not applicable and all others hold."""
     plugin = raw.Old()
-    report = examined(plugin, tmp_path)
+    report = run_checks(plugin, tmp_path)
     later = ["unknown-type", "logical-id", "properties", "label", "label-keeps", "label-unknown", "type"]
-    assert later == names(report, Verdict.NOT_APPLICABLE)
-    assert [] == names(report, Verdict.FAILS) + names(report, Verdict.UNKNOWN)
-    assert "0.1-0.2" == fact(report, "usable by InfraKit")
+    assert later == list_checks(report, Verdict.NOT_APPLICABLE)
+    assert [] == list_checks(report, Verdict.FAILS) + list_checks(report, Verdict.UNKNOWN)
+    assert "0.1-0.2" == find_fact(report, "usable by InfraKit")
     assert report.holds
     assert {} == plugin.instances
 
 
 def test_a_sub_type_is_checked_by_its_name(tmp_path: Path) -> None:
-    """Where a plugin has sub-types, the one that is named is checked, and none is an error that says which there are."""
-    with raw.served(raw.SubTyped(), tmp_path / "plugin") as path:
-        assert check(path, kind="compute").holds
-        with pytest.raises(WrongCall, match="has sub-types: say NAME/compute"):
+    """The run checks the sub-type that the caller names. A missing or wrong one is an error that lists the right ones."""
+    with raw.serve(raw.SubTyped(), tmp_path / "plugin") as path:
+        assert check(path, sub_type="compute").holds
+        with pytest.raises(WrongCall, match="has sub-types: use NAME/compute"):
             check(path)
-        with pytest.raises(WrongCall, match="no sub-type 'storage': say NAME/compute"):
-            check(path, kind="storage")
+        with pytest.raises(WrongCall, match="no sub-type 'storage': use NAME/compute"):
+            check(path, sub_type="storage")
 
 
 def test_our_own_sub_types_hold(home: Path, run: Callable[..., Daemon]) -> None:
-    """Each sub-type of our own daemon is checked by NAME/TYPE, and all holds."""
+    """Every check holds for each sub-type of our own daemon, and NAME/TYPE selects it."""
     run(program=(sys.executable, str(PROGRAMS / "typed.py"), "simulator", "compute,storage"))
     for name in ("rack1/compute", "rack1/storage"):
         done = command(home, "conformance", name, "--count", "2")
         assert (0, f"holds: {len(CHECKS) + 1}") == (done.returncode, done.stdout.splitlines()[-1].split(",")[0])
     done = command(home, "conformance", "rack1")
     assert (1, "") == (done.returncode, done.stdout)
-    assert ["infrakit-instance: the plugin has sub-types: say NAME/compute or NAME/storage"] == done.stderr.splitlines()
+    assert ["infrakit-instance: the plugin has sub-types: use NAME/compute or NAME/storage"] == done.stderr.splitlines()
 
 
-# wrong ones
+# plugins with a fault
 
 FAULTS: list[tuple[type[raw.Plugin], str]] = [
     (raw.IgnoresTags, "describe-by-tag"),
@@ -174,15 +172,15 @@ FAULTS: list[tuple[type[raw.Plugin], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("kind", "name"), FAULTS, ids=[kind.__name__ for kind, _ in FAULTS])
-def test_a_fault_is_named_and_no_other(tmp_path: Path, kind: type[raw.Plugin], name: str) -> None:
-    """A plugin with one fault fails the one check of it, and what can't be told then says why.
+@pytest.mark.parametrize(("faulty", "name"), FAULTS, ids=[faulty.__name__ for faulty, _ in FAULTS])
+def test_a_fault_fails_exactly_one_check(tmp_path: Path, faulty: type[raw.Plugin], name: str) -> None:
+    """A plugin with one fault fails exactly the check for it, and checks that can't tell say why.
 
-    What was made is gone after that, or reported by its ID; what was there is left alone.
+    Afterwards the run's instances are gone or reported by ID, and the instance from before is untouched.
     """
-    plugin = kind()
+    plugin = faulty()
     plugin.instances["mine"] = {"ID": "mine", "LogicalID": None, "Tags": {"infrakit.group": "g"}, "Properties": {}}
-    report = examined(plugin, tmp_path)
+    report = run_checks(plugin, tmp_path)
     assert [name] == [each.name for each in report.failed]
     assert all(each.happened for each in report.checks if each.verdict is Verdict.UNKNOWN)
     assert not report.holds
@@ -191,24 +189,24 @@ def test_a_fault_is_named_and_no_other(tmp_path: Path, kind: type[raw.Plugin], n
 
 
 def test_every_check_is_failed_by_some_plugin() -> None:
-    """There is a plugin above for each check, but for that of time."""
+    """Some plugin above fails each check, except `in-time`, which would take too long."""
     assert {each.name for each in CHECKS} - {"in-time"} == {name for _, name in FAULTS} - {"handshake"}
 
 
 def test_every_check_is_documented() -> None:
-    """docs/conformance.md says of each check what it means, in the order in which they go, and its sample has them all."""
+    """docs/conformance.md explains every check in order, and its example shows every check."""
     page = (ROOT / "docs" / "conformance.md").read_text()
     every = ["handshake", *(each.name for each in CHECKS)]
     assert every == re.findall(r"^\| `([a-z][a-z-]+)` \| \S", page, re.MULTILINE)
     assert every == re.findall(r"^([a-z-]+) +(?:holds|does not hold) ", page, re.MULTILINE)
 
 
-def test_a_slow_plugin_is_told() -> None:
-    """A call that was answered later than InfraKit's clients wait does not hold."""
+def test_a_slow_plugin_fails() -> None:
+    """A reply that comes after the timeout of InfraKit's clients fails the check `in-time`."""
     session = Session(Path("none"), "", 60)
     session.slowest = (15.5, "Instance.Provision")
     (in_time,) = [each for each in CHECKS if each.name == "in-time"]
-    result = in_time.result(Trial(session, plan(2, PROPERTIES), "Handshake.Hello", (0, 6, 1)))
+    result = in_time.run(Trial(session, plan_run(2, PROPERTIES), "Handshake.Hello", (0, 6, 1)))
     assert (Verdict.FAILS, "Instance.Provision took 15.5 s") == (result.verdict, result.happened)
 
 
@@ -228,19 +226,19 @@ def test_a_slow_plugin_is_told() -> None:
     ],
 )
 def test_garbage_is_a_verdict(tmp_path: Path, words: bytes) -> None:
-    """Where all answers are garbage the handshake does not hold, nothing is made, and the rest could not be told."""
-    plugin = raw.SaysNothingElse()
+    """If all replies are garbage, the handshake fails, the run creates no instance, and all other checks can't tell."""
+    plugin = raw.RepeatsWords()
     plugin.words = words
-    report = examined(plugin, tmp_path)
-    assert ["handshake"] == names(report, Verdict.FAILS)
-    assert len(CHECKS) == len(names(report, Verdict.UNKNOWN))
+    report = run_checks(plugin, tmp_path)
+    assert ["handshake"] == list_checks(report, Verdict.FAILS)
+    assert len(CHECKS) == len(list_checks(report, Verdict.UNKNOWN))
 
 
-# what is made
+# creation and clean-up
 
 
-def test_the_plan_is_what_is_made(tmp_path: Path) -> None:
-    """What is announced before it starts, count, tags and logical ID, is what is asked for."""
+def test_the_run_keeps_to_its_plan(tmp_path: Path) -> None:
+    """The run provisions exactly the count, tags and logical ID that it announces first."""
     plugin = raw.Plugin()
     lines: list[str] = []
     seen: list[int] = []
@@ -249,11 +247,11 @@ def test_the_plan_is_what_is_made(tmp_path: Path) -> None:
         lines.append(line)
         seen.append(len(plugin.provisioned))
 
-    with raw.served(plugin, tmp_path / "plugin") as path:
+    with raw.serve(plugin, tmp_path / "plugin") as path:
         report = check(path, count=3, tell=tell)
     assert [f"{path}: {report.plan}"] == lines
     assert [0] == seen
-    assert f"makes {len(plugin.provisioned)} instances" in report.plan
+    assert f"creates {len(plugin.provisioned)} instances" in report.plan
     assert 6 == len(plugin.provisioned)
     pairs = {f"{key}={value}" for spec in plugin.provisioned for key, value in spec["Tags"].items()}
     assert pairs == set(re.findall(r"[\w.]+=[\w=-]+", report.plan)) | {"conformance.rack=r2", "conformance.rack=r3"}
@@ -262,8 +260,8 @@ def test_the_plan_is_what_is_made(tmp_path: Path) -> None:
 
 
 @contextmanager
-def examining(path: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    """Run the command beside the test, and no longer than that."""
+def start_command(path: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """Run the command in the background, and kill it when the context ends."""
     with subprocess.Popen(
         [*COMMAND, "conformance", str(path), *arguments],
         stdout=subprocess.PIPE,
@@ -278,36 +276,36 @@ def examining(path: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
 
 
 def test_an_interrupt_cleans_up(tmp_path: Path) -> None:
-    """On ^C, and on SIGTERM, what was made is destroyed before the command ends."""
+    """The command destroys its instances before it exits on ^C or SIGTERM."""
     for number in (signal.SIGINT, signal.SIGTERM):
         plugin = raw.HangsOnLabel()
-        with raw.served(plugin, tmp_path / number.name) as path, examining(path, "--timeout", "60") as process:
-            eventually(partial(_has, plugin, 3), "instances are there")
+        with raw.serve(plugin, tmp_path / number.name) as path, start_command(path, "--timeout", "60") as process:
+            eventually(partial(has_instances, plugin, 3), "the instances exist")
             process.send_signal(number)
             out, _ = process.communicate(timeout=60)
         assert (130, "") == (process.returncode, out)
         assert {} == plugin.instances
 
 
-def test_an_interrupt_of_the_clean_up_is_told(tmp_path: Path) -> None:
-    """On a second ^C, while it cleans up, the command ends, and says by their IDs what it has not destroyed."""
+def test_an_interrupt_of_the_clean_up_is_reported(tmp_path: Path) -> None:
+    """The command exits on a second ^C during the clean-up, and prints the IDs of the remaining instances."""
     plugin = raw.HangsOnLabelAndDestroy()
-    with raw.served(plugin, tmp_path / "plugin") as path, examining(path, "--timeout", "60") as process:
-        eventually(partial(_has, plugin, 3), "instances are there")
+    with raw.serve(plugin, tmp_path / "plugin") as path, start_command(path, "--timeout", "60") as process:
+        eventually(partial(has_instances, plugin, 3), "the instances exist")
         process.send_signal(signal.SIGINT)
         assert plugin.asked.wait(60)
         process.send_signal(signal.SIGINT)
-        _, told = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=60)
     assert 130 == process.returncode
-    assert sorted(plugin.instances) == re.findall(r"^left behind: (i-\d+): .*interrupted", told, re.MULTILINE)
+    assert sorted(plugin.instances) == re.findall(r"^left behind: (i-\d+): .*interrupted", errors, re.MULTILINE)
 
 
-def _has(plugin: raw.Plugin, count: int) -> bool:
+def has_instances(plugin: raw.Plugin, count: int) -> bool:
     return len(plugin.instances) == count
 
 
-def test_an_answer_that_comes_too_late_is_cleaned_up(tmp_path: Path) -> None:
-    """An instance whose provision was not answered in time is found by its tag, and destroyed; that there may be more is said."""
+def test_a_late_reply_is_cleaned_up(tmp_path: Path) -> None:
+    """The clean-up finds an instance by its tag if its provision timed out, and warns that there may be more."""
 
     class Slow(raw.Plugin):
         def answer(self, body: bytes) -> bytes:
@@ -317,7 +315,7 @@ def test_an_answer_that_comes_too_late_is_cleaned_up(tmp_path: Path) -> None:
             return reply
 
     plugin = Slow()
-    report = examined(plugin, tmp_path, timeout=3)
+    report = run_checks(plugin, tmp_path, timeout=3)
     assert ["provision"] == [each.name for each in report.failed]
     assert 1 == len(plugin.provisioned)
     assert {} == plugin.instances
@@ -325,16 +323,16 @@ def test_an_answer_that_comes_too_late_is_cleaned_up(tmp_path: Path) -> None:
     assert "infrakit.group=conformance-" in left.reason
 
 
-def test_an_id_that_was_there_is_never_destroyed(tmp_path: Path) -> None:
-    """A plugin that gives an instance that was there for a new one fails, and that instance stays."""
+def test_an_existing_instance_is_never_destroyed(tmp_path: Path) -> None:
+    """A plugin that returns an existing instance's ID for a new one fails, and that instance stays."""
 
-    class GivesOld(raw.Plugin):
+    class ReturnsExisting(raw.Plugin):
         def Provision(self, params: object) -> object:  # noqa: N802
             return {"ID": "mine"}
 
-    plugin = GivesOld()
+    plugin = ReturnsExisting()
     plugin.instances["mine"] = {"ID": "mine", "LogicalID": None, "Tags": {}, "Properties": {}}
-    report = examined(plugin, tmp_path)
+    report = run_checks(plugin, tmp_path)
     assert ["provision"] == [each.name for each in report.failed]
     assert ["mine"] == list(plugin.instances)
     assert [] == report.left
@@ -344,7 +342,7 @@ def test_an_id_that_was_there_is_never_destroyed(tmp_path: Path) -> None:
 
 
 def _hang(listener: socket.socket, drip: bytes) -> None:
-    """Send *drip* again and again on each connection, one after the other, until it is closed."""
+    """Send *drip* repeatedly on one connection after the other, until the client closes it."""
     while True:
         try:
             connection, _ = listener.accept()
@@ -360,7 +358,7 @@ def _hang(listener: socket.socket, drip: bytes) -> None:
 
 @pytest.mark.parametrize("drip", [b"", b"H"])
 def test_a_plugin_that_hangs_is_a_verdict(tmp_path: Path, drip: bytes) -> None:
-    """A plugin that never answers, or a byte at a time without end, is given up at the timeout; nothing is made."""
+    """A plugin that never replies, or sends one byte at a time forever, fails at the timeout, and the run creates nothing."""
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "plugin"))
         listener.listen()
@@ -369,38 +367,40 @@ def test_a_plugin_that_hangs_is_a_verdict(tmp_path: Path, drip: bytes) -> None:
         report = check(tmp_path / "plugin", timeout=0.3)
         listener.shutdown(socket.SHUT_RDWR)
         thread.join()
-    assert ["handshake"] == names(report, Verdict.FAILS)
-    assert all("not answered in 0.3 s" in fact(report, method) for method in ("Plugin.Implements", "Handshake.Hello"))
+    assert ["handshake"] == list_checks(report, Verdict.FAILS)
+    assert all(
+        "timed out after 0.3 s" in find_fact(report, method) for method in ("Plugin.Implements", "Handshake.Hello")
+    )
 
 
 # the command
 
 
-def test_a_table_for_people(daemon: Daemon) -> None:
-    """The command shows each check with its verdict, and says on standard error what it makes; its exit status is 0."""
+def test_the_command_prints_tables(daemon: Daemon) -> None:
+    """The command prints each check with its verdict, prints its plan to standard error, and exits with 0."""
     done = command(daemon.home, "conformance", "rack1", "--count", "2")
     assert 0 == done.returncode, done.stderr
     lines = done.stdout.splitlines()
     assert any(re.match(r"describe-all +holds +DescribeInstances", line) for line in lines)
     assert f"holds: {len(CHECKS) + 1}, does not hold: 0, not applicable: 0, could not tell: 0" == lines[-1]
-    (told,) = done.stderr.splitlines()
-    assert "makes 5 instances" in told
+    (line,) = done.stderr.splitlines()
+    assert "creates 5 instances" in line
     assert [] == daemon.described()
 
 
 @pytest.mark.parametrize("flag", ["-r", "--raw", "--json"])
-def test_json_for_programs(daemon: Daemon, flag: str) -> None:
-    """The report as JSON has all that the table has."""
-    found = json.loads(command(daemon.home, "conformance", str(daemon.socket), flag, "--count", "2").stdout)
-    assert {"holds", "socket", "plan", "facts", "checks", "left"} == found.keys()
-    assert found["holds"] is True
-    assert {"name", "verdict", "expected", "happened"} == found["checks"][0].keys()
-    assert ["handshake", *(each.name for each in CHECKS)] == [each["name"] for each in found["checks"]]
+def test_the_command_prints_json(daemon: Daemon, flag: str) -> None:
+    """The JSON report contains everything that the tables contain."""
+    report = json.loads(command(daemon.home, "conformance", str(daemon.socket), flag, "--count", "2").stdout)
+    assert {"holds", "socket", "plan", "facts", "checks", "left"} == report.keys()
+    assert report["holds"] is True
+    assert {"name", "verdict", "expected", "happened"} == report["checks"][0].keys()
+    assert ["handshake", *(each.name for each in CHECKS)] == [each["name"] for each in report["checks"]]
 
 
-def test_what_does_not_hold_is_told(tmp_path: Path) -> None:
-    """Where something does not hold the exit status is 1, and one line names it, and what was left behind."""
-    with raw.served(raw.NeverDestroys(), tmp_path / "plugin") as path:
+def test_the_command_reports_failures(tmp_path: Path) -> None:
+    """If a check fails, the command exits with 1, and its last line names the check and the remaining instances."""
+    with raw.serve(raw.NeverDestroys(), tmp_path / "plugin") as path:
         done = command(tmp_path, "conformance", str(path), "--timeout", "3", "--count", "2")
     assert 1 == done.returncode
     assert re.search(r"^destroy +does not hold .* not today$", done.stdout, re.MULTILINE)
@@ -411,7 +411,7 @@ def test_what_does_not_hold_is_told(tmp_path: Path) -> None:
 
 
 def test_properties_come_from_a_file(simulated: Daemon, tmp_path: Path) -> None:
-    """`--properties` is what instances are made with, as JSON or YAML; what the provider refuses is told."""
+    """`--properties` sets the instances' properties as JSON or YAML, and the report repeats the provider's complaint."""
     (tmp_path / "p.json").write_text('{"delay": 0.01}')
     (tmp_path / "p.yaml").write_text("delay: 0.01\n")
     for arguments in (["--properties", str(tmp_path / "p.json")], ["--properties", str(tmp_path / "p.yaml"), "-y"]):
@@ -423,7 +423,7 @@ def test_properties_come_from_a_file(simulated: Daemon, tmp_path: Path) -> None:
 
 
 def test_nothing_listens(home: Path, tmp_path: Path) -> None:
-    """Where there is no plugin that is one line, and exit status 1; for the library an exception."""
+    """A missing plugin is one line and exit status 1 for the command, and an exception for the library."""
     done = command(home, "conformance", "rack1")
     assert (1, "") == (done.returncode, done.stdout)
     assert [
@@ -437,7 +437,7 @@ def test_nothing_listens(home: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "arguments", [[], ["rack1", "--count", "1"], ["rack1", "--timeout", "0"], ["a\nb"], ["rack1", "--no"]]
 )
-def test_wrong_use_is_told(home: Path, arguments: list[str]) -> None:
-    """Wrong use is one line, and exit status 2."""
+def test_wrong_use_is_an_error(home: Path, arguments: list[str]) -> None:
+    """Wrong arguments are one line and exit status 2."""
     done = command(home, "conformance", *arguments)
     assert (2, "", 1) == (done.returncode, done.stdout, len(done.stderr.splitlines()))

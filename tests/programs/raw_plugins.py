@@ -1,4 +1,4 @@
-"""Instance plugins that are not ours: one that is right, in memory, and others with one fault each."""
+"""Instance plugins that are not ours: a few correct ones, which work in memory, and others with one fault each."""
 
 import json
 import socket
@@ -15,12 +15,12 @@ class Refusal(Exception):
     """An error reply."""
 
 
-class Nothing(Exception):
-    """No reply: the connection ends."""
+class NoReply(Exception):
+    """The plugin closes the connection without a reply."""
 
 
 class Plugin:
-    """A plugin as others write one: its methods are those of the wire. *provisioned* has every spec that it was given."""
+    """A correct plugin as others write one. Its public methods are those of the wire; *provisioned* has every spec."""
 
     versions: ClassVar[Mapping[str, Any]] = {
         "Plugin.Implements": {"APIs": [{"Name": "Instance", "Version": "0.1.0"}]},
@@ -30,7 +30,7 @@ class Plugin:
     }
     types: ClassVar[tuple[str, ...]] = ("",)
     patience: ClassVar[float] = 5.0
-    """Seconds for each call, and to wait for what should come: less where that is in vain."""
+    """Seconds to wait for each call and each change. Plugins that make the checks wait have fewer."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -39,26 +39,26 @@ class Plugin:
         self.counter = 0
         self.crash: Callable[[], None]
         self.over = threading.Event()
-        """Until then hangs what hangs."""
+        """Plugins that hang do so until this is set."""
 
     def answer(self, body: bytes) -> bytes:
-        """Give the reply to a request, be it what it may."""
+        """Return the reply to any request."""
         try:
             request = json.loads(body)
         except ValueError:
-            return self.unreadable()
+            return self.reject()
         try:
             with self.lock:
                 reply = {"result": self.call(request["method"], request.get("params") or {})}
         except Refusal as error:
             reply = {"error": {"code": -32000, "message": str(error), "data": None}}
-        return json.dumps({"jsonrpc": "2.0", **reply, "id": self.echoed(request.get("id"))}).encode()
+        return json.dumps({"jsonrpc": "2.0", **reply, "id": self.echo(request.get("id"))}).encode()
 
-    def unreadable(self) -> bytes:
-        """As InfraKit's own server: 200, and nothing."""
+    def reject(self) -> bytes:
+        """Return an empty body with status 200, as InfraKit's own server does."""
         return b""
 
-    def echoed(self, id: Any) -> Any:
+    def echo(self, id: Any) -> Any:
         return id
 
     def call(self, method: str, params: Any) -> Any:
@@ -88,7 +88,7 @@ class Plugin:
         self.instances[id] = {
             "ID": id,
             "LogicalID": self.logical(spec["LogicalID"]),
-            "Tags": self.kept(spec["Tags"]),
+            "Tags": self.keep(spec["Tags"]),
             "Properties": spec["Properties"],
         }
         return {"ID": id}
@@ -100,23 +100,23 @@ class Plugin:
     def logical(self, id: str | None) -> str | None:
         return id
 
-    def kept(self, tags: dict[str, str]) -> dict[str, str]:
+    def keep(self, tags: dict[str, str]) -> dict[str, str]:
         return dict(tags)
 
     def Label(self, params: Any) -> Any:  # noqa: N802
-        self.label(self.known(params)["Tags"], params["Labels"])
+        self.label(self.find(params)["Tags"], params["Labels"])
         return {"OK": True}
 
     def label(self, tags: dict[str, str], labels: dict[str, str]) -> None:
         tags.update(labels)
 
-    def known(self, params: Any) -> dict[str, Any]:
+    def find(self, params: Any) -> dict[str, Any]:
         if params["Instance"] not in self.instances:
             raise Refusal(f"no instance {params['Instance']}")
         return self.instances[params["Instance"]]
 
     def Destroy(self, params: Any) -> Any:  # noqa: N802
-        self.remove(self.known(params)["ID"])
+        self.remove(self.find(params)["ID"])
         return {"OK": True}
 
     def remove(self, id: str) -> None:
@@ -126,18 +126,18 @@ class Plugin:
         wanted = params.get("Tags") or {}
         if not isinstance(wanted, dict):
             raise Refusal("Tags: wrong")
-        found = [dict(each) for each in self.instances.values() if self.matches(each["Tags"], wanted)]
-        for each in found:
+        instances = [dict(each) for each in self.instances.values() if self.matches(each["Tags"], wanted)]
+        for each in instances:
             if not params.get("Properties"):
                 del each["Properties"]
-        return {"Descriptions": found or None}
+        return {"Descriptions": instances or None}
 
     def matches(self, tags: dict[str, str], wanted: dict[str, str]) -> bool:
         return wanted.items() <= tags.items()
 
 
 class Old(Plugin):
-    """Speaks 0.1 only: there is no Type, no Label, no Properties and no LogicalID."""
+    """A plugin with version 0.1 only, so without Type, Label, Properties and LogicalID."""
 
     versions: ClassVar[Mapping[str, Any]] = {"Plugin.Implements": Plugin.versions["Plugin.Implements"]}
     Label = None  # type: ignore[assignment]
@@ -151,14 +151,14 @@ class Old(Plugin):
         return result
 
     def DescribeInstances(self, params: Any) -> Any:  # noqa: N802
-        found = super().DescribeInstances({"Tags": params.get("Tags")})
-        for each in found["Descriptions"] or ():
+        result = super().DescribeInstances({"Tags": params.get("Tags")})
+        for each in result["Descriptions"] or ():
             del each["LogicalID"]
-        return found
+        return result
 
 
 class SubTyped(Plugin):
-    """Has the sub-type `compute` alone."""
+    """A plugin whose only sub-type is `compute`."""
 
     types: ClassVar[tuple[str, ...]] = ("compute",)
     versions: ClassVar[Mapping[str, Any]] = {
@@ -166,8 +166,8 @@ class SubTyped(Plugin):
     }
 
 
-class InOtherCase(Plugin):
-    """Has other names' case, and more names, as Go's clients take them."""
+class LowerCaseNames(Plugin):
+    """A plugin that writes names in lower case and adds others, both of which Go's clients accept."""
 
     def call(self, method: str, params: Any) -> Any:
         result = super().call(method, params)
@@ -176,17 +176,17 @@ class InOtherCase(Plugin):
                 **{key.lower() if method.startswith("Instance.") else key: value for key, value in result.items()},
                 "more": 1,
             }
-        found = [
+        descriptions = [
             {key.lower(): value for key, value in each.items()} | {"More": {}} for each in result["Descriptions"] or ()
         ]
-        return {"type": result["Type"], "descriptions": found, "more": 1}
+        return {"type": result["Type"], "descriptions": descriptions, "more": 1}
 
 
-class SaysThatItCloses(Plugin):
-    """Closes each connection after the first answer, and says so."""
+class AnnouncesClose(Plugin):
+    """A plugin that closes each connection after the first reply, with ``Connection: close``."""
 
 
-# --- With a fault
+# --- Plugins with a fault
 
 
 class IgnoresTags(Plugin):
@@ -256,16 +256,16 @@ class DestroysUnknown(Plugin):
 
 
 class IDsThroughFloat(Plugin):
-    def echoed(self, id: Any) -> Any:
+    def echo(self, id: Any) -> Any:
         return float(id) if isinstance(id, int) else id
 
 
 class DiesOfBadRequests(Plugin):
-    """Breaks the connection on what is not JSON, unless there is nothing at all."""
+    """Closes the connection on a body that is not JSON, unless it is empty."""
 
     def answer(self, body: bytes) -> bytes:
         if body.startswith(b"this"):
-            raise Nothing
+            raise NoReply
         return super().answer(body)
 
 
@@ -275,7 +275,7 @@ class SilentOnEmptyBodies(Plugin):
     def answer(self, body: bytes) -> bytes:
         if not body:
             self.over.wait(60)
-            raise Nothing
+            raise NoReply
         return super().answer(body)
 
 
@@ -297,32 +297,32 @@ class TakesAnyType(Plugin):
 
 
 class AltersTags(Plugin):
-    def kept(self, tags: dict[str, str]) -> dict[str, str]:
+    def keep(self, tags: dict[str, str]) -> dict[str, str]:
         return {key: value.lower() for key, value in tags.items()}
 
 
 class AddsTags(Plugin):
-    def kept(self, tags: dict[str, str]) -> dict[str, str]:
+    def keep(self, tags: dict[str, str]) -> dict[str, str]:
         return {**tags, "Name": f"vm-{self.counter}"}
 
 
 class DropsTags(Plugin):
-    def kept(self, tags: dict[str, str]) -> dict[str, str]:
+    def keep(self, tags: dict[str, str]) -> dict[str, str]:
         return {}
 
 
 class DescribesLater(Plugin):
-    """Shows an instance only after it was looked for."""
+    """Describes an instance only from the third query on."""
 
     def __init__(self) -> None:
         super().__init__()
         self.looks: Counter[str] = Counter(mine=9)
 
     def DescribeInstances(self, params: Any) -> Any:  # noqa: N802
-        found = super().DescribeInstances(params)["Descriptions"] or []
-        shown = [each for each in found if self.looks[each["ID"]] > 2]
+        instances = super().DescribeInstances(params)["Descriptions"] or []
+        visible = [each for each in instances if self.looks[each["ID"]] > 2]
         self.looks.update(self.instances.keys())
-        return {"Descriptions": shown}
+        return {"Descriptions": visible}
 
 
 class RefusesProperties(Plugin):
@@ -346,13 +346,13 @@ class TakesAnyMethod(Plugin):
 
 
 class LosesSome(Plugin):
-    """Does not describe the last one of those that were provisioned at once."""
+    """Does not describe the last of the instances that are provisioned at once."""
 
     patience: ClassVar[float] = 3.0
 
     def DescribeInstances(self, params: Any) -> Any:  # noqa: N802
-        found = super().DescribeInstances(params)["Descriptions"] or []
-        return {"Descriptions": [each for each in found if each["ID"] != "i-000008"]}
+        instances = super().DescribeInstances(params)["Descriptions"] or []
+        return {"Descriptions": [each for each in instances if each["ID"] != "i-000008"]}
 
 
 class NeverDestroys(Plugin):
@@ -368,7 +368,7 @@ class HangsOnLabel(Plugin):
     def answer(self, body: bytes) -> bytes:
         if b"Instance.Label" in body:
             self.over.wait(60)
-            raise Nothing
+            raise NoReply
         return super().answer(body)
 
 
@@ -378,14 +378,14 @@ class GarbageOnDescribe(Plugin):
 
 
 class HangsOnTags(Plugin):
-    """Hangs where it is asked for instances with tags."""
+    """Hangs on queries with tags."""
 
     patience: ClassVar[float] = 3.0
 
     def answer(self, body: bytes) -> bytes:
         if b"Describe" in body and b'"Tags":{"' in body:
             self.over.wait(60)
-            raise Nothing
+            raise NoReply
         return super().answer(body)
 
 
@@ -395,7 +395,7 @@ class HangsOnProvision(Plugin):
     def answer(self, body: bytes) -> bytes:
         if b"Instance.Provision" in body:
             self.over.wait(60)
-            raise Nothing
+            raise NoReply
         return super().answer(body)
 
 
@@ -403,12 +403,12 @@ class CrashesOnLabel(Plugin):
     def answer(self, body: bytes) -> bytes:
         if b"Instance.Label" in body:
             self.crash()
-            raise Nothing
+            raise NoReply
         return super().answer(body)
 
 
 class HangsOnLabelAndDestroy(Plugin):
-    """Hangs, and is *asked* to destroy once that is so."""
+    """Hangs on both calls. *asked* is set at the first Destroy."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -419,19 +419,19 @@ class HangsOnLabelAndDestroy(Plugin):
             self.asked.set()
         if b"Instance.Destroy" in body or b"Instance.Label" in body:
             self.over.wait(60)
-            raise Nothing
+            raise NoReply
         return super().answer(body)
 
 
 class BreaksOnWrongTypes(Plugin):
     def answer(self, body: bytes) -> bytes:
         if b'"Tags":5' in body:
-            raise Nothing
+            raise NoReply
         return super().answer(body)
 
 
 class CrashesWithoutParams(Plugin):
-    """Answers, and is gone."""
+    """Replies, and stops listening."""
 
     def answer(self, body: bytes) -> bytes:
         if b"params" not in body and body.startswith(b"{"):
@@ -441,24 +441,24 @@ class CrashesWithoutParams(Plugin):
 
 class ForgetsTheFirst(Plugin):
     def DescribeInstances(self, params: Any) -> Any:  # noqa: N802
-        found = super().DescribeInstances(params)["Descriptions"] or []
+        instances = super().DescribeInstances(params)["Descriptions"] or []
         return {
-            "Descriptions": [each for each in found if each["ID"] != "i-000001" or "i-000008" not in self.instances]
+            "Descriptions": [each for each in instances if each["ID"] != "i-000001" or "i-000008" not in self.instances]
         }
 
 
 class ClosesWithoutSaying(Plugin):
-    """Closes each connection after the first answer."""
+    """Closes each connection after the first reply, without ``Connection: close``."""
 
 
 class OneAtATime(Plugin):
-    """Serves one connection at a time, until that is closed."""
+    """Serves one connection at a time, until the client closes it."""
 
     patience: ClassVar[float] = 3.0
 
 
-class SaysNothingElse(Plugin):
-    """Answers everything with the same *words*."""
+class RepeatsWords(Plugin):
+    """Replies to every request with the same *words*."""
 
     words = b""
 
@@ -467,12 +467,12 @@ class SaysNothingElse(Plugin):
 
 
 class NoInstancePlugin(Plugin):
-    """A plugin of another kind."""
+    """A plugin of another interface."""
 
     versions: ClassVar[Mapping[str, Any]] = {"Handshake.Implements": {"APIs": [{"Name": "Flavor", "Version": "0.1.0"}]}}
 
 
-# --- Served
+# --- Serving
 
 
 class _Server(ThreadingHTTPServer):
@@ -480,10 +480,10 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
     plugin: Plugin
     gate: AbstractContextManager[Any] = nullcontext()
-    """Is held while a connection is served."""
+    """Entered for as long as a connection is served."""
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Clients that went away are no trouble."""
+        """Ignore clients that close the connection early."""
 
     def server_bind(self) -> None:
         self.socket.bind(self.server_address)
@@ -506,12 +506,12 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         try:
             body = self.server.plugin.answer(self.rfile.read(int(self.headers.get("Content-Length") or 0)))
-        except Nothing:
+        except NoReply:
             self.close_connection = True
             return
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
-        if isinstance(self.server.plugin, SaysThatItCloses):
+        if isinstance(self.server.plugin, AnnouncesClose):
             self.send_header("Connection", "close")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -520,8 +520,8 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def served(plugin: Plugin, path: Path) -> Iterator[Path]:
-    """Serve a plugin on a socket."""
+def serve(plugin: Plugin, path: Path) -> Iterator[Path]:
+    """Serve a plugin on a socket, for as long as the context lasts."""
     server = _Server(str(path), _Handler)  # type: ignore[arg-type]
     server.plugin = plugin
     plugin.crash = lambda: server.socket.shutdown(socket.SHUT_RDWR)

@@ -1,111 +1,166 @@
-"""Checks of how calls are answered, for which nothing is made."""
+"""Checks of how the plugin handles calls in general. They create nothing."""
 
+from collections.abc import Callable
 from contextlib import ExitStack
 
-from pyinfrakit.conformance import answers
-from pyinfrakit.conformance.checks import Check, refused
-from pyinfrakit.conformance.report import Broken, Fact, Unknown
-from pyinfrakit.conformance.session import request
-from pyinfrakit.conformance.trial import Trial
-from pyinfrakit.errors import Unreachable
+from pyinfrakit.conformance.report import CannotTell, DoesNotHold, Fact
+from pyinfrakit.conformance.session import BoundedConnection, Reply, encode_request, read_id, read_result
+from pyinfrakit.conformance.trial import Check, Trial, expect_error
+from pyinfrakit.errors import PyInfrakitError, Unreachable
 from pyinfrakit.rpc.client import RemoteError
 
 IDS = (7, (1 << 53) + 1, (1 << 63) - 1)
-"""InfraKit's are random up to the last; a float holds none of these but the first."""
+"""InfraKit's request IDs are random, up to the last one. A float can hold only the first."""
 
-NO_TYPE = "conformance-no-such-type"
+CLIENT_TIMEOUT = 15.0
+"""Seconds after which InfraKit's clients time out."""
+
+DESCRIBE = "Instance.DescribeInstances"
 
 
-def _ids(trial: Trial) -> str:
+def _shake_hands(trial: Trial, connection: BoundedConnection, call: str = "") -> None:
+    """Make a call that any plugin can answer. Raise `RemoteError` or `Unreachable`."""
+    body = connection.post(encode_request(trial.handshake, {}, 1), call or trial.handshake)
+    read_result(body, trial.handshake)
+
+
+def _check_ids(trial: Trial) -> str:
     for id in IDS:
-        with trial.session.line() as line:
-            body = line.post(request(trial.handshake, {}, id), trial.handshake)
-        echoed = answers.echoed(body, trial.handshake).decode(errors="replace")
-        if echoed != str(id):
-            raise Broken(f"{id} came back as {echoed or 'nothing'}")
-    return f"{', '.join(map(str, IDS))} came back"
+        with trial.session.connect() as connection:
+            body = connection.post(encode_request(trial.handshake, {}, id), trial.handshake)
+        reply = read_id(body, trial.handshake).decode(errors="replace")
+        if reply != str(id):
+            raise DoesNotHold(f"the reply to request {id} has {f'the id {reply}' if reply else 'no id'}")
+    return f"exact for {', '.join(map(str, IDS))}"
 
 
-def _one_connection(trial: Trial) -> str:
-    closed = 0
-    with trial.session.line() as line:
-        for id in (1, 2, 3):
-            answers.result(line.post(request(trial.handshake, {}, id), f"call {id} on one connection"), trial.handshake)
-            closed += not line.is_open
-    return "it closes each connection, and says so" if closed else "three were answered on one"
+def _check_one_connection(trial: Trial) -> str:
+    # A plugin may close the connection if it says so, because Go's clients then open another one.
+    closes = False
+    with trial.session.connect() as connection:
+        for number in (1, 2, 3):
+            _shake_hands(trial, connection, f"call {number} on one connection")
+            closes |= connection.sock is None
+    return "the plugin closes each connection, and announces it" if closes else "it served three"
 
 
-def _connections(trial: Trial) -> str:
+def _check_connections(trial: Trial) -> str:
+    # As many as the controller opens for its parallel provisions, and one for its poll.
     with ExitStack() as stack:
-        for number in range(1, trial.plan.count + 2):
-            line = stack.enter_context(trial.session.line())
-            what = f"a call on connection {number}, with the others open"
-            answers.result(line.post(request(trial.handshake, {}, number), what), trial.handshake)
-        return f"{number} were open, and each was answered"
+        for number in range(1, trial.intent.count + 2):
+            connection = stack.enter_context(trial.session.connect())
+            _shake_hands(trial, connection, f"a call on connection {number}, with the others open,")
+        return f"{number} were open, and the plugin served each"
 
 
-def _unknown_type(trial: Trial) -> str:
-    return refused(trial, "Instance.DescribeInstances", {"Type": NO_TYPE, "Tags": trial.plan.mark})
+def _check_unknown_type(trial: Trial) -> str:
+    return expect_error(trial, DESCRIBE, {"Type": "conformance-no-such-type", "Tags": trial.intent.mark})
 
 
-def _validate(trial: Trial) -> str:
-    error = trial.session.refuses("Instance.Validate", {"Properties": trial.plan.properties})
-    if error is not None:
-        raise Broken(f"{error} (which properties are right depends on the plugin: give some that are)")
-    return "accepted"
-
-
-def one_element_array(trial: Trial) -> Fact:
-    """Say whether params may stand in an array, as some clients of other languages send them."""
-    name = "params in an array of one"
-    body = request("Instance.DescribeInstances", [{"Type": trial.session.kind, "Tags": trial.plan.mark}], 1)
+def _check_validate(trial: Trial) -> str:
     try:
-        with trial.session.line() as line:
-            answers.result(line.post(body, "params in an array"), "params in an array")
+        trial.session.call("Instance.Validate", {"Properties": trial.intent.properties}, Reply)
     except RemoteError as error:
-        return Fact(name, f"not taken: {error}")
-    except Unreachable as error:
-        return Fact(name, str(error))
-    return Fact(name, "taken")
+        if error.is_unknown_method:  # other properties would not help
+            raise
+        raise DoesNotHold(f"{error} (use --properties to set properties that this plugin accepts)") from None
+    return "no error"
 
 
-def _echoes(trial: Trial) -> str:
-    kind = trial.session.kind
-    said = trial.session.types
-    if not said:
-        raise Unknown("no call of Instance was answered")
-    for method, type in said:
-        if type and type != kind:
-            raise Broken(f"{method} was asked of type {kind!r}, and answered for {type!r}")
-    named = sum(bool(type) for _, type in said)
-    return (
-        f"{len(said)} answers: {named} with {kind!r}, the others without"
-        if kind
-        else f"{len(said)} answers are for none"
-    )
+def _check_type(trial: Trial) -> str:
+    wanted, types = trial.session.sub_type, trial.session.types
+    if not types:
+        raise CannotTell("no Instance call succeeded")
+    for method, type_ in types:
+        if type_ and type_ != wanted:
+            raise DoesNotHold(f"the reply of {method} for type {wanted!r} has type {type_!r}")
+    return f"{sum(bool(type_) for _, type_ in types)} of {len(types)} replies have one"
 
 
-def _in_time(trial: Trial) -> str:
+def _check_in_time(trial: Trial) -> str:
     seconds, method = trial.session.slowest
-    if seconds > PATIENCE:
-        raise Broken(f"{method} took {seconds:.1f} s")
-    return "all were"
+    if seconds > CLIENT_TIMEOUT:
+        raise DoesNotHold(f"{method} took {seconds:.1f} s")
+    return f"the slowest took {seconds:.1f} s"
 
 
-PATIENCE = 15.0
-"""Seconds after which InfraKit's clients give up."""
+def find_array_support(trial: Trial) -> Fact:
+    """Return whether params may be an array of one object. Go's clients send the object, some others the array."""
+    name = "params in an array"
+    body = encode_request(DESCRIBE, [{"Type": trial.session.sub_type, "Tags": trial.intent.mark}], 1)
+    try:
+        with trial.session.connect() as connection:
+            read_result(connection.post(body, name), name)
+    except (RemoteError, Unreachable) as error:
+        return Fact(name, f"not accepted: {error}")
+    return Fact(name, "accepted")
 
-BEFORE = (
-    Check("request-ids", "a request's id comes back as it was, also 2^63-1", _ids),
-    Check("one-connection", "several requests on one connection are answered", _one_connection),
-    Check("connections", "connections that are open at once are all served", _connections),
-    Check("unknown-type", "a sub-type that there is not is an error", _unknown_type, (0, 3, 0)),
-    Check("validate", "Validate accepts the properties", _validate),
+
+def _expect_reply(body: bytes) -> Callable[[Trial], str]:
+    """Return a check that the plugin replies to *body*, even if only with an empty body, as InfraKit's server does."""
+
+    def look(trial: Trial) -> str:
+        reply = _send(trial, body)
+        return f"reply: {reply[:80].decode(errors='replace').strip()}" if reply.strip() else "an empty reply"
+
+    return look
+
+
+def _check_unknown_method(trial: Trial) -> str:
+    reply = _send(trial, encode_request("Instance.ConformanceNone", {}, 1))
+    try:
+        read_result(reply, "the call")
+    except RemoteError as error:
+        return f"error: {error}"
+    except Unreachable:
+        return "a reply without a result"
+    raise DoesNotHold("the call succeeded")
+
+
+def _send(trial: Trial, body: bytes) -> bytes:
+    """Return the reply to *body*. Raise `DoesNotHold` if the plugin does not survive it, `CannotTell` if it was gone before."""
+    try:
+        with trial.session.connect() as connection:
+            _shake_hands(trial, connection)
+    except PyInfrakitError as error:
+        raise CannotTell(f"the plugin stopped replying: {error}") from None
+    with trial.session.connect() as connection:
+        reply = connection.post(body, "the request")
+    try:
+        with trial.session.connect() as connection:
+            _shake_hands(trial, connection)
+    except PyInfrakitError as error:
+        raise DoesNotHold(f"the request got a reply, but the next one failed: {error}") from None
+    return reply
+
+
+FIRST = (
+    Check("request-ids", "a reply repeats its request's id exactly, up to 2^63-1", _check_ids),
+    Check("one-connection", "one connection serves several requests", _check_one_connection),
+    Check("connections", "connections that are open at the same time are all served", _check_connections),
+    Check("unknown-type", "a call for an unknown sub-type returns an error", _check_unknown_type, (0, 3, 0)),
+    Check("validate", "Validate accepts the properties", _check_validate),
 )
-"""Those that come first."""
 
-AFTER = (
-    Check("type", "an answer has its request's Type, or none", _echoes, (0, 3, 0)),
-    Check("in-time", f"calls are answered in {PATIENCE:g} s, when InfraKit's clients give up", _in_time),
+LAST = (
+    Check("type", "a reply has its request's Type, or none", _check_type, (0, 3, 0)),
+    Check("in-time", f"calls take at most {CLIENT_TIMEOUT:g} s, the timeout of InfraKit's clients", _check_in_time),
 )
-"""Those that are about all calls before them."""
+"""Checks of all calls before them."""
+
+INPUTS = (
+    Check("not-json", "invalid JSON gets a reply, and the plugin survives", _expect_reply(b"this is not JSON")),
+    Check("empty-body", "an empty body gets a reply, and the plugin survives", _expect_reply(b"")),
+    Check("unknown-method", "an unknown method returns an error, and the plugin survives", _check_unknown_method),
+    Check(
+        "wrong-types",
+        "parameters of the wrong type get a reply, and the plugin survives",
+        _expect_reply(encode_request(DESCRIBE, {"Type": "", "Tags": 5}, 1)),
+    ),
+    Check(
+        "no-params",
+        "a call without params gets a reply, and the plugin survives",
+        _expect_reply(b'{"jsonrpc":"2.0","method":"%s","id":1}' % DESCRIBE.encode()),
+    ),
+)
+"""Checks of bad input. They come after the clean-up, because the plugin may not survive them."""

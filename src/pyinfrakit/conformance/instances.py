@@ -1,173 +1,273 @@
-"""Checks of how instances are made, labelled and destroyed. They go in this order: each looks at what those before it made."""
+"""Checks of how instances are provisioned, described, labeled and destroyed. Each builds on the instances of earlier ones."""
+
+from collections.abc import Mapping
+from itertools import pairwise
 
 from msgspec import UNSET
 
-from pyinfrakit.conformance.answers import Answer
-from pyinfrakit.conformance.checks import Check, listed, refused
-from pyinfrakit.conformance.plan import TIER, Spec
-from pyinfrakit.conformance.report import Broken, NotApplicable, Unknown
-from pyinfrakit.conformance.trial import Member, Trial
+from pyinfrakit.conformance.report import CannotTell, DoesNotHold, Fact, NotApplicable
+from pyinfrakit.conformance.session import Reply, decode_value
+from pyinfrakit.conformance.trial import TIER, Check, Trial, WantedInstance, expect_error
 from pyinfrakit.errors import PyInfrakitError
 
+Tags = Mapping[str, str]
+
 LABELS = {TIER: "db", "conformance.added": "yes"}
-"""One tag to be replaced, one to be added."""
+"""One tag to replace and one to add."""
 
 
-def _provision(trial: Trial) -> str:
-    return f"gave {_made(trial, trial.plan.first)} and {_made(trial, trial.plan.second)}"
+def _check_provision(trial: Trial) -> str:
+    return f"{_provision(trial, trial.intent.first)} and {_provision(trial, trial.intent.second)}"
 
 
-def _made(trial: Trial, spec: Spec) -> str:
-    """Have one made, and look for it in the very next describe."""
-    (id,) = trial.provision(spec)
+def _provision(trial: Trial, wanted: WantedInstance) -> str:
+    """Provision an instance, look for it in the very next describe, and return its ID."""
+    (id,) = trial.provision(wanted)
     if isinstance(id, PyInfrakitError):
         raise id
     if not id:
-        raise Broken("an empty ID")
-    if id in (trial.before or ()):
-        raise Broken(f"gave {id}, which was there before; it is left alone")
-    member = trial.members[spec.name] = Member(id, spec)
+        raise DoesNotHold("Provision returned an empty ID")
+    if id in (trial.existing or ()):
+        raise DoesNotHold(f"Provision returned {id}, which existed before; the run leaves it alone")
+    trial.members[wanted.name] = id
     try:
-        member.at_once = id in trial.described([id])
-        trial.settle([id])
-    except Unknown as unknown:
-        member.at_once = str(unknown)
+        trial.at_once[id] = id in trial.describe([id])
+        trial.await_described([id])
+    except CannotTell as reason:
+        trial.at_once[id] = str(reason)
     return id
 
 
-def _at_once(trial: Trial) -> str:
-    for spec in (trial.plan.first, trial.plan.second):
-        member = trial.member(spec)
-        if isinstance(member.at_once, str):
-            raise Unknown(member.at_once)
-        if not member.at_once:
-            later = "later it was" if member.id in trial.seen else f"nor was it in the {trial.grace:g} s after that"
-            raise Broken(f"{member.id} was not in the next answer of DescribeInstances; {later}")
-    return "in the next answer of DescribeInstances"
+def _check_at_once(trial: Trial) -> str:
+    for wanted in (trial.intent.first, trial.intent.second):
+        id = trial.find_id(wanted)
+        if isinstance(reason := trial.at_once[id], str):
+            raise CannotTell(reason)
+        if not trial.at_once[id]:
+            later = "later ones did" if id in trial.sightings else f"nor did others within {trial.grace:g} s"
+            raise DoesNotHold(f"the next reply did not include {id}; {later}")
+    return "the next reply included each"
 
 
-def _logical(trial: Trial) -> str:
-    trial.member(trial.plan.first)
-    id = _made(trial, trial.plan.logical)
-    found = trial.look(trial.plan.logical).LogicalID
-    if found is UNSET and trial.version < (0, 3, 0):
-        raise NotApplicable("the plugin describes none, as versions before 0.3.0 may")
-    wanted = trial.plan.logical.logical_id
-    if found != wanted:
-        raise Broken(f"{id} was given {wanted}, and is described with {found or 'none'}")
-    return f"{id} is described with {wanted}"
+def _check_logical_id(trial: Trial) -> str:
+    trial.find_id(trial.intent.first)  # if that failed, this would fail for the same reason
+    id = _provision(trial, trial.intent.logical)
+    logical_id = trial.describe_member(trial.intent.logical).LogicalID
+    if logical_id is UNSET and trial.version < (0, 3, 0):
+        raise NotApplicable("the plugin returns none, as versions before 0.3.0 may")
+    if logical_id != trial.intent.logical.logical_id:
+        raise DoesNotHold(f"{id} should have {trial.intent.logical.logical_id}, and has {logical_id or 'none'}")
+    return f"{id} has {logical_id}"
 
 
-def _label(trial: Trial) -> str:
-    member = trial.member(trial.plan.second)
-    trial.session.ask("Instance.Label", {"Instance": member.id, "Labels": LABELS}, Answer)
-    tags = trial.look(trial.plan.second).tags
+def _check_tags(trial: Trial) -> str:
+    for wanted in (trial.intent.first, trial.intent.second):
+        tags = trial.describe_member(wanted).tags
+        if tags != wanted.tags:
+            raise DoesNotHold(f"the spec has {_join_tags(wanted.tags)}; the description has {_join_tags(tags)}")
+    return f"all {len(tags)} match"
+
+
+def _join_tags(tags: Tags) -> str:
+    return ",".join(f"{key}={value}" for key, value in sorted(tags.items())) or "none"
+
+
+def _check_properties(trial: Trial) -> str:
+    id = trial.find_id(trial.intent.first)
+    trial.describe_member(trial.intent.first)
+    wanted = decode_value(trial.intent.properties)
+    problems: list[PyInfrakitError] = []
+    for tags in (None, trial.intent.mark):  # one is enough: other checks report a query that fails
+        try:
+            views = {view.ID: view for view in trial.session.describe(tags, properties=True)}
+        except PyInfrakitError as error:
+            problems.append(error)
+            continue
+        if id in views and (properties := decode_value(views[id].Properties)) is not None:
+            return "the same as in the spec" if properties == wanted else "the plugin's own, not those of the spec"
+    if problems:
+        raise problems[0]
+    if not wanted:
+        raise NotApplicable("the spec has none; use --properties to set some")
+    raise DoesNotHold(f"the description of {id} has none")
+
+
+def _check_all(trial: Trial) -> str:
+    for tags, text in ((None, "null"), ({}, "{}")):
+        missing = trial.sightings - {view.ID for view in trial.session.describe(tags)}
+        if missing:
+            raise DoesNotHold(f"Tags {text} does not return {', '.join(sorted(missing))}")
+    if not trial.sightings:
+        raise CannotTell("no query returns any of the new instances")
+    return "Tags null and {} both return them"
+
+
+def _pick_tags(trial: Trial) -> tuple[Tags, Tags]:
+    """Return a tag of the first instance that the second lacks, and one that both have.
+
+    These are tags that the plugin describes. The spec's tags may be lost, which fails another check.
+    """
+    first, second = trial.describe_member(trial.intent.first).tags, trial.describe_member(trial.intent.second).tags
+    one = [(key, value) for key, value in first.items() if second.get(key) != value]
+    both = [(key, value) for key, value in first.items() if second.get(key) == value]
+    if not one or not both:
+        raise CannotTell("the descriptions have no tags that distinguish the instances")
+    return dict([min(one)]), dict([min(both)])
+
+
+def _find_mismatch(trial: Trial, tags: Tags) -> str | None:
+    """Return the difference between the instances that a query returns and those that have its tags, or None."""
+    own = {id: view.tags for id, view in trial.describe(trial.sightings).items() if id in trial.sightings}
+    wanted = {id for id, each in own.items() if each.items() >= tags.items()}
+    views = {view.ID or "": view.tags for view in trial.session.describe(tags)}
+    if missing := wanted - views.keys():
+        return f"{_join_tags(tags)} does not return {', '.join(sorted(missing))}"
+    if others := [id for id, each in views.items() if not each.items() >= tags.items()]:
+        return f"{_join_tags(tags)} also returns instances without it: {', '.join(sorted(others[:3]))}"
+    return None
+
+
+def _check_by_tag(trial: Trial) -> str:
+    one, _ = _pick_tags(trial)
+    for tags in (one, {"conformance.none": trial.intent.group}):  # no instance has the latter
+        if mismatch := _find_mismatch(trial, tags):
+            raise DoesNotHold(mismatch)
+    return f"{_join_tags(one)} returned those"
+
+
+def _check_by_all_tags(trial: Trial) -> str:
+    one, both = _pick_tags(trial)
+    # A plugin that ignores tags fails the check of one tag, not this one.
+    try:
+        mismatch = _find_mismatch(trial, one)
+    except PyInfrakitError as error:
+        mismatch = str(error)
+    if mismatch:
+        raise CannotTell(f"a query with one tag fails: {mismatch}")
+    if mismatch := _find_mismatch(trial, {**both, **one}):
+        raise DoesNotHold(mismatch)
+    return f"{_join_tags({**both, **one})} returned those"
+
+
+def _check_label(trial: Trial) -> str:
+    id = trial.find_id(trial.intent.second)
+    trial.session.call("Instance.Label", {"Instance": id, "Labels": LABELS}, Reply)
+    tags = trial.describe_member(trial.intent.second).tags
     for key, value in LABELS.items():
         if tags.get(key) != value:
-            raise Broken(f"{member.id} was labelled {key}={value}, and is described with {tags.get(key)!r} for it")
-    return f"{member.id} is described with both"
+            raise DoesNotHold(f"{id} should have {key}={value} after Label, and has {tags.get(key)!r}")
+    return f"{id} has both"
 
 
-def _label_keeps(trial: Trial) -> str:
-    """Compare with the tags as they were described before: where those were wrong, that is not the label's doing."""
-    member = trial.member(trial.plan.first)
-    kept = trial.look(trial.plan.first).tags
-    params: dict[str, object] = {"Instance": member.id, "Labels": LABELS}
+def _check_label_keeps(trial: Trial) -> str:
+    # The tags to keep are those that the plugin described before: if they are wrong, that is not Label's fault.
+    id = trial.find_id(trial.intent.first)
+    kept = trial.describe_member(trial.intent.first).tags
     try:
-        trial.session.ask("Instance.Label", params, Answer)
+        trial.session.call("Instance.Label", {"Instance": id, "Labels": LABELS}, Reply)
     except PyInfrakitError as error:
-        raise Unknown(f"Label: {error}") from None
-    tags = trial.look(trial.plan.first).tags
+        raise CannotTell(f"Label: {error}") from None
+    tags = trial.describe_member(trial.intent.first).tags
     lost = [key for key in kept if key not in LABELS and tags.get(key) != kept[key]]
     if lost:
-        raise Broken(f"{member.id} lost or changed {', '.join(lost)}")
-    return f"{member.id} has its {len(kept) - 1} other tags"
+        raise DoesNotHold(f"{id} lost or changed {', '.join(lost)}")
+    return f"{id} has its {len(kept) - 1} other tags"
 
 
-def _label_unknown(trial: Trial) -> str:
-    return refused(trial, "Instance.Label", {"Instance": f"{trial.plan.group}-none", "Labels": LABELS})
+def _check_label_unknown(trial: Trial) -> str:
+    return expect_error(trial, "Instance.Label", {"Instance": f"{trial.intent.group}-none", "Labels": LABELS})
 
 
-def _distinct(trial: Trial) -> str:
-    trial.member(trial.plan.first)
-    given = trial.provision(trial.plan.equal, trial.plan.count)
-    ids = [each for each in given if isinstance(each, str) and each]
-    trial.equal = list(dict.fromkeys(ids))
-    known = [*(trial.before or ()), *(member.id for member in trial.members.values())]
-    twice = {id for id in ids if ids.count(id) > 1 or id in known}
-    if twice:
-        raise Broken(f"{listed(list(twice))} was given more than once")
-    for each in given:
+def _check_distinct_ids(trial: Trial) -> str:
+    trial.find_id(trial.intent.first)  # if that failed, this would fail for the same reason
+    replies = trial.provision(trial.intent.equal, trial.intent.count)
+    ids = [each for each in replies if isinstance(each, str) and each]
+    trial.equal_ids = list(dict.fromkeys(ids))
+    known = [*(trial.existing or ()), *trial.members.values()]
+    duplicates = {id for id in ids if ids.count(id) > 1 or id in known}
+    if duplicates:
+        raise DoesNotHold(f"Provision returned {', '.join(sorted(duplicates))} more than once")
+    for each in replies:
         if isinstance(each, PyInfrakitError):
             raise each
-    if len(ids) < len(given):
-        raise Broken("an empty ID")
+    if len(ids) < len(replies):
+        raise DoesNotHold("Provision returned an empty ID")
     return f"{len(ids)} IDs"
 
 
-def _equal_described(trial: Trial) -> str:
-    ids = [id for id in trial.equal if id not in (trial.before or ())]
+def _check_all_described(trial: Trial) -> str:
+    ids = [id for id in trial.equal_ids if id not in (trial.existing or ())]
     if not ids:
-        raise Unknown("none was made at once")
-    if not trial.seen:
-        raise Unknown("those that were made one after the other are not described either")
-    missing = trial.settle(ids)
+        raise CannotTell("none was created")
+    if not trial.sightings:
+        raise CannotTell("it does not include those that were provisioned one by one either")
+    missing = trial.await_described(ids)
     if missing:
-        raise Broken(f"not so {listed(list(missing))}")
-    return f"{len(ids)} are"
+        raise DoesNotHold(f"{', '.join(sorted(missing))} did not appear within {trial.grace:g} s")
+    return f"all {len(ids)} are there"
 
 
-def _stable(trial: Trial) -> str:
-    ids = trial.seen & {*(member.id for member in trial.members.values()), *trial.equal}
+def _check_stable_ids(trial: Trial) -> str:
+    ids = trial.sightings & {*trial.members.values(), *trial.equal_ids}
     if not ids:
-        raise Unknown("none was described")
-    missing = ids - trial.described(ids).keys()
+        raise CannotTell("no new instance was described")
+    missing = ids - trial.describe(ids).keys()
     if missing:
-        raise Broken(f"not so {listed(list(missing))}")
-    return f"{len(ids)} still are"
+        raise DoesNotHold(f"{', '.join(sorted(missing))} disappeared")
+    return f"all {len(ids)} are still there"
 
 
-def _destroy(trial: Trial) -> str:
-    id = trial.member(trial.plan.second).id
+def _check_destroy(trial: Trial) -> str:
+    id = trial.find_id(trial.intent.second)
     trial.destroy(id)
-    return f"{id} was"
+    return id
 
 
-def _destroyed(trial: Trial) -> str:
-    id = trial.member(trial.plan.second).id
-    if id not in trial.seen:
-        raise Unknown(f"{id} was not described before")
-    if not trial.has_destroyed(id):
-        raise Unknown("Destroy was not answered well")
-    if trial.linger([id]):
-        raise Broken(f"{id} is, {trial.grace:g} s after Destroy was answered")
-    return f"{id} is not"
+def _check_destroyed(trial: Trial) -> str:
+    id = trial.find_id(trial.intent.second)
+    if id not in trial.sightings:
+        raise CannotTell(f"{id} was not described before")
+    if id not in trial.destroyed_ids:
+        raise CannotTell("Destroy failed")
+    if trial.await_gone([id]):
+        raise DoesNotHold(f"{id} is still there {trial.grace:g} s after Destroy")
+    return f"{id} is gone"
 
 
-def _destroy_unknown(trial: Trial) -> str:
-    return refused(trial, "Instance.Destroy", {"Instance": f"{trial.plan.group}-none"})
+def _check_destroy_unknown(trial: Trial) -> str:
+    return expect_error(trial, "Instance.Destroy", {"Instance": f"{trial.intent.group}-none"})
 
 
-MAKING = (
-    Check("provision", "Provision gives an ID, a string that is not empty", _provision),
-    Check("described-at-once", "what was provisioned is described from then on", _at_once),
-    Check("logical-id", "a logical ID is kept and described", _logical),
+def find_shrink_order(trial: Trial) -> Fact:
+    """Return the members that a shrink removes first. InfraKit destroys the smallest IDs, compared as strings."""
+    name = "shrink removes first"
+    steps = [[id] for id in trial.members.values()] + ([trial.equal_ids] if trial.equal_ids else [])
+    if len({id for step in steps for id in step}) < 3 or len(steps) < 3:
+        return Fact(name, "unknown: too few instances were created")
+    if all(max(earlier) < min(later) for earlier, later in pairwise(steps)):
+        return Fact(name, "the oldest: later IDs are larger")
+    if all(min(earlier) > max(later) for earlier, later in pairwise(steps)):
+        return Fact(name, "the newest: later IDs are smaller")
+    return Fact(name, "any: IDs do not sort by age")
+
+
+CHECKS = (
+    Check("provision", "Provision returns an ID, a string that is not empty", _check_provision),
+    Check("described-at-once", "the next DescribeInstances includes a new instance", _check_at_once),
+    Check("logical-id", "DescribeInstances returns the logical ID of the spec", _check_logical_id),
+    Check("tags", "DescribeInstances returns exactly the tags of the spec", _check_tags),
+    Check("properties", "DescribeInstances returns properties on request", _check_properties, (0, 5, 0)),
+    Check("describe-all", "DescribeInstances without tags returns all instances", _check_all),
+    Check("describe-by-tag", "a query by one tag returns exactly the instances with it", _check_by_tag),
+    Check("describe-by-all-tags", "a query by two tags returns exactly the instances with both", _check_by_all_tags),
+    Check("label", "Label adds and replaces tags, and DescribeInstances returns them", _check_label, (0, 3, 0)),
+    Check("label-keeps", "Label keeps the tags that it does not name", _check_label_keeps, (0, 3, 0)),
+    Check("label-unknown", "Label of an unknown ID returns an error", _check_label_unknown, (0, 3, 0)),
+    Check("distinct-ids", "equal provisions at once return different IDs", _check_distinct_ids),
+    Check("all-described", "instances that were provisioned at once are all described", _check_all_described),
+    Check("stable-ids", "instances stay described, with the same IDs", _check_stable_ids),
+    Check("destroy", "Destroy succeeds", _check_destroy),
+    Check("destroyed", "DescribeInstances no longer includes a destroyed instance", _check_destroyed),
+    Check("destroy-unknown", "Destroy of an unknown ID returns an error", _check_destroy_unknown),
 )
-
-LABELLING = (
-    Check("label", "Label adds and replaces tags, and they are described", _label, (0, 3, 0)),
-    Check("label-keeps", "Label keeps the tags that it does not name", _label_keeps, (0, 3, 0)),
-    Check("label-unknown", "Label of an ID that there is not is an error", _label_unknown, (0, 3, 0)),
-)
-
-AT_ONCE = (
-    Check("distinct-ids", "equal provisions at once get different IDs", _distinct),
-    Check("all-described", "those that were provisioned at once are all described", _equal_described),
-    Check("stable-ids", "what was described once is described on, by the same ID", _stable),
-)
-
-DESTROYING = (
-    Check("destroy", "Destroy is answered", _destroy),
-    Check("destroyed", "what was destroyed is not described any more", _destroyed),
-    Check("destroy-unknown", "Destroy of an ID that there is not is an error", _destroy_unknown),
-)
+"""In an order that counts: instances come first, labels change after the queries by tag, and the destroys come last."""

@@ -1,4 +1,4 @@
-"""What was found: frozen data. And how a check says that its behaviour does not hold, or can't be told."""
+"""The report of a run, as frozen data, and the exceptions by which a check reaches its verdict."""
 
 from collections.abc import Sequence
 from enum import StrEnum
@@ -7,7 +7,7 @@ from msgspec import Struct
 
 
 class Verdict(StrEnum):
-    """What a check found."""
+    """The outcome of a check."""
 
     HOLDS = "holds"
     FAILS = "does not hold"
@@ -16,7 +16,7 @@ class Verdict(StrEnum):
 
 
 class Result(Struct, frozen=True):
-    """A check's name, and what came of it."""
+    """A check with its outcome: the behavior that it expects, and the plugin's actual behavior."""
 
     name: str
     verdict: Verdict
@@ -25,21 +25,21 @@ class Result(Struct, frozen=True):
 
 
 class Fact(Struct, frozen=True):
-    """Something to know of a plugin, which is neither right nor wrong."""
+    """A property of the plugin that is neither right nor wrong."""
 
     name: str
     value: str
 
 
 class Left(Struct, frozen=True):
-    """An instance that was made and could not be cleaned up, or none that is known where *id* is empty."""
+    """An instance that the run created and could not destroy. *id* is empty if it is unknown."""
 
     id: str
     reason: str
 
 
 class Report(Struct, frozen=True):
-    """What a plugin was found to do. *plan* is what was announced, *left* what could not be cleaned up."""
+    """The outcome of a run. *plan* is its announcement, *left* has the instances that it left behind."""
 
     socket: str
     plan: str
@@ -54,17 +54,20 @@ class Report(Struct, frozen=True):
 
     @property
     def holds(self) -> bool:
-        """Does nothing fail, and is nothing left behind?"""
+        """True if no check failed and no instance was left behind."""
         return not self.failed and not self.left
 
 
-class Broken(Exception):
-    """The behaviour does not hold; the text says what happened instead."""
+# Three exceptions instead of return values, because a check often learns its verdict several calls deep.
 
 
-class Unknown(Exception):
-    """It could not be told, because of what the text says."""
+class DoesNotHold(Exception):
+    """The plugin lacks the behavior. The text is its actual behavior."""
+
+
+class CannotTell(Exception):
+    """Another fault prevents the check. The text names that fault."""
 
 
 class NotApplicable(Exception):
-    """The plugin does not claim to have this behaviour; the text says why."""
+    """The plugin does not claim to have the behavior. The text says why."""

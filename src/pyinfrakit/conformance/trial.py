@@ -1,202 +1,286 @@
-"""The instances of one run: made, looked for, and destroyed again in all cases. Never touches what was there before."""
+"""The instances of one run. They are destroyed in all cases, and instances that existed before are never touched."""
 
+import secrets
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from msgspec import Struct
+from msgspec import Raw, Struct
 
-from pyinfrakit.conformance.answers import Answer, Description, Provisioned
-from pyinfrakit.conformance.plan import Plan, Spec
-from pyinfrakit.conformance.report import Left, Unknown
-from pyinfrakit.conformance.session import Session
+from pyinfrakit.conformance.report import CannotTell, DoesNotHold, Left, NotApplicable, Result, Verdict
+from pyinfrakit.conformance.session import InstanceView, NotListening, ProvisionReply, Reply, Session
 from pyinfrakit.errors import PyInfrakitError, Unreachable
+from pyinfrakit.record import CONFIG_TAGS, GROUP_TAG
 from pyinfrakit.rpc.client import RemoteError
 
+RACK = "conformance.rack"
+TIER = "conformance.tier"
+
 POLL = 10.0
-"""Seconds between the group controller's polls: what is seen by the next one is soon enough, where nothing is lost by waiting."""
+"""Seconds between two polls of InfraKit's group controller. It can't notice anything that takes less."""
 
-LOOK_AGAIN = 0.2
+PAUSE = 0.2
+"""Seconds between two looks at an instance that is expected to appear or to disappear."""
 
 
-class Member(Struct):
-    """An instance that was provisioned. *at_once*: was it described right after, and if that is not known, why?"""
+class WantedInstance(Struct, frozen=True):
+    """An instance to provision. *name* is for messages."""
 
-    id: str
-    spec: Spec
-    at_once: bool | str = "it was not looked for"
+    name: str
+    tags: Mapping[str, str]
+    logical_id: str | None = None
+
+
+class Intent(Struct, frozen=True):
+    """A run's group and its instances: three, one after the other, then *equal* *count* times at once.
+
+    *mark* is the tag that all of them have. The controller, too, provisions equal instances in parallel.
+    """
+
+    group: str
+    count: int
+    properties: Raw
+    mark: Mapping[str, str]
+    first: WantedInstance
+    second: WantedInstance
+    logical: WantedInstance
+    equal: WantedInstance
+
+    def __str__(self) -> str:
+        tags = ", ".join(f"{key}={value}" for key, value in self.first.tags.items() if key != RACK)
+        return (
+            f"creates {3 + self.count} instances and destroys them at the end: 3 one after the other, {self.count} at "
+            f"once; with the tags {tags}, {RACK}=r1, r2 or r3; one with the logical ID {self.logical.logical_id}"
+        )
+
+
+def plan_run(count: int, properties: Raw) -> Intent:
+    """Return an intent with a random group, so that no existing instance is in it."""
+    group = f"conformance-{secrets.token_hex(4)}"
+    mark = {GROUP_TAG: group}
+    tags = {**mark, CONFIG_TAGS[0]: "udO4s1janmGySYj4EImcMKB_D1s=", TIER: "web"}
+    return Intent(
+        group,
+        count,
+        properties,
+        mark,
+        first=WantedInstance("the first instance", {**tags, RACK: "r1"}),
+        second=WantedInstance("the second instance", {**tags, RACK: "r2"}),
+        logical=WantedInstance("the instance with a logical ID", {**tags, RACK: "r1"}, f"{group}-node"),
+        equal=WantedInstance("each of the equal instances", {**tags, RACK: "r3"}),
+    )
 
 
 class Trial:
-    """A plugin, and what a run has made there. *handshake* is one that the plugin speaks, *version* its newest version."""
+    """A plugin and this run's instances. *handshake* is one that the plugin has, *version* its newest version.
 
-    def __init__(self, session: Session, plan: Plan, handshake: str, version: tuple[int, ...]) -> None:
+    Attributes:
+        grace: seconds to wait for a change that has until InfraKit's next poll.
+        existing: the IDs from before the run, or None if they are unknown. Then it is not safe to provision.
+        members: the IDs of the instances that were provisioned one by one, by their names, in order.
+        at_once: by ID, whether the first describe after the provision included it, or why that is unknown.
+        equal_ids: the IDs of the instances that were provisioned at once.
+        destroyed_ids: the IDs whose Destroy succeeded.
+        sightings: the IDs of this run's instances that the plugin has described.
+    """
+
+    def __init__(self, session: Session, intent: Intent, handshake: str, version: tuple[int, ...]) -> None:
         self.session = session
-        self.plan = plan
+        self.intent = intent
         self.handshake = handshake
         self.version = version
-        self.members: dict[str, Member] = {}
-        """By the name of what was asked for, in order."""
-        self.equal: list[str] = []
-        """The IDs that were given to those that were asked for at once."""
-        self.seen: set[str] = set()
-        """IDs that were described."""
-        self.before: set[str] | None = None
-        """IDs that were there before; None while that is not known."""
-        self._given: dict[str, None] = {}
-        self._destroyed: set[str] = set()
+        self.grace = min(POLL, session.timeout)
+        self.existing: set[str] | None = None
+        self.members: dict[str, str] = {}
+        self.at_once: dict[str, bool | str] = {}
+        self.equal_ids: list[str] = []
+        self.sightings: set[str] = set()
+        self.destroyed_ids: set[str] = set()
+        self._ids: dict[str, None] = {}
         self._unanswered = 0
 
-    @property
-    def grace(self) -> float:
-        """How long to wait for what may take until InfraKit's next poll."""
-        return min(POLL, self.session.timeout)
-
-    def begin(self) -> None:
-        """Note what is there; raise `Unknown` where the plugin does not say: then nothing can be made safely."""
-        self.before = set(self.described())
-
-    def provision(self, spec: Spec, copies: int = 1) -> Sequence[str | PyInfrakitError]:
-        """Ask for instances, all at once; give each one's ID, or what went wrong.
-
-        In threads also where it is one: so an interrupt waits for the answer, and what was made is known.
-        """
-        if self.before is None:
-            raise Unknown("DescribeInstances gives no answer, so nothing was made")
+    def provision(self, wanted: WantedInstance, copies: int = 1) -> Sequence[str | PyInfrakitError]:
+        """Provision instances at once. Return the ID of each, or its error. Raise `CannotTell`."""
+        if self.existing is None:
+            raise CannotTell("DescribeInstances fails, so no instance was created")
+        # A thread even for one copy: an interrupt then waits for the reply, and the clean-up knows the ID.
         with ThreadPoolExecutor(copies) as pool:
-            return list(pool.map(self._provision, [spec] * copies))
+            return list(pool.map(self._provision, [wanted] * copies))
 
-    def _provision(self, spec: Spec) -> str | PyInfrakitError:
-        wanted = {
-            "Properties": self.plan.properties,
-            "Tags": spec.tags,
+    def _provision(self, wanted: WantedInstance) -> str | PyInfrakitError:
+        spec = {
+            "Properties": self.intent.properties,
+            "Tags": wanted.tags,
             "Init": "",
-            "LogicalID": spec.logical_id,
+            "LogicalID": wanted.logical_id,
             "Attachments": None,
         }
         try:
-            id = self.session.ask("Instance.Provision", {"Spec": wanted}, Provisioned).ID or ""
+            id = self.session.call("Instance.Provision", {"Spec": spec}, ProvisionReply).ID or ""
         except RemoteError as error:
             return error
         except Unreachable as error:
-            self._unanswered += 1
+            self._unanswered += 1  # there may be an instance all the same, which `clean_up` looks for
             return error
         if id:
-            self._given[id] = None
+            self._ids[id] = None
         return id
 
-    def member(self, spec: Spec) -> Member:
-        """Give what was made of *spec*; raise `Unknown` where nothing was."""
+    def find_id(self, wanted: WantedInstance) -> str:
+        """Return the ID of the instance that was provisioned for *wanted*, or raise `CannotTell`."""
         try:
-            return self.members[spec.name]
+            return self.members[wanted.name]
         except KeyError:
-            raise Unknown(f"{spec.name} of the instances was not made") from None
+            raise CannotTell(f"{wanted.name} was not created") from None
 
-    def look(self, spec: Spec) -> Description:
-        """Give what is described of what was made of *spec*; raise `Unknown`."""
-        id = self.member(spec).id
-        found = self.described([id]).get(id)
-        if found is None:
-            raise Unknown(f"{id} is not described")
-        return found
+    def describe_member(self, wanted: WantedInstance) -> InstanceView:
+        """Return the plugin's description of an instance, or raise `CannotTell`."""
+        id = self.find_id(wanted)
+        view = self.describe([id]).get(id)
+        if view is None:
+            raise CannotTell(f"{id} is not described")
+        return view
 
-    def described(self, wanted: Collection[str] = ()) -> Mapping[str, Description]:
-        """Give what is described, by ID, asked in every way, or until all *wanted* are there; raise `Unknown`.
+    def describe(self, ids: Collection[str] = ()) -> Mapping[str, InstanceView]:
+        """Return the plugin's instances by ID. Raise `CannotTell` if every query fails.
 
-        No check but that of a way itself depends on its being right.
+        This asks with a tag, with none and with null, or until all of *ids* are there. So a fault in one
+        query fails only the check of that query.
         """
-        found: dict[str, Description] = {}
+        views: dict[str, InstanceView] = {}
         problems: list[PyInfrakitError] = []
-        for tags in (self.plan.mark, {}, None):
+        for tags in (self.intent.mark, {}, None):
             try:
-                found |= {each.ID: each for each in self.session.describe(tags) if each.ID}
+                views |= {view.ID: view for view in self.session.describe(tags) if view.ID}
             except (RemoteError, Unreachable) as error:
                 problems.append(error)
-            if wanted and found.keys() >= set(wanted):
+            if ids and views.keys() >= set(ids):
                 break
         if len(problems) == 3:
-            raise Unknown(f"DescribeInstances: {problems[0]}")
-        return found
+            raise CannotTell(f"DescribeInstances: {problems[0]}")
+        return views
 
-    def settle(self, ids: Collection[str]) -> set[str]:
-        """Wait until *ids* are described; give those that are not."""
-        end = time.monotonic() + self.grace
-        while missing := set(ids) - self.described(ids).keys():
-            if time.monotonic() > end:
-                break
-            time.sleep(LOOK_AGAIN)
-        self.seen |= set(ids) - missing
+    def await_described(self, ids: Collection[str]) -> set[str]:
+        """Wait until all of *ids* are described. Return the missing ones."""
+        missing = _poll(lambda: set(ids) - self.describe(ids).keys(), self.grace)
+        self.sightings |= set(ids) - missing
         return missing
 
-    def linger(self, ids: Iterable[str]) -> set[str]:
-        """Wait until *ids* are described no longer; give those that still are."""
-        end = time.monotonic() + self.grace
-        while staying := set(ids) & self.described().keys():
-            if time.monotonic() > end:
-                break
-            time.sleep(LOOK_AGAIN)
-        return staying
+    def await_gone(self, ids: Iterable[str]) -> set[str]:
+        """Wait until none of *ids* is described. Return the remaining ones."""
+        return _poll(lambda: set(ids) & self.describe().keys(), self.grace)
 
     def destroy(self, id: str) -> None:
-        """Have one destroyed that this run has made; raise `RemoteError` or `Unreachable`."""
-        params: dict[str, object] = {"Instance": id}
-        if self.version >= (0, 6, 0):
-            params["Context"] = {"Reason": "terminate"}
-        self.session.ask("Instance.Destroy", params, Answer)
-        self._destroyed.add(id)
+        """Destroy an instance of this run. Raise `RemoteError` or `Unreachable`."""
+        # Plugins before 0.6 may reject fields that they don't know.
+        context = {"Context": {"Reason": "terminate"}} if self.version >= (0, 6, 0) else {}
+        self.session.call("Instance.Destroy", {"Instance": id, **context}, Reply)
+        self.destroyed_ids.add(id)
 
-    def has_destroyed(self, id: str) -> bool:
-        """Was a Destroy of it answered well?"""
-        return id in self._destroyed
-
-    def not_destroyed(self) -> Sequence[str]:
-        """Give the IDs that this run was given, and that no Destroy was answered for."""
-        return [id for id in self._given if id not in self._destroyed and id not in (self.before or ())]
+    def list_remaining(self) -> Sequence[str]:
+        """Return the IDs that this run got from the plugin and has not destroyed."""
+        return [id for id in self._ids if id not in self.destroyed_ids and id not in (self.existing or ())]
 
     def clean_up(self) -> Sequence[Left]:
-        """Destroy what was made; give what could not be."""
-        if self.before is None:
+        """Destroy this run's instances. Return the remaining ones."""
+        if self.existing is None:
             return []
-        self.session.ask_again()
+        self.session.timeouts.clear()  # the last chance to destroy: worth another wait
         left = self._sweep()
-        if self._unanswered:
-            time.sleep(min(self.grace, 1.0))
-            left = self._sweep()
-        if self._unanswered:
-            tag, value = next(iter(self.plan.mark.items()))
-            reason = f"{self._unanswered} calls of Provision got no good answer; what comes of them has the tag {tag}={value}"
-            left = [*left, Left("", reason)]
-        return left
+        if not self._unanswered:
+            return left
+        # A Provision without a reply may still be at work, so look once more.
+        time.sleep(min(self.grace, 1.0))
+        tag, value = next(iter(self.intent.mark.items()))
+        reason = f"{self._unanswered} calls of Provision got no valid reply; their instances have the tag {tag}={value}"
+        return [*self._sweep(), Left("", reason)]
 
     def _sweep(self) -> Sequence[Left]:
-        problems = {id: self._problem(id) for id in self._mine()}
+        problems: dict[str, str] = {}
+        for id in self._list_mine():
+            try:
+                self.destroy(id)
+                problems[id] = ""
+            except (RemoteError, Unreachable) as error:
+                problems[id] = str(error)
         try:
-            staying = self.linger(problems)
-        except Unknown as unknown:
-            return [
-                Left(id, reason or f"it can't be told whether it is gone: {unknown}") for id, reason in problems.items()
-            ]
-        gone = self.seen - staying
+            remaining = self.await_gone(problems)
+        except CannotTell as reason:
+            return [Left(id, error or f"its end can't be confirmed: {reason}") for id, error in problems.items()]
+        # A failed Destroy is no trouble if the instance was seen, and is gone all the same.
+        gone = self.sightings - remaining
         return [
-            Left(id, reason or "Destroy was answered, but it is still described")
-            for id, reason in problems.items()
-            if id in staying or (reason and id not in gone)
+            Left(id, error or "Destroy succeeded, but the instance is still described")
+            for id, error in problems.items()
+            if id in remaining or (error and id not in gone)
         ]
 
-    def _problem(self, id: str) -> str:
+    def _list_mine(self) -> Sequence[str]:
+        """Return the IDs that this run got, and those in its group, whose replies may be lost. None is an existing one."""
         try:
-            self.destroy(id)
-        except (RemoteError, Unreachable) as error:
-            return str(error)
-        return ""
+            views = self.describe()
+        except CannotTell:
+            views = {}
+        self.sightings |= views.keys()
+        group = [id for id, view in views.items() if view.tags.items() >= self.intent.mark.items()]
+        mine = [*(id for id in self._ids if id in views or id not in self.destroyed_ids), *group]
+        return sorted(set(mine) - (self.existing or set()))
 
-    def _mine(self) -> Sequence[str]:
-        """Give the IDs that this run was given, and those of this run's group; none that was there before."""
+
+def _poll(look: Callable[[], set[str]], seconds: float) -> set[str]:
+    """Return an empty set as soon as *look* does, or its result after *seconds*."""
+    end = time.monotonic() + seconds
+    while (ids := look()) and time.monotonic() <= end:
+        time.sleep(PAUSE)
+    return ids
+
+
+class Check(Struct, frozen=True):
+    """A behavior that InfraKit relies on, since version *since*. *look* returns a text for the report, or raises.
+
+    A check has to get replies to its own calls. It learns everything else from the trial, which raises
+    `CannotTell` for faults that are other checks' business. So each fault fails exactly one check.
+    """
+
+    name: str
+    expected: str
+    look: Callable[[Trial], str]
+    since: tuple[int, ...] = ()
+
+    def run(self, trial: Trial) -> Result:
+        """Return the plugin's result."""
+        return self.conclude(*self._judge(trial))
+
+    def conclude(self, verdict: Verdict, happened: str) -> Result:
+        """Return a result with this verdict."""
+        return Result(self.name, verdict, self.expected, happened)
+
+    def _judge(self, trial: Trial) -> tuple[Verdict, str]:
+        if trial.version < self.since:
+            version = ".".join(map(str, self.since))
+            return Verdict.NOT_APPLICABLE, f"the plugin lists no version from {version} on"
         try:
-            found = self.described()
-        except Unknown:
-            found = {}
-        self.seen |= found.keys()
-        marked = [id for id, each in found.items() if each.tags.items() >= self.plan.mark.items()]
-        mine = [*(id for id in self._given if id in found or id not in self._destroyed), *marked]
-        return sorted(set(mine) - (self.before or set()))
+            return Verdict.HOLDS, self.look(trial)
+        except NotApplicable as reason:
+            return Verdict.NOT_APPLICABLE, str(reason)
+        except CannotTell as reason:
+            return Verdict.UNKNOWN, f"because {reason}"
+        except NotListening as error:
+            # Only the first check that finds the plugin gone fails, and none if an earlier one saw it hang up.
+            blameless, trial.session.has_hung_up = trial.session.has_hung_up, True
+            return Verdict.UNKNOWN if blameless else Verdict.FAILS, str(error)
+        except (DoesNotHold, RemoteError, Unreachable) as fault:
+            return Verdict.FAILS, str(fault)
+
+
+def expect_error(trial: Trial, method: str, params: dict[str, object]) -> str:
+    """Return the plugin's error. Raise `DoesNotHold` if the call succeeds, `CannotTell` if there is no reply."""
+    try:
+        trial.session.call(method, params, Reply)
+    except RemoteError as error:
+        if error.is_unknown_method:  # another fault, and not the error that is expected
+            raise CannotTell(str(error)) from None
+        return f"error: {error}"
+    except Unreachable as error:
+        raise CannotTell(str(error)) from None
+    raise DoesNotHold("the call succeeded")
