@@ -1,7 +1,7 @@
-"""One run of an executable, from its start to its end, whatever it does.
+"""One run of an executable, from start to exit, with limits on its time and output.
 
-Plain threads and pipes: asyncio's wait for a child may also wait for whoever else holds its pipes open, and uvloop's are
-sockets, which a shell can't open as /dev/stdout.
+A run blocks a thread. asyncio's child processes would not do: their `wait` may also wait for other processes
+that hold the pipes open, and uvloop's pipes are sockets, which a shell can't open as /dev/stdout.
 """
 
 import contextlib
@@ -9,16 +9,14 @@ import fcntl
 import os
 import selectors
 import signal
-import struct
 import subprocess
 import sys
 import termios
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-
-from msgspec import Struct
 
 from pyinfrakit.errors import TryAgain
 
@@ -26,33 +24,35 @@ GRACE = 5.0
 """Seconds between SIGTERM and SIGKILL."""
 
 POLL = 0.05
-"""Seconds between looks whether a child has exited, where the system does not tell."""
+"""Seconds between checks for an exit, on systems without pidfds: macOS, and Linux before 5.3."""
 
-PIECE = 65536
-"""Bytes that are read at once: what a pipe holds."""
+CHUNK = 65536
+"""Most bytes of one read: the capacity of a pipe."""
 
 
-class Ended(Struct, frozen=True):
-    """How a run ended: *status* as subprocess gives it, and its *output*."""
-
-    status: int
-    output: bytes
+class ChildTimeout(TryAgain):
+    """The child did not exit in time, and was ended."""
 
 
 class Child:
-    """An executable that runs, in a session of its own, with the descriptor *stdin*. What it says on stderr goes to *say*.
+    """A process in a session of its own, without a terminal.
 
-    It may write *limit* bytes, to either. Raises OSError, or ValueError, where it can't be started.
+    *stdin* is a descriptor, or `subprocess.DEVNULL`; *pass_fds* are further descriptors that the child inherits.
+    *take_output* and *take_error* receive the bytes of stdout and stderr, in chunks, in the thread of `finish`.
+    Each stream is limited to *limit* bytes. Raise OSError or ValueError if the command can't be run.
     """
 
     def __init__(
         self,
         command: Sequence[str],
-        stdin: int,
         environment: Mapping[str, str],
-        folder: Path,
-        say: Callable[[bytes], None],
-        limit: int,
+        folder: Path | None = None,
+        *,
+        take_output: Callable[[bytes], None],
+        take_error: Callable[[bytes], None],
+        stdin: int = subprocess.DEVNULL,
+        pass_fds: Sequence[int] = (),
+        limit: int | None = None,
     ) -> None:
         self._process = subprocess.Popen(
             command,
@@ -61,110 +61,99 @@ class Child:
             stderr=subprocess.PIPE,
             env=environment,
             cwd=folder,
+            pass_fds=pass_fds,
             start_new_session=True,
         )
         self._lock = threading.Lock()
         self._is_over = False
-        self._output = bytearray()
-        self._said = 0
-        self._say = say
         self._limit = limit
+        self._sizes: Counter[int] = Counter()
         self._selector = selectors.PollSelector()
-        self._pidfd = self._watch()
+        for pipe, take in ((self._process.stdout, take_output), (self._process.stderr, take_error)):
+            assert pipe is not None
+            self._selector.register(pipe, selectors.EVENT_READ, take)
+        self._pidfd: int | None = None
+        with contextlib.suppress(AttributeError, OSError):
+            self._pidfd = os.pidfd_open(self._process.pid)
+            self._selector.register(self._pidfd, selectors.EVENT_READ)
 
-    def finish(self, timeout: float) -> Ended:
-        """Wait for its end. It is ended after *timeout* seconds, or too much output: then raise `TryAgain`.
+    def finish(self, timeout: float, *, kill_group: bool = False) -> int:
+        """Return the exit status, as subprocess does: the negative number if it was a signal.
 
-        Its own exit is what counts: what it left behind may live on, and hold its pipes open.
+        Raise `ChildTimeout` if the child runs for longer than *timeout* seconds, or `TryAgain` if it writes too
+        much. Its process group then gets SIGTERM, and SIGKILL after `GRACE`. Only the child's own exit counts:
+        other processes of its group may live on and hold its pipes open.
+
+        With *kill_group* nothing lives on: the group gets SIGKILL at a time-out at once, and also after an exit.
         """
         try:
             problem = self._run(timeout)
-            if problem:
-                self._end()
+            if problem and not kill_group:
+                self._terminate()
+            if problem or kill_group:
+                self.signal(signal.SIGKILL)
         finally:
             self._close()
         if problem:
-            raise TryAgain(f"{problem}; it was ended")
-        return Ended(self._process.returncode, bytes(self._output))
+            raise problem
+        return self._process.returncode
 
     def signal(self, number: int) -> None:
-        """Send a signal to it and to all in its process group."""
+        """Send a signal to the whole process group, from any thread. Do nothing after `finish`."""
+        # The lock keeps `finish` from reaping the child meanwhile: its number could then belong to another process.
         with self._lock:
             if not self._is_over:
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.killpg(self._process.pid, number)
 
-    def _watch(self) -> int | None:
-        """Have the pipes watched, and its end, where the system can do that."""
-        assert self._process.stdout is not None
-        assert self._process.stderr is not None
-        for pipe, take in ((self._process.stdout, self._take_output), (self._process.stderr, self._take_said)):
-            self._selector.register(pipe, selectors.EVENT_READ, take)
-        try:
-            pidfd = os.pidfd_open(self._process.pid)
-        except (AttributeError, OSError):
-            return None
-        self._selector.register(pidfd, selectors.EVENT_READ)
-        return pidfd
-
-    def _take_output(self, data: bytes) -> None:
-        if not self._is_too_much():
-            self._output += data
-
-    def _take_said(self, data: bytes) -> None:
-        self._said += len(data)
-        if not self._is_too_much():
-            self._say(data)
-
-    def _is_too_much(self) -> bool:
-        return max(len(self._output), self._said) > self._limit
-
-    def _run(self, timeout: float) -> str:
-        """Read until it has exited, and all that it has written; give what is wrong where it must not go on."""
+    def _run(self, timeout: float) -> TryAgain | None:
+        """Read until the child has exited. Return an error if it exceeds a limit."""
         deadline = time.monotonic() + timeout
-        while not self._has_exited() and not self._is_too_much():
+        while not self._has_exited() and not self._exceeds_limit:
             left = deadline - time.monotonic()
             if left <= 0:
-                return f"no answer for {timeout:g} s"
+                return ChildTimeout(f"timed out after {timeout:g} s")
             self._read(left)
         self._drain()
-        return f"more than {self._limit} bytes of output" if self._is_too_much() else ""
+        return TryAgain(f"wrote more than {self._limit} bytes") if self._exceeds_limit else None
 
     def _drain(self) -> None:
-        """Read what is in the pipes now that it has exited, and no more: from what it left behind, more may come for ever."""
+        """Read the bytes that are in the pipes now, and no more: the remaining processes may write forever."""
         for key in list(self._selector.get_map().values()):
             if key.data is not None:
-                (left,) = struct.unpack("i", fcntl.ioctl(key.fd, termios.FIONREAD, bytes(4)))
-                while left > 0:
-                    left -= self._take(key, left)
+                size = int.from_bytes(fcntl.ioctl(key.fd, termios.FIONREAD, bytes(4)), sys.byteorder)
+                if size:  # else a read would block
+                    self._take(key, size)
 
-    def _end(self) -> None:
-        """Have it exit, and all in its group; what it still says is read, as that may be what it waits for."""
+    def _terminate(self) -> None:
+        """Send SIGTERM, and wait for the exit. Go on reading: a child that writes to a full pipe can't exit."""
         self.signal(signal.SIGTERM)
         deadline = time.monotonic() + GRACE
         while not self._has_exited() and time.monotonic() < deadline:
             self._read(POLL)
-        self.signal(signal.SIGKILL)
 
     def _read(self, timeout: float) -> None:
-        """Take what comes within *timeout* seconds."""
+        """Wait up to *timeout* seconds for output or the exit, and take the output."""
         for key, _ in self._selector.select(timeout if self._pidfd is not None else min(timeout, POLL)):
             if key.data is not None:
-                self._take(key)
+                self._take(key, CHUNK)
 
-    def _take(self, key: selectors.SelectorKey, most: int = PIECE) -> int:
-        """Take what there is, where there is something; give how many bytes."""
-        data = os.read(key.fd, min(most, PIECE))
-        if data:
-            key.data(data)
-        else:
+    def _take(self, key: selectors.SelectorKey, size: int) -> None:
+        data = os.read(key.fd, size)
+        if not data:
             self._selector.unregister(key.fileobj)
-        return len(data)
+        self._sizes[key.fd] += len(data)
+        if data and not self._exceeds_limit:
+            key.data(data)
+
+    @property
+    def _exceeds_limit(self) -> bool:
+        return self._limit is not None and any(size > self._limit for size in self._sizes.values())
 
     def _has_exited(self) -> bool:
-        """Has it? It is not reaped yet, if possible, so that its group's number is nobody else's."""
-        if sys.platform == "darwin":
+        if sys.platform == "darwin":  # its waitid is missing before Python 3.13
             return self._process.poll() is not None
+        # Without reaping it, so that its process group's number stays reserved until `_close`.
         return os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
     def _close(self) -> None:
@@ -172,9 +161,8 @@ class Child:
             self._is_over = True
         self._process.wait()
         self._selector.close()
-        assert self._process.stdout is not None
-        assert self._process.stderr is not None
-        self._process.stdout.close()
-        self._process.stderr.close()
+        for pipe in (self._process.stdout, self._process.stderr):
+            assert pipe is not None
+            pipe.close()
         if self._pidfd is not None:
             os.close(self._pidfd)

@@ -127,7 +127,7 @@ def test_what_can_not_be_adopted_is_refused(simulated: Daemon) -> None:
     known = simulated.described()
     for handle, options, says in (
         ("nobody", [], "no machine 'nobody'"),
-        ("theirs", [], "belongs to a plugin already"),
+        ("theirs", [], "already belongs to a plugin"),
         ("ours", [], "is machine ours already"),
         ("second", ["--logical-id", "a"], "has logical ID a in no group already"),
     ):

@@ -107,7 +107,7 @@ def test_a_world_that_is_full_says_so(simulated: Daemon) -> None:
     with simulated.world.change() as scene:
         scene.capacity = 1
     simulated.provision()
-    with pytest.raises(RemoteError, match="capacity is 1, and 1 machines are there"):
+    with pytest.raises(RemoteError, match="capacity is 1, and 1 machines exist"):
         simulated.provision()
 
 

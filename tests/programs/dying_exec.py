@@ -1,4 +1,4 @@
-"""A daemon with executables that dies at one step of its work: `python dying_exec.py STEP --name NAME EXECUTABLE`."""
+"""A daemon with executables that kills itself at one step: `python dying_exec.py STEP --name NAME EXECUTABLE`."""
 
 import sys
 import threading
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import dying
 from pyinfrakit.errors import TryAgain
 from pyinfrakit.provider import Machine
-from pyinfrakit.providers.exec import Exec, Executables
+from pyinfrakit.providers.exec import Exec, Options
 from pyinfrakit.record import Record, Spec
 
 
@@ -28,4 +28,4 @@ class DyingExec(Exec):
 
 
 if __name__ == "__main__":
-    dying.main(DyingExec, Executables(command=sys.argv[4], environment="MACHINES"))
+    dying.main(DyingExec, Options(command=sys.argv[4], environment="MACHINES"))

@@ -1,7 +1,8 @@
-"""An executable for the provider exec: machines as files in $MACHINES/made, slow, and it notices when it is not alone.
+"""A slow executable for the provider exec. Its machines are files in $MACHINES/made.
 
-Where another run is at work on the same instance, it says so in $MACHINES/overlaps. `delay` and `destroy_delay` in a machine's
-properties are how many seconds its provision, and its destruction, take; while $MACHINES/hold is there, neither ends.
+If two runs work on the same instance at once, the second one adds a line to $MACHINES/overlaps. The properties
+`delay` and `destroy_delay` are the seconds that a provision and a destruction take. Neither ends while
+$MACHINES/hold exists.
 """
 
 import fcntl
@@ -15,18 +16,18 @@ from typing import Any
 
 ROOT = Path(os.environ["MACHINES"])
 HOLD, LONGEST = ROOT / "hold", 60
-"""Seconds that a hold lasts at most."""
-MADE, WORK, BEGUN, OVERLAPS = ROOT / "made", ROOT / "work", ROOT / "begun", ROOT / "overlaps"
+"""Most seconds that a hold lasts."""
+MADE, WORK, RUNS, OVERLAPS = ROOT / "made", ROOT / "work", ROOT / "runs", ROOT / "overlaps"
 
 
-def note(file: Path, what: str) -> None:
+def note(file: Path, text: str) -> None:
     with file.open("a") as notes:
-        notes.write(f"{what}\n")
+        notes.write(f"{text}\n")
 
 
 def work(verb: str, id: str) -> None:
-    """Be at work on an instance until this process ends."""
-    note(BEGUN, f"{verb} {id}")
+    """Note the work on an instance, and lock the instance until this process ends."""
+    note(RUNS, f"{verb} {id}")
     fd = os.open(WORK / id, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -117,7 +117,7 @@ class Working:
     def _watch(self) -> None:
         while not self._over.wait(0.02):
             machines = self._daemon.world.look().machines.values()
-            self.fewest = min(self.fewest, sum(machine.condition(time.time())[0] for machine in machines))
+            self.fewest = min(self.fewest, sum(not machine.problem(time.time()) for machine in machines))
 
 
 def test_the_life_of_a_group(run: Callable[..., Daemon]) -> None:

@@ -11,7 +11,7 @@ import pytest
 from support.harness import PROGRAMS, ROOT
 
 BUILT = pytest.mark.xdist_group("go")
-"""Has all tests of what must be built done by one worker: it is built once."""
+"""Runs all tests of the Go example in one worker, so that it is built once."""
 
 EXAMPLES = ROOT / "examples" / "exec"
 
@@ -26,7 +26,7 @@ adopt() { exit 64; }
 %s
 $1
 """
-"""An executable that makes nothing; what is put in defines its verbs anew."""
+"""An executable that creates nothing. The text in place of ``%s`` can redefine its verbs."""
 
 
 def shell(path: Path, verbs: str = "") -> Path:
@@ -35,7 +35,7 @@ def shell(path: Path, verbs: str = "") -> Path:
 
 
 def slow_machines(path: Path) -> Path:
-    """Write an executable that is slow, and notices when it is not alone."""
+    """Write an executable that is slow and notices when two runs overlap."""
     program = PROGRAMS / "slow_machines.py"
     return _script(path, f'#!/bin/sh\nexec {sys.executable} -IS {program} "$@"\n')
 
@@ -47,13 +47,13 @@ def _script(path: Path, text: str) -> Path:
 
 
 class Examples:
-    """The examples by language, in a folder that surely is this user's alone; those that need it are built once."""
+    """The examples by language, in a folder that only this user can change. The Go example is built once."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def get(self, language: str) -> Path:
-        """Give the executable. Skips the test where the language is not installed."""
+        """Return the executable. Skip the test if the language is not installed."""
         if shutil.which(language) is None:
             pytest.skip(f"{language} is not installed")
         path = self._folder / f"{language}-machines"

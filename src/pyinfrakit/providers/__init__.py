@@ -1,1 +1,1 @@
-"""The providers that come with pyinfrakit: one a file, each an entry point in the group ``pyinfrakit.providers``."""
+"""The providers that come with pyinfrakit. Each is an entry point in the group ``pyinfrakit.providers``."""

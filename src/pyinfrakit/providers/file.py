@@ -1,4 +1,4 @@
-"""Logical instances, which exist in the state file alone, as in the C demo."""
+"""Logical instances, which exist in the state file only, as in the C demo."""
 
 from collections.abc import Iterable, Sequence
 
@@ -7,7 +7,7 @@ from pyinfrakit.record import Record, Spec
 
 
 class File(Provider):
-    """An instance is there from the moment it is recorded until it is destroyed; it never breaks by itself."""
+    """Instances that exist from their record to their destruction. They never break."""
 
     example = {"note": "anything at all"}
 

@@ -1,28 +1,28 @@
-"""Instances in a world of their own: a JSON file, which outlives the daemon and may be edited behind its back.
+"""Simulated machines in a *world*: a JSON file that outlives the daemon, and that anyone may edit meanwhile.
 
     {"delay": 0, "failure_rate": 0, "capacity": null, "unreachable": false,
      "machines": {"ID": {"functional": true, "reason": "", …}}}
 
-Take a machine out of ``machines`` and it has vanished; set its ``functional`` to false and it is broken, to true and it works
-again; set ``unreachable`` and the world can't be observed. A change that is made while the daemon makes one too may be lost,
-unless it is made through `World`, which locks the file.
+A machine that is removed from ``machines`` has vanished. It is broken while its ``functional`` is false. While
+``unreachable`` is true, observations fail. An edit that coincides with one of the daemon's may be lost, unless
+it is made through `World`, which locks the file.
 """
 
 import asyncio
-import fcntl
 import os
 import random
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta, Struct
 
 from pyinfrakit.disk import Disk
 from pyinfrakit.errors import CannotStart, GiveUp, TryAgain
+from pyinfrakit.locks import acquire
 from pyinfrakit.provider import Machine, Provider
 from pyinfrakit.record import Record, Spec
 from pyinfrakit.schema.decode import NotJSON, WrongShape, decode
@@ -31,40 +31,38 @@ Seconds = Annotated[float, Meta(ge=0)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 
 
-class Behaviour(Struct, forbid_unknown_fields=True):
-    """How a machine behaves; times count from when it works first. What is not given is as the world says, or never."""
+class Properties(Struct, forbid_unknown_fields=True):
+    """The behavior of a machine. Times count from the moment when it first works."""
 
     delay: Annotated[
-        Seconds | None, Meta(description="seconds that its provision takes; else as the world says", examples=[2])
+        Seconds | None, Meta(description="seconds that its provision takes; default: the world's", examples=[2])
     ] = None
     destroy_delay: Annotated[Seconds, Meta(description="seconds that its destruction takes")] = 0
     failure_rate: Annotated[
-        Share | None, Meta(description="how likely its provision fails, half-way; else as the world says")
+        Share | None, Meta(description="probability that its provision fails, halfway; default: the world's")
     ] = None
     breaks_after: Annotated[
-        Seconds | None, Meta(description="seconds until it breaks; else never", examples=[3600])
+        Seconds | None, Meta(description="seconds until it breaks; default: never", examples=[3600])
     ] = None
     heals_after: Annotated[
-        Seconds | None, Meta(description="seconds, once broken, until it works again; else never")
+        Seconds | None, Meta(description="seconds from breaking until it works again; default: never")
     ] = None
-    dies_after: Annotated[Seconds | None, Meta(description="seconds until it vanishes; else never")] = None
+    dies_after: Annotated[Seconds | None, Meta(description="seconds until it vanishes; default: never")] = None
 
 
-class Settings(Struct, forbid_unknown_fields=True):
-    """Where the world is."""
+class Options(Struct, forbid_unknown_fields=True):
+    """The options of the provider."""
 
     world: Annotated[
         str | None,
-        Meta(
-            description="path of the world's file; else NAME.world beside the state file", examples=["/srv/rack1.world"]
-        ),
+        Meta(description="path of the world; default: NAME.world beside the state file", examples=["/srv/rack1.world"]),
     ] = None
 
 
 class SimulatedMachine(Struct, omit_defaults=True):
-    """A machine in the world. *works_at* is when it is up, in seconds since 1970.
+    """A machine in the world. Times are in seconds since 1970; it works from *works_at* on.
 
-    *stuck*: it can't be destroyed. *handle*: what it was called before it was adopted; else it is called by its ID.
+    A *stuck* machine can't be destroyed. *handle* is the name from before its adoption, or None.
     """
 
     mark: str = ""
@@ -80,20 +78,19 @@ class SimulatedMachine(Struct, omit_defaults=True):
     heals_at: float | None = None
     dies_at: float | None = None
 
-    def condition(self, now: float) -> tuple[bool, str]:
-        """Does it work, and if not, why?"""
+    def problem(self, now: float) -> str:
+        """Return why the machine does not work, or an empty string."""
         if not self.functional:
-            return False, self.reason or "broken in the simulator's world"
+            return self.reason or "broken in the simulator's world"
         if now < self.works_at:
-            return False, "starting"
-        healed = self.heals_at is not None and now >= self.heals_at
-        if self.breaks_at is not None and now >= self.breaks_at and not healed:
-            return False, "broke as its properties say"
-        return True, ""
+            return "starting"
+        is_healed = self.heals_at is not None and now >= self.heals_at
+        is_broken = self.breaks_at is not None and now >= self.breaks_at and not is_healed
+        return "broke as its properties say" if is_broken else ""
 
 
 class Scene(Struct):
-    """What the world's file holds. *capacity* is how many machines fit; None: any number."""
+    """The content of the world's file. *capacity* is the number of machines that fit; None means any number."""
 
     delay: Seconds = 0
     failure_rate: Share = 0
@@ -103,20 +100,20 @@ class Scene(Struct):
 
 
 class World:
-    """The file, and the way to change it safely."""
+    """The world's file, and the safe way to change it. All methods raise `TryAgain` if the file can't be used."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def look(self) -> Scene:
-        """Give the world as it is now."""
-        with self._locked():
+        """Return the world as it is now."""
+        with self._lock():
             return self._read()
 
     @contextmanager
     def change(self) -> Iterator[Scene]:
-        """Give the world to be changed; it is written back at the end, unless that is by an exception."""
-        with self._locked():
+        """Yield the world, and write it back at the end, except after an exception."""
+        with self._lock():
             scene = self._read()
             yield scene
             Disk().replace(self.path, [msgspec.json.format(msgspec.json.encode(scene)), b"\n"])
@@ -133,14 +130,13 @@ class World:
         return scene
 
     @contextmanager
-    def _locked(self) -> Iterator[None]:
+    def _lock(self) -> Iterator[None]:
+        # A file of its own, because each change replaces the world's.
+        path = self.path.with_name(f"{self.path.name}.lock")
         try:
-            fd = os.open(self.path.with_name(f"{self.path.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX)
+            with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)) as file:
+                acquire(file.fileno(), wait=True)
                 yield
-            finally:
-                os.close(fd)
         except OSError as error:
             raise TryAgain(f"the simulator's world {self.path}: {error.strerror}") from None
 
@@ -148,43 +144,42 @@ class World:
 class Simulator(Provider):
     """Simulated machines, which can be slow, fail to start, break, heal and vanish."""
 
-    Properties = Behaviour
-    Options = Settings
+    Properties = Properties
+    Options = Options
     batch = 20
-    options: Settings
 
-    def __init__(self, name: str, folder: Path, options: Settings | None = None) -> None:
+    def __init__(self, name: str, folder: Path, options: Any = None) -> None:
         super().__init__(name, folder, options)
         self.world = World(Path(self.options.world or folder / f"{name}.world"))
 
-    async def start(self) -> None:
+    def start(self) -> None:
         try:
             self.world.look()
         except TryAgain as error:
             raise CannotStart(str(error)) from None
 
     async def provision(self, id: str, spec: Spec) -> Machine:
-        properties: Behaviour = self.parse(spec.properties)
-        machine, fails = await asyncio.to_thread(self._make, id, spec, properties)
+        machine, fails = await asyncio.to_thread(self._create, id, spec)
         wait = max(0.0, machine.works_at - time.time())
         if fails:
+            # The machine stays: a provision that fails halfway leaves something for `destroy`.
             await asyncio.sleep(wait / 2)
             raise GiveUp("the simulator's failure rate struck")
         await asyncio.sleep(wait)
         return Machine(id, machine.handle or f"sim-{id}")
 
-    def _make(self, id: str, spec: Spec, properties: Behaviour) -> tuple[SimulatedMachine, bool]:
+    def _create(self, id: str, spec: Spec) -> tuple[SimulatedMachine, bool]:
+        """Return the machine, which may exist from before a crash, and whether its provision fails."""
+        properties: Properties = self.parse(spec.properties)
         with self.world.change() as scene:
             if id in scene.machines:
                 return scene.machines[id], False
             if scene.capacity is not None and len(scene.machines) >= scene.capacity:
-                raise GiveUp(
-                    f"no room: the world's capacity is {scene.capacity}, and {len(scene.machines)} machines are there"
-                )
-            delay = scene.delay if properties.delay is None else properties.delay
+                count = len(scene.machines)
+                raise GiveUp(f"no room: the world's capacity is {scene.capacity}, and {count} machines exist")
             rate = scene.failure_rate if properties.failure_rate is None else properties.failure_rate
-            start = time.time() + delay
-            breaks = None if properties.breaks_after is None else start + properties.breaks_after
+            start = time.time() + (scene.delay if properties.delay is None else properties.delay)
+            breaks = _add(start, properties.breaks_after)
             scene.machines[id] = SimulatedMachine(
                 mark=self.mark,
                 works_at=start,
@@ -192,19 +187,18 @@ class Simulator(Provider):
                 logical_id=spec.logical_id,
                 tags=dict(spec.tags),
                 breaks_at=breaks,
-                heals_at=None if breaks is None or properties.heals_after is None else breaks + properties.heals_after,
-                dies_at=None if properties.dies_after is None else start + properties.dies_after,
+                heals_at=_add(breaks, properties.heals_after),
+                dies_at=_add(start, properties.dies_after),
             )
             return scene.machines[id], random.random() < rate
 
     async def destroy(self, instances: Sequence[Record], reason: str) -> dict[str, TryAgain]:
-        scene = await asyncio.to_thread(self.world.look)
-        there = [instance.id for instance in instances if instance.id in scene.machines]
-        stuck = {id: TryAgain("it is stuck, as the world says") for id in there if scene.machines[id].stuck}
-        gone = [id for id in there if id not in stuck]
-        if gone:
-            await asyncio.sleep(max(scene.machines[id].destroy_delay for id in gone))
-            await asyncio.to_thread(self._remove, gone)
+        machines = (await asyncio.to_thread(self.world.look)).machines
+        ids = [instance.id for instance in instances if instance.id in machines]
+        stuck = {id: TryAgain("it is stuck, as the world says") for id in ids if machines[id].stuck}
+        if left := [id for id in ids if id not in stuck]:
+            await asyncio.sleep(max(machines[id].destroy_delay for id in left))
+            await asyncio.to_thread(self._remove, left)
         return stuck
 
     def _remove(self, ids: Iterable[str]) -> None:
@@ -212,42 +206,36 @@ class Simulator(Provider):
             for id in ids:
                 scene.machines.pop(id, None)
 
-    async def observe(self) -> Iterable[Machine]:
-        scene = await asyncio.to_thread(self.world.look)
+    def observe(self) -> Iterable[Machine]:
+        scene = self.world.look()
         if scene.unreachable:
             raise TryAgain("the simulator's world is unreachable")
-        return [self._seen(id, machine) for id, machine in scene.machines.items() if machine.mark == self.mark]
+        now = time.time()
+        return [
+            Machine(id, each.handle or f"sim-{id}", not problem, problem, tags=each.tags, logical_id=each.logical_id)
+            for id, each in scene.machines.items()
+            if each.mark == self.mark
+            for problem in [each.problem(now)]
+        ]
 
-    def _seen(self, id: str, machine: SimulatedMachine) -> Machine:
-        functional, reason = machine.condition(time.time())
-        return Machine(
-            id, machine.handle or f"sim-{id}", functional, reason, tags=machine.tags, logical_id=machine.logical_id
-        )
-
-    async def adopt(self, id: str, handle: str, spec: Spec) -> Machine:
-        await asyncio.to_thread(self._adopt, id, handle, spec)
-        return Machine(id, handle)
-
-    def _adopt(self, id: str, handle: str, spec: Spec) -> None:
+    def adopt(self, id: str, handle: str, spec: Spec) -> Machine:
         with self.world.change() as scene:
             machine = scene.machines.get(handle)
             if machine is None:
                 raise GiveUp(f"no machine {handle!r} in the simulator's world")
             if machine.mark:
-                raise GiveUp(f"machine {handle!r} belongs to a plugin already, by mark {machine.mark}")
+                raise GiveUp(f"machine {handle!r} already belongs to a plugin, by mark {machine.mark}")
             del scene.machines[handle]
-            machine.mark, machine.handle, machine.tags, machine.logical_id = (
-                self.mark,
-                handle,
-                dict(spec.tags),
-                spec.logical_id,
-            )
+            machine.mark, machine.handle = self.mark, handle
+            machine.tags, machine.logical_id = dict(spec.tags), spec.logical_id
             scene.machines[id] = machine
+        return Machine(id, handle)
 
-    async def label(self, instance: Record, tags: Mapping[str, str]) -> None:
-        await asyncio.to_thread(self._label, instance.id, tags)
-
-    def _label(self, id: str, tags: Mapping[str, str]) -> None:
+    def label(self, instance: Record, tags: Mapping[str, str]) -> None:
         with self.world.change() as scene:
-            if id in scene.machines:
-                scene.machines[id].tags = dict(tags)
+            if instance.id in scene.machines:
+                scene.machines[instance.id].tags = dict(tags)
+
+
+def _add(start: float | None, seconds: float | None) -> float | None:
+    return None if start is None or seconds is None else start + seconds

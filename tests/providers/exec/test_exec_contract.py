@@ -1,4 +1,4 @@
-"""The examples of executables, held to the contract that all providers are."""
+"""The examples of executables keep the contract of all providers."""
 
 import shutil
 from collections.abc import Iterator
@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from pyinfrakit.provider import Provider
-from pyinfrakit.providers.exec import Exec, Executables
+from pyinfrakit.providers.exec import Exec, Options
 from pyinfrakit.testing import ProviderContract
 from support.executables import BUILT, Examples
 
 
 class Example(ProviderContract):
-    """An example, whose machines are files in the test's folder."""
+    """An example whose machines are files in the test's folder."""
 
     language = ""
     interval = 0.2
@@ -25,7 +25,7 @@ class Example(ProviderContract):
         monkeypatch.setenv("MACHINES", str(tmp_path / "machines"))
 
     def provider(self, folder: Path) -> Exec:
-        return Exec("contract", folder, Executables(command=str(self.executable), environment="MACHINES"))
+        return Exec("contract", folder, Options(command=str(self.executable), environment="MACHINES"))
 
 
 class TestShell(Example):
@@ -46,7 +46,7 @@ class TestGo(Example):
 
 @contextmanager
 def _stuck(file: Path) -> Iterator[None]:
-    """Have a folder in place of a file."""
+    """Replace a machine's file by a folder, which its executable can't remove."""
     away = file.with_name(f".{file.name}.away")
     file.rename(away)
     file.mkdir()

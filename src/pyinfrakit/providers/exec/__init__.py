@@ -1,5 +1,6 @@
-"""Executables of the user's, in any language, that read JSON from stdin and write it to stdout. docs/exec.md has the protocol."""
+"""The user's executables, in any language, which read JSON from stdin and write it to stdout. docs/exec.md has the protocol."""
 
-from pyinfrakit.providers.exec.provider import Exec, Executables
+from pyinfrakit.providers.exec.options import Options
+from pyinfrakit.providers.exec.provider import Exec
 
-__all__ = ["Exec", "Executables"]
+__all__ = ["Exec", "Options"]

@@ -1,97 +1,130 @@
-"""Have executables do what a provider is asked, and tell what came of it."""
+"""Runs of executables: each makes a result or an error of a request, and logs the executable's stderr."""
 
 import logging
 import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
 from msgspec import Struct
 
-from pyinfrakit.child import Child, Ended
+from pyinfrakit.child import Child
 from pyinfrakit.errors import GiveUp, InvalidSpec, PyInfrakitError, TryAgain
-from pyinfrakit.providers.exec import wire
-from pyinfrakit.providers.exec.hiding import Hiding, within
-from pyinfrakit.providers.exec.lines import Lines
+from pyinfrakit.logs import escape
+from pyinfrakit.providers.exec.protocol import Request, read_failure, read_result
 from pyinfrakit.providers.exec.requests import Requests
-from pyinfrakit.providers.exec.wire import Request
 from pyinfrakit.schema.decode import NotJSON, WrongShape
+from pyinfrakit.schema.secrets import Redactor
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-ALWAYS = ("PATH", "HOME", "LANG")
-"""Variables of the environment that executables get without having to be named: a clean environment."""
+INHERITED = ("PATH", "HOME", "LANG")
+"""Variables that all executables get. The daemon's environment may hold secrets, so that others must be named."""
 
-LAST_WORDS, KILLED = 0.6, 0.2
-"""Seconds that executables have at a stop to end, and then, killed, to be gone: together less than a provider has."""
+TERM_GRACE, KILL_GRACE = 0.6, 0.2
+"""Seconds for runs to end when the plugin stops, after SIGTERM and after SIGKILL: together less than a provider has."""
+
+LONGEST_LINE = 65536
+"""Bytes of a line on stderr that are read."""
+
+LOGGED_LINES = 200
+"""Lines of one run's stderr that are logged."""
+
+LONGEST_TEXT = 500
+"""Characters of a line or an error that are logged."""
 
 
-class Bounds(Struct, frozen=True):
-    """Seconds that a run may take, and bytes that it may write."""
+class RunLimits(Struct, frozen=True):
+    """Seconds that a run may take, and bytes that it may write to stdout and to stderr."""
 
     timeout: float
     output: int
 
 
+class Redaction:
+    """Makes an executable's text safe to log: a shell's ``set -x`` prints all that it reads.
+
+    The pattern is built at the first use, because most runs print nothing.
+    """
+
+    def __init__(self, secrets: Iterable[str]) -> None:
+        self._secrets = secrets
+
+    def clean(self, text: str) -> str:
+        """Return *text* without secrets, in one line of limited length."""
+        text = escape(self._redactor.redact(text).strip())
+        return text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]}…"
+
+    @cached_property
+    def _redactor(self) -> Redactor:
+        return Redactor(self._secrets)
+
+
+class StderrLog:
+    """Logs the lines of one run's stderr as they come. *last* is the last one, as it was written."""
+
+    def __init__(self, name: str, redaction: Redaction) -> None:
+        self._name = name
+        self._redaction = redaction
+        self._rest = b""
+        self._count = 0
+        self.last = ""
+
+    def feed(self, data: bytes) -> None:
+        *lines, rest = (self._rest + data).split(b"\n")
+        for line in lines:
+            self._add(line)
+        self._rest = rest[:LONGEST_LINE]
+
+    def close(self) -> None:
+        """Log the rest, which lacks a line end."""
+        self._add(self._rest)
+
+    def _add(self, data: bytes) -> None:
+        line = data[:LONGEST_LINE].decode(errors="backslashreplace").strip()
+        if not line:
+            return
+        self.last = line
+        self._count += 1
+        if self._count <= LOGGED_LINES:
+            log.info("%s: %s", self._name, self._redaction.clean(line))
+        elif self._count == LOGGED_LINES + 1:
+            log.info("%s: (further lines are not logged)", self._name)
+
+
 class Runner:
-    """Runs the executables of the plugin *name*, in *folder*."""
+    """Runs the executables of plugin *name*, in *folder*."""
 
     def __init__(self, name: str, folder: Path, requests: Requests) -> None:
         self._name = name
         self._folder = folder
         self._requests = requests
-        self._clean = {name: os.environ[name] for name in ALWAYS if name in os.environ}
         self._lock = threading.Lock()
         self._runs = 0
-        """How many are under way, from before there is a request until after there is none."""
+        """The number of runs under way; each begins before it has a request file, and ends after that is gone."""
         self._children: set[Child] = set()
-        self._stopped = False
+        self._is_stopped = False
 
-    def start(self, mark: str, passed: Mapping[str, str]) -> None:
-        """Get ready; *passed* are variables of the environment that executables get, too."""
+    def start(self, mark: str, variables: Mapping[str, str]) -> None:
+        """Prepare for runs. *variables* are added to the environment, and their values are secret."""
         self._mark = mark
-        self._passed = passed
-        self._stopped = False
-        self._told = Hiding(passed.values())
-
-    def shown(self, text: str) -> str:
-        """Give what an executable tells, as it may be shown."""
-        return self._told.shown(text) if text else text
-
-    def run(self, executable: Path, request: Request, shape: type[T], bounds: Bounds) -> T:
-        """Have *request* answered by a result of this *shape*.
-
-        Raise what the executable's exit status says, `TryAgain` where it does what it must not, or `wire.Unknown`. The errors
-        name it and the verb.
-        """
-        what = f"{executable.name} {request.verb}"
-        secret = self._hiding(request, properties=True)
-        lines = Lines(lambda line: log.info("%s: %s", f"{what} {request.subject}".strip(), secret.shown(line)))
-        try:
-            ended = self._ended(executable, request, bounds, lines)
-            if ended.status:
-                raise wire.failed(request.verb, ended.status, ended.output, secret.shown(lines.last))
-            return wire.read(ended.output, shape)
-        except PyInfrakitError as error:
-            raise _named(error, what, self._hiding(request, properties=False)) from None
-        except (WrongShape, NotJSON) as error:
-            raise TryAgain(f"{what}: {secret.shown(str(error))}") from None
-
-    def _hiding(self, request: Request, *, properties: bool) -> Hiding:
-        """Give what hides secrets. What an executable tells as a problem may have properties in it: it says which are wrong."""
-        return Hiding([*self._passed.values(), *within(request.members, properties=properties)])
+        self._secrets = list(variables.values())
+        self.redaction = Redaction(self._secrets)
+        inherited = {name: os.environ[name] for name in INHERITED if name in os.environ}
+        self._environment = {**inherited, **variables, "INFRAKIT_PLUGIN": self._name, "INFRAKIT_MARK": mark}
+        self._is_stopped = False
 
     def stop(self) -> None:
-        """End all that run, and wait for that; none is started any more."""
+        """End all runs, wait until they are over, and start no more."""
         with self._lock:
-            self._stopped = True
-        for number, seconds in ((signal.SIGTERM, LAST_WORDS), (signal.SIGKILL, KILLED)):
+            self._is_stopped = True
+        for number, seconds in ((signal.SIGTERM, TERM_GRACE), (signal.SIGKILL, KILL_GRACE)):
             with self._lock:
                 children = set(self._children)
             for child in children:
@@ -100,59 +133,71 @@ class Runner:
             while self._runs and time.monotonic() < deadline:
                 time.sleep(0.02)
 
-    def _ended(self, executable: Path, request: Request, bounds: Bounds, lines: Lines) -> Ended:
-        data = request.encoded(self._name, self._mark)
-        with (
-            self._under_way(),
-            self._requests.one(data) as stdin,
-            self._child(executable, request, stdin, lines, bounds.output) as child,
-        ):
-            try:
-                return child.finish(bounds.timeout)
-            finally:
-                lines.end()
+    def run(self, executable: Path, request: Request, shape: type[T], limits: RunLimits) -> T:
+        """Return the result of *request*, of type *shape*.
 
-    @contextmanager
-    def _under_way(self) -> Iterator[None]:
+        Raise the error that the exit status stands for, `UnknownVerb`, or `TryAgain` if the run can't start,
+        exceeds a limit or has a wrong result. Errors name the executable and the verb.
+        """
+        name = f"{executable.name} {request.verb}"
+        redaction = Redaction([*self._secrets, *request.find_secrets(properties=True)])
+        stderr = StderrLog(f"{name} {request.subject}".strip(), redaction)
+        try:
+            status, output = self._execute(executable, request, limits, stderr)
+            if status:
+                raise read_failure(request.verb, status, output, redaction.clean(stderr.last))
+            return read_result(output, shape)
+        except PyInfrakitError as error:
+            # A problem may quote properties, because it says which of them are wrong.
+            raise _add_name(error, name, Redaction([*self._secrets, *request.find_secrets(properties=False)])) from None
+        except (WrongShape, NotJSON) as error:
+            raise TryAgain(f"{name}: {redaction.clean(str(error))}") from None
+
+    def _execute(self, executable: Path, request: Request, limits: RunLimits, stderr: StderrLog) -> tuple[int, bytes]:
+        """Return the exit status and the output of an executable."""
         with self._lock:
-            if self._stopped:
-                raise TryAgain("not run, as the plugin stops")
+            if self._is_stopped:
+                raise TryAgain("not run because the plugin is stopping")
             self._runs += 1
         try:
-            yield
+            with self._requests.open_stdin(request.encode(self._name, self._mark)) as stdin:
+                output = bytearray()
+                child = self._start_child(executable, request, limits.output, stdin, output, stderr)
+                try:
+                    return child.finish(limits.timeout), bytes(output)
+                finally:
+                    stderr.close()
+                    with self._lock:
+                        self._children.discard(child)
         finally:
             with self._lock:
                 self._runs -= 1
 
-    @contextmanager
-    def _child(self, executable: Path, request: Request, stdin: int, lines: Lines, limit: int) -> Iterator[Child]:
-        """Start an executable, and let `stop` know of it while it runs."""
+    def _start_child(
+        self, executable: Path, request: Request, limit: int, stdin: int, output: bytearray, stderr: StderrLog
+    ) -> Child:
         try:
-            command = [str(executable), request.verb]
-            child = Child(command, stdin, self._environment(request), self._folder, lines.feed, limit)
+            child = Child(
+                [str(executable), request.verb],
+                # A shell can't read JSON: it finds the IDs in the environment.
+                {**self._environment, "INFRAKIT_IDS": "\n".join(request.ids)},
+                self._folder,
+                stdin=stdin,
+                take_output=output.extend,
+                take_error=stderr.feed,
+                limit=limit,
+            )
         except (OSError, ValueError) as error:
-            raise TryAgain(f"it can't be run: {getattr(error, 'strerror', None) or error}") from None
+            raise TryAgain(f"can't be run: {getattr(error, 'strerror', None) or error}") from None
         with self._lock:
             self._children.add(child)
-            if self._stopped:
+            if self._is_stopped:  # since `_execute` checked it: `stop` may have missed this child
                 child.signal(signal.SIGKILL)
-        try:
-            yield child
-        finally:
-            with self._lock:
-                self._children.discard(child)
-
-    def _environment(self, request: Request) -> Mapping[str, str]:
-        """Give the environment; what a shell needs of a request is in it, as that can't read JSON."""
-        ours = {"INFRAKIT_PLUGIN": self._name, "INFRAKIT_MARK": self._mark, "INFRAKIT_IDS": "\n".join(request.ids)}
-        return {**self._clean, **self._passed, **ours}
+        return child
 
 
-def _named(error: PyInfrakitError, what: str, hiding: Hiding) -> PyInfrakitError:
-    """Give the error as it is told: an `InvalidSpec` is the caller's to mend, who need not know of executables."""
-    match error:
-        case InvalidSpec():
-            return InvalidSpec(hiding.shown(error.field), hiding.shown(error.problem))
-        case TryAgain():
-            return TryAgain(f"{what}: {hiding.shown(str(error))}", error.after)
-    return GiveUp(f"{what}: {hiding.shown(str(error))}")
+def _add_name(error: PyInfrakitError, name: str, redaction: Redaction) -> PyInfrakitError:
+    if isinstance(error, InvalidSpec):  # the caller fixes it, and need not know of executables
+        return InvalidSpec(redaction.clean(error.field), redaction.clean(error.problem))
+    text = f"{name}: {redaction.clean(str(error))}"
+    return TryAgain(text, error.after) if isinstance(error, TryAgain) else GiveUp(text)
