@@ -18,8 +18,8 @@ from benchmarks.servers.process import ROOT
 from pyinfrakit.providers.process import Process
 from pyinfrakit.providers.process.options import Options as ProcessOptions
 from pyinfrakit.providers.redfish import Redfish
-from pyinfrakit.providers.redfish.inventory import Controller, System
-from pyinfrakit.providers.redfish.inventory import Settings as RedfishOptions
+from pyinfrakit.providers.redfish.options import Controller, System
+from pyinfrakit.providers.redfish.options import Options as RedfishOptions
 from pyinfrakit.schema.secrets import Secret
 
 EMULATOR = (sys.executable, str(ROOT / "examples" / "redfish" / "bmcs.py"))
@@ -76,7 +76,7 @@ def time_rack_observation(provider: Redfish) -> Observation:
     began = time.perf_counter()
     list(provider.observe())
     total = time.perf_counter() - began
-    seconds = provider.polls.took.values()
+    seconds = provider.poller.durations.values()
     return Observation(total, max(seconds), median(seconds))
 
 

@@ -39,7 +39,8 @@ class Child:
 
     *stdin* is a descriptor, or `subprocess.DEVNULL`; *pass_fds* are further descriptors that the child inherits.
     *take_output* and *take_error* receive the bytes of stdout and stderr, in chunks, in the thread of `finish`.
-    Each stream is limited to *limit* bytes. Raise OSError or ValueError if the command can't be run.
+    Each stream is limited to *limit* bytes. Without them, both streams go to the descriptor *output*: if that is a
+    file, a child that outlives this process can go on writing. Raise OSError or ValueError if the command can't be run.
     """
 
     def __init__(
@@ -48,8 +49,9 @@ class Child:
         environment: Mapping[str, str],
         folder: Path | None = None,
         *,
-        take_output: Callable[[bytes], None],
-        take_error: Callable[[bytes], None],
+        take_output: Callable[[bytes], None] | None = None,
+        take_error: Callable[[bytes], None] | None = None,
+        output: int = subprocess.PIPE,
         stdin: int = subprocess.DEVNULL,
         pass_fds: Sequence[int] = (),
         limit: int | None = None,
@@ -57,8 +59,8 @@ class Child:
         self._process = subprocess.Popen(
             command,
             stdin=stdin,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stdout=output,
+            stderr=output,
             env=environment,
             cwd=folder,
             pass_fds=pass_fds,
@@ -70,8 +72,8 @@ class Child:
         self._sizes: Counter[int] = Counter()
         self._selector = selectors.PollSelector()
         for pipe, take in ((self._process.stdout, take_output), (self._process.stderr, take_error)):
-            assert pipe is not None
-            self._selector.register(pipe, selectors.EVENT_READ, take)
+            if pipe is not None:
+                self._selector.register(pipe, selectors.EVENT_READ, take)
         self._pidfd: int | None = None
         with contextlib.suppress(AttributeError, OSError):
             self._pidfd = os.pidfd_open(self._process.pid)
@@ -162,7 +164,7 @@ class Child:
         self._process.wait()
         self._selector.close()
         for pipe in (self._process.stdout, self._process.stderr):
-            assert pipe is not None
-            pipe.close()
+            if pipe is not None:
+                pipe.close()
         if self._pidfd is not None:
             os.close(self._pidfd)

@@ -1,4 +1,4 @@
-"""The page about physical machines is true: its files are written, and its commands typed, against emulated BMCs."""
+"""The page about physical machines: its files and commands, with emulated BMCs."""
 
 import json
 import tomllib
@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from pyinfrakit.providers.redfish.inventory import Media, Wanted
+from pyinfrakit.providers.redfish.options import Media, Properties
 from support.console import Console, blocks
 from support.harness import ROOT
 from support.rack import BMCS, Rack, rack
@@ -20,14 +20,14 @@ EMULATOR = "python bmcs.py --bmcs 2 --systems 3 --port 15001"
 
 @pytest.fixture
 def bmcs() -> Iterator[Rack]:
-    """What the page has run in a terminal of its own."""
+    """The BMCs that the page runs in a terminal of their own."""
     with rack(2, 3) as bmcs:
         yield bmcs
 
 
 @pytest.fixture
 def console(tmp_path: Path, bmcs: Rack) -> Iterator[Console]:
-    """A console beside the example's files, where the page's addresses stand for those of BMCs that really run."""
+    """A console in a folder with the example's files. It translates the page's addresses to those of the BMCs."""
     with Console(tmp_path) as console:
         (console.folder / "health.py").symlink_to(BMCS.with_name("health.py"))
         console.ids |= {f"http://127.0.0.1:1500{number}": address for number, address in enumerate(bmcs.addresses, 1)}
@@ -35,7 +35,7 @@ def console(tmp_path: Path, bmcs: Rack) -> Iterator[Console]:
 
 
 def test_the_page_is_true(console: Console) -> None:
-    """From the box to a group that heals itself: each command prints what the page says."""
+    """Each command on the page prints the output on the page."""
     for block in BLOCKS:
         if block.file:
             (console.folder / block.file).write_text(console.real(block.text))
@@ -45,20 +45,20 @@ def test_the_page_is_true(console: Console) -> None:
     console.stop()
 
 
-def test_the_emulator_says_what_the_page_says(console: Console) -> None:
-    """It is started as the page says, but on other ports, and prints its addresses."""
+def test_the_emulator_prints_its_addresses(console: Console) -> None:
+    """The emulator prints its addresses in the form on the page, though with other ports."""
     ((_, printed),) = [typed for block in BLOCKS for typed in block.commands if typed[0] == EMULATOR]
     assert list(console.ids) == json.loads(printed)
 
 
-def test_the_group_asks_for_what_the_provider_takes() -> None:
-    """The properties in the page's group are right."""
+def test_the_properties_of_the_group_are_valid() -> None:
+    """The provider accepts the properties of the group on the page."""
     (group,) = [json.loads(block.text) for block in BLOCKS if block.file == "group.json"]
-    msgspec.convert(group["Properties"]["Instance"]["Properties"], Wanted)
+    msgspec.convert(group["Properties"]["Instance"]["Properties"], Properties)
 
 
-def test_the_options_that_are_shown_alone_are_options() -> None:
-    """They are of the type that the provider takes."""
+def test_the_excerpts_of_options_are_valid() -> None:
+    """The provider accepts the options in the page's excerpts."""
     media, cleaning = [
         tomllib.loads(block.text)["options"] for block in BLOCKS if block.language == "toml" and not block.file
     ]

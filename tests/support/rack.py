@@ -13,7 +13,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from pyinfrakit.providers.redfish import Redfish
-from pyinfrakit.providers.redfish.inventory import Controller, Settings, System
+from pyinfrakit.providers.redfish.options import Controller, Options, System
 from pyinfrakit.schema.secrets import Secret
 from support.harness import ROOT
 
@@ -22,7 +22,7 @@ USER, PASSWORD = "admin", "calvin"
 TRUST = ssl.create_default_context(cafile=ROOT / "tests" / "tls" / "certificate.pem")
 FAULTS = ("401", "404", "412", "500", "garbage", "list", "half", "drop", "hang")
 
-QUICK = Settings(
+QUICK = Options(
     bmcs=[],
     username=Secret(USER),
     password=Secret(PASSWORD),
@@ -35,15 +35,15 @@ QUICK = Settings(
 
 
 class Rack:
-    """BMCs with so many systems each. Machine ``b0n1`` is system node-1 of the first."""
+    """BMCs with *systems* systems each. Machine ``b0n1`` is system node-1 of the first BMC."""
 
     def __init__(self, addresses: list[str], systems: int, process: "subprocess.Popen[bytes]") -> None:
         self.addresses = addresses
         self.systems = systems
         self.process = process
 
-    def settings(self, **changes: Any) -> Settings:
-        """Give the inventory. Machines of the first BMC are large, others are small."""
+    def settings(self, **changes: Any) -> Options:
+        """Return the inventory. Machines of the first BMC are large, others are small."""
         bmcs = [Controller(address, self._machines(number)) for number, address in enumerate(self.addresses)]
         return replace(QUICK, **{"bmcs": bmcs, **changes})
 
@@ -54,7 +54,7 @@ class Rack:
         ]
 
     def toml(self, **changes: Any) -> str:
-        """Give the same as a configuration file; credentials are in the environment."""
+        """Return the inventory as a configuration file; credentials are in the environment."""
         options = {"timeout": 20, "longest_pause": 0.2, "power_timeout": 5, "graceful_timeout": 5, **changes}
         lines = [
             'provider = "redfish"',
@@ -80,7 +80,7 @@ class Rack:
             _post(f"{address}/-/reset", None)
 
     def fault(self, kind: str, bmc: int = 0, path: str = "", method: str = "", times: int | None = None) -> None:
-        """Have requests to a BMC fail, from now on."""
+        """Make requests to a BMC fail from now on."""
         fault = {"kind": kind, "path": path, "method": method, "times": times}
         _post(f"{self.addresses[bmc]}/-/fault", [fault])
 
@@ -88,13 +88,13 @@ class Rack:
         _post(f"{self.addresses[bmc]}/-/fault", [])
 
     def say(self, machine: str, **said: Any) -> None:
-        """Change what a system says of itself."""
-        bmc, node = self._where(machine)
+        """Change the report of a system on itself."""
+        bmc, node = self._locate(machine)
         _post(f"{self.addresses[bmc]}/-/system/{node}", said)
 
     def power(self, machine: str, state: str) -> None:
-        """Change a machine's power behind everybody's back."""
-        bmc, node = self._where(machine)
+        """Change a machine's power without a Redfish request."""
+        bmc, node = self._locate(machine)
         _post(f"{self.addresses[bmc]}/-/power/{node}", state)
 
     def sick(self, machine: str) -> None:
@@ -107,11 +107,11 @@ class Rack:
         _post(f"{self.addresses[bmc]}/-/etags", False)
 
     def state(self, bmc: int = 0) -> dict[str, Any]:
-        found: dict[str, Any] = _post(f"{self.addresses[bmc]}/-/state", None)
-        return found
+        state: dict[str, Any] = _post(f"{self.addresses[bmc]}/-/state", None)
+        return state
 
     def tags(self) -> dict[str, str]:
-        """Give all asset tags that are not empty, by machine."""
+        """Return all asset tags that are not empty, by machine."""
         found = {}
         for number in range(len(self.addresses)):
             for node, said in self.state(number)["said"].items():
@@ -120,37 +120,37 @@ class Rack:
         return found
 
     def system(self, machine: str) -> dict[str, Any]:
-        """Give what the emulator keeps of a system."""
-        bmc, node = self._where(machine)
+        """Return the emulator's data about a system."""
+        bmc, node = self._locate(machine)
         system: dict[str, Any] = self.state(bmc)["systems"][node]
         return system
 
     @staticmethod
-    def _where(machine: str) -> tuple[int, str]:
+    def _locate(machine: str) -> tuple[int, str]:
         bmc, _, node = machine.removeprefix("b").partition("n")
         return int(bmc), f"node-{node}"
 
 
 @contextmanager
 def rack(bmcs: int, systems: int, *flags: str) -> Iterator[Rack]:
-    """Start BMCs, and end them."""
+    """Run BMCs in the background."""
     command = [sys.executable, str(BMCS), "--bmcs", str(bmcs), "--systems", str(systems), *flags]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         try:
             assert process.stdout is not None
-            made = Rack(json.loads(process.stdout.readline()), systems, process)
-            made.tags()  # each has to answer first
-            yield made
+            rack_ = Rack(json.loads(process.stdout.readline()), systems, process)
+            rack_.tags()  # each has to answer first
+            yield rack_
         finally:
             process.terminate()
 
 
-def provider(folder: Path, settings: Settings, mark: str = "mine", name: str = "rack1") -> Redfish:
-    """Give a provider that is started."""
-    made = Redfish(name, folder, settings)
-    made.mark = mark
-    made.start()
-    return made
+def provider(folder: Path, settings: Options, mark: str = "mine", name: str = "rack1") -> Redfish:
+    """Return a running provider."""
+    redfish = Redfish(name, folder, settings)
+    redfish.mark = mark
+    redfish.start()
+    return redfish
 
 
 def _post(address: str, content: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The contract that all providers are held to, for physical machines behind emulated BMCs."""
+"""The contract of all providers, for physical machines behind emulated BMCs."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -15,14 +15,14 @@ from support.rack import Rack, rack
 
 @pytest.fixture(scope="class")
 def bmcs(request: pytest.FixtureRequest) -> Iterator[None]:
-    """A rack for all tests of a class."""
+    """One rack for all tests of a class."""
     with rack(3, 8) as request.cls.rack:
         yield
 
 
 @pytest.mark.usefixtures("bmcs")
 class TestRedfish(ProviderContract):
-    """Its machines are behind BMCs, which are as new for each test."""
+    """The contract with machines behind BMCs, which are in their initial state for each test."""
 
     rack: Rack
     folder: Path | None = None

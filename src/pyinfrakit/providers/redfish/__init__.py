@@ -1,7 +1,7 @@
-"""Physical machines, by the Redfish service of their BMCs."""
+"""Physical machines, managed through the Redfish services of their BMCs."""
 
 try:
-    import pycdlib  # noqa: F401 - asked for here, so that their absence is told in one line
+    import pycdlib  # noqa: F401 - imported here, so that a missing package is reported in one line
     import sushy  # noqa: F401
 except ImportError as error:
     raise ImportError(f"provider redfish needs {error.name}: pip install 'pyinfrakit[redfish]'") from None

@@ -1,8 +1,8 @@
-"""Which machine is whose: written on the machine, as its asset tag, and remembered in a file.
+"""Claims: which machine belongs to which instance. They are in asset tags on the machines, and in a file.
 
-The asset tag says it to all who share the pool. It has no room for more than the mark and the ID, and what the operator had put
-there is kept in the file, to be written back, with what the machine booted from. The file also says which machine an ID was
-about to be given when a crash came: it is written first.
+The asset tag tells everybody who shares the pool. It has room for the mark and the instance ID only. The file
+keeps the rest: the operator's own tag and the previous boot source, which a release restores. A claim is written to
+the file before the tag, so that after a crash the file names every machine that may have been claimed.
 """
 
 import re
@@ -12,19 +12,19 @@ from pathlib import Path
 
 import msgspec
 from msgspec import Struct
-from msgspec.structs import replace
 
 from pyinfrakit.disk import Disk
 from pyinfrakit.errors import CannotStart, TryAgain
 from pyinfrakit.schema.decode import NotJSON, WrongShape, decode
 
-PREFIX = "infrakit"
 CLEANING = "cleaning"
-TAG = re.compile(rf"{PREFIX}:(?P<mark>[!-9;-~]+):(?P<id>[A-Za-z0-9-]+)(:(?P<phase>[a-z]+))?")
+"""The phase of an owner whose machine is being cleaned."""
+
+TAG = re.compile(r"infrakit:(?P<mark>[!-9;-~]+):(?P<id>[A-Za-z0-9-]+)(:(?P<phase>[a-z]+))?")
 
 
 class Owner(Struct, frozen=True):
-    """Whose a machine is, as its asset tag says."""
+    """The owner of a machine, from its asset tag."""
 
     mark: str
     id: str
@@ -32,19 +32,19 @@ class Owner(Struct, frozen=True):
 
     @property
     def tag(self) -> str:
-        return ":".join([PREFIX, self.mark, self.id, *([self.phase] if self.phase else [])])
+        return ":".join(["infrakit", self.mark, self.id, *([self.phase] if self.phase else [])])
 
 
-def owner(tag: str) -> Owner | None:
-    """Read an asset tag; None where it says nothing of that kind."""
-    found = TAG.fullmatch(tag)
-    return None if found is None else Owner(found["mark"], found["id"], found["phase"] or "")
+def parse_tag(tag: str) -> Owner | None:
+    """Return the owner in an asset tag; None if it is not a claim."""
+    match = TAG.fullmatch(tag)
+    return None if match is None else Owner(match["mark"], match["id"], match["phase"] or "")
 
 
 class Claim(Struct, frozen=True, omit_defaults=True):
-    """A machine that is an instance's. *tag*, *boot* and *boot_enabled* are as they were before.
+    """A machine that belongs to an instance. *tag*, *boot* and *boot_enabled* are its settings before the claim.
 
-    *image* has its `Init`; *cycled* is when it was power-cycled last, in seconds since 1970.
+    *image* is the image with its `Init`. *cycled* is the time of its last power cycle, in seconds since 1970.
     """
 
     machine: str
@@ -57,60 +57,52 @@ class Claim(Struct, frozen=True, omit_defaults=True):
 
 
 class Claims:
-    """The claims of a plugin, by instance ID, in a file. Those with another mark are kept, and not shown."""
+    """The file of claims, by instance ID. Claims with another mark stay in the file, but no method returns them.
+
+    Every change is on the disk when its method returns. If that fails, the methods raise `TryAgain`.
+    """
 
     def __init__(self, path: Path, mark: str) -> None:
+        """Read the file. Raise `CannotStart` if that is impossible: damage must not pass for an empty file."""
         self._path = path
         self._mark = mark
         self._lock = threading.Lock()
-        self._all = _read(path)
+        # Readers need no lock: a write replaces this dictionary, and never changes it.
+        self._claims: dict[str, Claim] = {}
+        try:
+            self._claims = decode(path.read_bytes(), dict[str, Claim])
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise CannotStart(f"claims file {path}: {error.strerror}") from None
+        except (NotJSON, WrongShape) as error:
+            advice = "repair it, or remove it: the machines' asset tags hold most of it"
+            raise CannotStart(f"claims file {path}: {error}; {advice}") from None
 
-    def of(self, id: str) -> Claim | None:
-        """Give the claim of an instance."""
-        with self._lock:
-            found = self._all.get(id)
-            return found if found is not None and found.mark == self._mark else None
+    def find(self, id: str) -> Claim | None:
+        """Return the claim of an instance, or None."""
+        claim = self._claims.get(id)
+        return claim if claim is not None and claim.mark == self._mark else None
 
-    def mine(self) -> Mapping[str, Claim]:
-        """Give all with this plugin's mark."""
-        with self._lock:
-            return {id: claim for id, claim in self._all.items() if claim.mark == self._mark}
+    def list_own(self) -> Mapping[str, Claim]:
+        """Return all claims with this plugin's mark."""
+        return {id: claim for id, claim in self._claims.items() if claim.mark == self._mark}
 
-    def put(self, id: str, claim: Claim) -> None:
-        """Keep a claim; returns once that is on the disk."""
+    def save(self, id: str, claim: Claim) -> None:
+        """Add or replace a claim."""
         with self._lock:
-            self._write({**self._all, id: claim})
+            self._write({**self._claims, id: claim})
 
-    def note(self, id: str, **changes: object) -> None:
-        """Change what is kept of a claim, where there still is one."""
+    def remove(self, id: str) -> None:
+        """Remove a claim, if it exists."""
         with self._lock:
-            if id in self._all:
-                self._write({**self._all, id: replace(self._all[id], **changes)})
-
-    def drop(self, id: str) -> None:
-        """Forget a claim."""
-        with self._lock:
-            if id in self._all:
-                self._write({each: claim for each, claim in self._all.items() if each != id})
+            if id in self._claims:
+                self._write({each: claim for each, claim in self._claims.items() if each != id})
 
     def _write(self, claims: dict[str, Claim]) -> None:
         try:
             Disk().replace(self._path, [msgspec.json.format(msgspec.json.encode(claims)), b"\n"])
         except OSError as error:
-            raise TryAgain(
-                f"claims file {self._path} can't be written: {error.strerror}; make room, and no machine is lost"
-            ) from None
-        self._all = claims
-
-
-def _read(path: Path) -> dict[str, Claim]:
-    try:
-        return decode(path.read_bytes(), dict[str, Claim])
-    except FileNotFoundError:
-        return {}
-    except OSError as error:
-        raise CannotStart(f"claims file {path}: {error.strerror}") from None
-    except (NotJSON, WrongShape) as error:
-        raise CannotStart(
-            f"claims file {path}: {error}; where it can't be mended, remove it: the machines' asset tags say the most of it"
-        ) from None
+            advice = "free some disk space; no machine is lost"
+            raise TryAgain(f"claims file {self._path} can't be written: {error.strerror}; {advice}") from None
+        self._claims = claims

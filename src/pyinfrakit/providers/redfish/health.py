@@ -1,104 +1,95 @@
-"""What is said of an instance's machine: that it works, that it does not and why, or that this can't be told now."""
+"""The health of an instance's machine: it works, it does not and why, or its health is unknown now."""
 
 import time
 from collections.abc import Container
 from typing import Any
 
+from msgspec.structs import replace
+
 from pyinfrakit.errors import TryAgain
 from pyinfrakit.provider import Machine
 from pyinfrakit.providers.redfish.claims import CLEANING, Claim, Claims
-from pyinfrakit.providers.redfish.inventory import Settings
-from pyinfrakit.providers.redfish.pool import CRITICAL, Place
+from pyinfrakit.providers.redfish.options import Options
+from pyinfrakit.providers.redfish.pool import CRITICAL, RackMachine
 
-STEADY = 600.0
-"""Seconds after a power cycle during which another failure is the same one."""
+SAME_FAILURE = 600.0
+"""Seconds after a power cycle. A failure within this time counts as the same one, and causes no second power cycle."""
 
 
 class Health:
-    """Judges machines by how they were last seen."""
+    """Judges machines by their last status, and power-cycles them once if the operator has chosen that."""
 
-    def __init__(self, settings: Settings, claims: Claims, mark: str) -> None:
-        self._settings = settings
+    def __init__(self, options: Options, claims: Claims, mark: str) -> None:
+        self._options = options
         self._claims = claims
         self._mark = mark
-        self._started = time.monotonic()
+        self._start = time.monotonic()
 
-    def judged(self, id: str, claim: Claim, place: Place | None, ready: Container[str]) -> Machine | None:
-        """Say how an instance's machine is; None where it is not the instance's any more. Those not *ready* are left alone."""
-        if place is None:
-            problem = f"machine {claim.machine} is not in the inventory any more: put it back, or destroy this instance"
-            return Machine(id, claim.machine, functional=False, reason=problem)
-        if place.trouble or place.sight is None:
-            return self._unseen(id, place)
-        owner = place.owner
-        if owner is None:
+    def judge(self, id: str, claim: Claim, machine: RackMachine | None, ready: Container[str]) -> Machine | None:
+        """Return an instance's machine; None if it belongs to no instance now. Only *ready* ones are power-cycled."""
+        if machine is None:
+            reason = f"machine {claim.machine} is not in the inventory: restore it there, or destroy this instance"
+            return Machine(id, claim.machine, functional=False, reason=reason)
+        if machine.trouble or machine.status is None:
+            return self._judge_unreachable(id, machine)
+        if (owner := machine.owner) is None:
             return None
         if (owner.mark, owner.id) != (self._mark, id):
-            whose = f"its asset tag says that it is {owner.id}, of the plugin with mark {owner.mark}"
-            return _broken(
-                id, place, f"claimed twice: {whose}; destroy this instance, which leaves the machine to that one"
-            )
-        if owner.phase == CLEANING:
-            return _broken(id, place, "being cleaned")
-        if place.machine.aside:
-            return _broken(id, place, place.machine.aside)
-        problem = _problem(place)
-        return self._failing(id, claim, place, problem, ready) if problem else _machine(id, place)
+            problem = f"claimed twice: its asset tag names {owner.id} of the plugin with mark {owner.mark}"
+            return _report_failure(id, machine, f"{problem}; destroy this instance, which does not touch the machine")
+        if reason := "being cleaned" if owner.phase == CLEANING else machine.entry.aside:
+            return _report_failure(id, machine, reason)
+        if machine.status.health == CRITICAL:
+            return self._judge_failure(id, claim, machine, "its health is Critical: see its BMC's log", ready)
+        if not machine.status.is_on:
+            return self._judge_failure(id, claim, machine, "it is off, but should be on", ready)
+        return Machine(id, machine.name, properties=describe(machine))
 
-    def _unseen(self, id: str, place: Place) -> Machine:
-        """Not known is not broken, until it was not known for too long."""
-        limit = self._settings.unreachable_after
-        if time.monotonic() - max(place.seen_at, self._started) < limit:
-            return Machine(id, place.machine.name, unknown=True)
-        return _broken(id, place, f"not seen for more than {limit:g} s: {place.trouble or 'not looked at'}")
+    def _judge_unreachable(self, id: str, machine: RackMachine) -> Machine:
+        limit = self._options.unreachable_after
+        # The time before this start does not count: nobody has tried to reach the machine.
+        if time.monotonic() - max(machine.read_at, self._start) < limit:
+            return Machine(id, machine.name, unknown=True)
+        trouble = machine.trouble or "no poll has reached it"
+        return _report_failure(id, machine, f"no status for more than {limit:g} s: {trouble}")
 
-    def _failing(self, id: str, claim: Claim, place: Place, problem: str, ready: Container[str]) -> Machine:
-        """Give it up; before that, where this is asked for, power-cycle it once, and wait for what comes of it."""
-        if not self._settings.power_cycle or id not in ready:
-            return _broken(id, place, problem)
+    def _judge_failure(
+        self, id: str, claim: Claim, machine: RackMachine, problem: str, ready: Container[str]
+    ) -> Machine:
+        if not self._options.power_cycle or id not in ready:
+            return _report_failure(id, machine, problem)
+        # On the wall clock, because it has to survive a restart of the plugin.
         age = time.time() - claim.cycled
-        if age < self._settings.power_timeout:
-            return Machine(id, place.machine.name, unknown=True)
-        if age < max(STEADY, 2 * self._settings.power_timeout):
-            return _broken(id, place, f"{problem}, also after a power cycle")
-        if not place.busy.acquire(blocking=False):
-            return Machine(id, place.machine.name, unknown=True)
-        try:
-            return self._cycle(id, place, problem, ready)
-        finally:
-            place.busy.release()
+        if age < self._options.power_timeout:
+            return Machine(id, machine.name, unknown=True)
+        if age < max(SAME_FAILURE, 2 * self._options.power_timeout):
+            return _report_failure(id, machine, f"{problem}, also after a power cycle")
+        # Unless it is being set up or released: that may explain the failure.
+        if machine.work_lock.acquire(blocking=False):
+            try:
+                return self._cycle(id, machine, problem, ready)
+            finally:
+                machine.work_lock.release()
+        return Machine(id, machine.name, unknown=True)
 
-    def _cycle(self, id: str, place: Place, problem: str, ready: Container[str]) -> Machine:
-        """Note it first: a crash in between must not have it done twice."""
-        if self._claims.of(id) is None or id not in ready:  # it was freed, or set aside, meanwhile
-            return Machine(id, place.machine.name, unknown=True)
-        self._claims.note(id, cycled=time.time())
-        try:
-            place.bmc.reset(place.machine, "ForceRestart" if place.sight and place.sight.is_on else "On")
-        except TryAgain as error:
-            return _broken(id, place, f"{problem}, and it can't be power-cycled: {error}")
-        return Machine(id, place.machine.name, unknown=True)
-
-
-def live(place: Place) -> dict[str, Any]:
-    """Give what is known of a machine now."""
-    sight = place.sight
-    known = {} if sight is None else {
-        "power": sight.power, "health": sight.health, "model": sight.model, "serial": sight.serial, "boot": sight.boot,
-    }  # fmt: skip
-    return {"machine": place.machine.name, "bmc": place.bmc.address, **known, "tags": place.machine.tags}
+    def _cycle(self, id: str, machine: RackMachine, problem: str, ready: Container[str]) -> Machine:
+        # It may have been released or set aside since.
+        if (claim := self._claims.find(id)) is not None and id in ready:
+            # Recorded first, because a crash in between must not lead to a second power cycle.
+            self._claims.save(id, replace(claim, cycled=time.time()))
+            try:
+                machine.bmc.reset(machine.entry, "ForceRestart" if machine.status and machine.status.is_on else "On")
+            except TryAgain as error:
+                return _report_failure(id, machine, f"{problem}, and the power cycle failed: {error}")
+        return Machine(id, machine.name, unknown=True)
 
 
-def _problem(place: Place) -> str:
-    assert place.sight is not None
-    if place.sight.health == CRITICAL:
-        return "its health is Critical: its BMC's log says more"
-    return "" if place.sight.is_on else "it is powered off, and should not be"
+def describe(machine: RackMachine) -> dict[str, Any]:
+    """Return the live properties of a machine."""
+    fields = ("power", "health", "model", "serial", "boot")
+    report = {field: getattr(machine.status, field) for field in fields if machine.status is not None}
+    return {"machine": machine.name, "bmc": machine.bmc.address, **report, "tags": machine.entry.tags}
 
 
-def _machine(id: str, place: Place) -> Machine:
-    return Machine(id, place.machine.name, properties=live(place))
-
-
-def _broken(id: str, place: Place, reason: str) -> Machine:
-    return Machine(id, place.machine.name, functional=False, reason=reason, properties=live(place))
+def _report_failure(id: str, machine: RackMachine, reason: str) -> Machine:
+    return Machine(id, machine.name, functional=False, reason=reason, properties=describe(machine))

@@ -1,145 +1,179 @@
-"""The machines of the pool: how each was last seen, and which one a spec gets."""
+"""The machines of the pool: the last status of each, the polls that renew it, and the choice for a spec."""
 
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 
 from msgspec import Struct, field
 
-from pyinfrakit.errors import CannotStart, GiveUp
-from pyinfrakit.providers.redfish import claims
-from pyinfrakit.providers.redfish.bmc import Bmc, Sight
-from pyinfrakit.providers.redfish.inventory import Settings, System, Wanted
+from pyinfrakit.errors import GiveUp, TryAgain
+from pyinfrakit.providers.redfish.bmc import Bmc, BmcUnavailable, SystemStatus
+from pyinfrakit.providers.redfish.claims import Owner, parse_tag
+from pyinfrakit.providers.redfish.options import Options, Properties, System
 
 CRITICAL = "Critical"
 
 
-class Place(Struct, eq=False):
-    """A machine of the pool. *seen_at* is when it was last looked at with success, *trouble* why not since then."""
+class Unavailability(Struct, frozen=True):
+    """Why a machine is unavailable: a *category*, by which errors count machines, and the *reason* for people."""
 
-    machine: System
+    category: str
+    reason: str
+
+
+class RackMachine(Struct, eq=False):
+    """A machine of the pool. *status* is from *read_at*, a monotonic time; *trouble* is why later reads failed."""
+
+    entry: System
     bmc: Bmc
-    sight: Sight | None = None
-    seen_at: float = 0.0
+    status: SystemStatus | None = None
+    read_at: float = 0.0
     trouble: str = ""
-    doubted_until: float = 0.0
     doubt: str = ""
-    busy: threading.Lock = field(default_factory=threading.Lock)
-    """Held by whoever sets it up, frees it, or power-cycles it."""
-
-    def look(self) -> Sight:
-        """Look at it now, and remember."""
-        sight = self.bmc.look(self.machine)
-        self.sight, self.seen_at, self.trouble = sight, time.monotonic(), ""
-        return sight
-
-    def doubted(self, why: str, seconds: float) -> None:
-        """Leave it alone for a while: it would be chosen again at once."""
-        self.doubt, self.doubted_until = why, time.monotonic() + seconds
+    doubt_end: float = 0.0
+    claim_lock: threading.Lock = field(default_factory=threading.Lock)
+    """Held while the machine is being claimed."""
+    work_lock: threading.Lock = field(default_factory=threading.Lock)
+    """Held while the machine is set up, released or power-cycled."""
 
     @property
-    def owner(self) -> claims.Owner | None:
-        return None if self.sight is None else claims.owner(self.sight.tag)
+    def name(self) -> str:
+        return self.entry.name
 
+    @property
+    def title(self) -> str:
+        """The start of each message about the machine."""
+        return f"machine {self.name}: BMC {self.bmc.address}"
 
-class Taken(Struct, frozen=True):
-    """Why a machine is not free: in what way, for a count, and in words."""
+    @property
+    def owner(self) -> Owner | None:
+        return None if self.status is None else parse_tag(self.status.tag)
 
-    kind: str
-    why: str
+    def is_owned_by(self, mark: str, id: str) -> bool:
+        """Return whether the asset tag, when last read, named this instance."""
+        return (owner := self.owner) is not None and (owner.mark, owner.id) == (mark, id)
 
+    def read_status(self) -> SystemStatus:
+        """Return the present status, and remember it."""
+        status = self.bmc.read_status(self.entry)
+        self.status, self.read_at, self.trouble = status, time.monotonic(), ""
+        return status
 
-def why_taken(place: Place) -> Taken | None:
-    """Say why a machine is not free, as it was last seen; None where it is."""
-    machine, sight, owner = place.machine, place.sight, place.owner
-    if machine.aside:
-        return Taken("set aside", machine.aside)
-    if owner is not None:
-        phase = f" ({owner.phase})" if owner.phase else ""
-        return Taken("in use", f"in use by {owner.id} of the plugin with mark {owner.mark}{phase}")
-    if time.monotonic() < place.doubted_until:
-        return Taken("unhealthy", place.doubt)
-    if place.trouble or sight is None:
-        return Taken("unreachable", place.trouble or "not looked at yet")
-    if sight.health == CRITICAL:
-        return Taken("unhealthy", "its health is Critical")
-    if sight.is_on:
-        return Taken(
-            "running", f"its power is {sight.power or 'unknown'}, though nobody claims it: power it off, or adopt it"
-        )
-    return None
+    def avoid(self, reason: str, seconds: float) -> None:
+        """Make the machine unavailable for a while. It would otherwise be the next one to be chosen again."""
+        self.doubt, self.doubt_end = reason, time.monotonic() + seconds
+
+    def find_unavailability(self) -> Unavailability | None:
+        """Return why the machine is unavailable according to its last status; None if it is free."""
+        status, owner = self.status, self.owner
+        if self.entry.aside:
+            return Unavailability("set aside", self.entry.aside)
+        if owner is not None:
+            phase = f" ({owner.phase})" if owner.phase else ""
+            return Unavailability("in use", f"in use by {owner.id} of the plugin with mark {owner.mark}{phase}")
+        if time.monotonic() < self.doubt_end:
+            return Unavailability("unhealthy", self.doubt)
+        if self.trouble or status is None:
+            return Unavailability("unreachable", self.trouble or "its status is not known yet")
+        if status.health == CRITICAL:
+            return Unavailability("unhealthy", "its health is Critical")
+        if status.is_on:
+            # Somebody may be working on it.
+            reason = f"its power is {status.power or 'unknown'}, but no plugin claims it: power it off, or adopt it"
+            return Unavailability("running", reason)
+        return None
 
 
 class Pool:
-    """All machines, by name, and which of them somebody is about to claim."""
+    """All machines by name, and by their BMCs."""
 
-    def __init__(self, settings: Settings) -> None:
-        self.bmcs = {bmc.address: Bmc(bmc, settings) for bmc in settings.bmcs}
-        bmcs = [(self.bmcs[bmc.address], bmc.machines) for bmc in settings.bmcs]
-        self.places = {machine.name: Place(machine, bmc) for bmc, machines in bmcs for machine in machines}
-        self._lock = threading.Lock()
-        self._reserved: set[str] = set()
+    def __init__(self, options: Options) -> None:
+        self.by_bmc: dict[Bmc, list[RackMachine]] = {}
+        for controller in options.bmcs:
+            bmc = Bmc(controller, options)
+            self.by_bmc[bmc] = [RackMachine(entry, bmc) for entry in controller.machines]
+        self.machines = {machine.name: machine for machines in self.by_bmc.values() for machine in machines}
 
-    def place(self, name: str) -> Place:
-        """Give a machine; raise `CannotStart` where the inventory has it no more."""
-        try:
-            return self.places[name]
-        except KeyError:
-            raise CannotStart(
-                f"machine {name} is an instance's, and the inventory has it no more: put it back, or destroy it"
-            ) from None
+    def find_owned(self, mark: str, id: str) -> RackMachine | None:
+        """Return the machine that an instance owns according to the asset tags, or None."""
+        return next((machine for machine in self.machines.values() if machine.is_owned_by(mark, id)), None)
 
-    def of(self, bmc: Bmc) -> list[Place]:
-        """Give a BMC's machines."""
-        return [place for place in self.places.values() if place.bmc is bmc]
+    def find_matches(self, properties: Properties, logical_id: str | None) -> list[RackMachine]:
+        """Return the machines that match a spec, free ones first. A logical ID may be the name of a machine.
 
-    def owned_by(self, mark: str, id: str) -> Place | None:
-        """Give the machine whose asset tag said, when it was last seen, that it is this instance's."""
-        for place in self.places.values():
-            if (owner := place.owner) is not None and (owner.mark, owner.id) == (mark, id):
-                return place
-        return None
+        Raise `GiveUp` if the spec names a machine that is not in the pool, or two of them.
+        """
+        name = logical_id if logical_id in self.machines else properties.machine
+        if name is not None and name not in self.machines:
+            raise GiveUp(f"no machine {name!r} in the pool: name one that is in the inventory")
+        if properties.machine not in (None, name):
+            raise GiveUp(f"the logical ID names machine {name}, but Properties.machine {properties.machine}: use one")
+        choice = self.machines.values() if name is None else [self.machines[name]]
+        matches = [machine for machine in choice if properties.tags.items() <= machine.entry.tags.items()]
+        return sorted(matches, key=lambda machine: machine.find_unavailability() is not None)
 
-    def fitting(self, wanted: Wanted, logical_id: str | None) -> list[Place]:
-        """Give the machines that fit, those first that seem free. A logical ID that is a machine's name means that one."""
-        name = logical_id if logical_id in self.places else wanted.machine
-        if name is not None and name not in self.places:
-            raise GiveUp(f"no machine {name!r} in the pool")
-        chosen = self.places.values() if name is None else [self.places[name]]
-        fit = [place for place in chosen if wanted.tags.items() <= place.machine.tags.items()]
-        if wanted.machine is not None and name != wanted.machine:
-            raise GiveUp(
-                f"the logical ID names machine {name}, and Properties.machine {wanted.machine}: say one of them"
-            )
-        return sorted(fit, key=lambda place: why_taken(place) is not None)
+    def explain_shortage(
+        self, matches: Sequence[RackMachine], properties: Properties, failures: Mapping[str, str]
+    ) -> GiveUp:
+        """Return the error that no match is free. *failures* are the reasons of failed claims, by machine."""
+        if len(matches) == 1:
+            (machine,) = matches
+            problem = machine.find_unavailability() or Unavailability("", "it is being claimed")
+            reason = failures.get(machine.name) or problem.reason
+            return GiveUp(f"machine {machine.name} at BMC {machine.bmc.address} is not free: {reason}")
+        tags = ", ".join(f"{key}={value}" for key, value in sorted(properties.tags.items()))
+        # These four are always shown, so that an operator sees that the zeros were counted.
+        counts = Counter({"in use": 0, "unhealthy": 0, "set aside": 0, "unreachable": 0})
+        for machine in matches:
+            problem = machine.find_unavailability() or Unavailability("being claimed", "")
+            counts[problem.category] += 1
+        details = ": " + ", ".join(f"{count} {category}" for category, count in counts.items()) if matches else ""
+        return GiveUp(f"no free machine: {len(matches)} of {len(self.machines)} match{' ' * bool(tags)}{tags}{details}")
 
-    @contextmanager
-    def reserved(self, place: Place) -> Iterator[bool]:
-        """Keep others of this plugin from a machine for a moment; say whether nobody else does."""
-        name = place.machine.name
-        with self._lock:
-            is_mine = name not in self._reserved
-            self._reserved.add(name)
-        try:
-            yield is_mine
-        finally:
-            if is_mine:
-                with self._lock:
-                    self._reserved.discard(name)
 
-    def none_free(self, fit: Iterable[Place], wanted: Wanted, passed: Mapping[str, str]) -> GiveUp:
-        """Say that there is no free machine, and count why. *passed* has why one was not taken that seemed free."""
-        places = list(fit)
-        if len(places) == 1:
-            (place,) = places
-            taken = why_taken(place)
-            why = passed.get(place.machine.name) or (taken.why if taken else "it is being claimed")
-            return GiveUp(f"machine {place.machine.name} at BMC {place.bmc.address} is not free: {why}")
-        tags = ", ".join(f"{key}={value}" for key, value in sorted(wanted.tags.items()))
-        which = f"{len(places)} of {len(self.places)} fit{f' {tags}' if tags else ''}"
-        kinds = Counter((taken.kind if (taken := why_taken(place)) else "being claimed") for place in places)
-        counts = [f"{kinds.pop(kind, 0)} {kind}" for kind in ("in use", "unhealthy", "set aside", "unreachable")]
-        counts += [f"{count} {kind}" for kind, count in kinds.items()]
-        return GiveUp(f"no free machine: {which}{', of which ' + ', '.join(counts) if places else ''}")
+class Poller:
+    """Reads the status of all machines: all BMCs at once, each at its own pace and in a thread of its own."""
+
+    def __init__(self, pool: Pool, timeout: float) -> None:
+        self._pool = pool
+        self._timeout = timeout
+        self._threads: dict[Bmc, threading.Thread] = {}
+        self.durations: dict[str, float] = {}
+        """Seconds of the last complete poll of each BMC, by address."""
+
+    def poll(self) -> None:
+        """Read all machines. If a read fails, or its BMC takes too long, the machine's trouble says so."""
+        deadline = time.monotonic() + self._timeout
+        for bmc, machines in self._pool.by_bmc.items():
+            thread = self._threads.get(bmc)
+            # A BMC that is still busy with the last poll gets no second one.
+            if thread is None or not thread.is_alive():
+                # A daemon thread, because a BMC that hangs must not keep the plugin from stopping.
+                thread = threading.Thread(target=self._poll_bmc, args=(bmc, machines), name="bmc", daemon=True)
+                self._threads[bmc] = thread
+                thread.start()
+        for bmc, thread in self._threads.items():
+            thread.join(max(0.0, deadline - time.monotonic()))
+            if thread.is_alive():
+                self._report_late(self._pool.by_bmc[bmc])
+
+    def _poll_bmc(self, bmc: Bmc, machines: Sequence[RackMachine]) -> None:
+        start = time.monotonic()
+        for number, machine in enumerate(machines):
+            try:
+                machine.read_status()
+            except BmcUnavailable as error:
+                for rest in machines[number:]:
+                    rest.trouble = str(error)
+                break
+            except TryAgain as error:
+                machine.trouble = str(error)
+        self.durations[bmc.address] = time.monotonic() - start
+
+    def _report_late(self, machines: Sequence[RackMachine]) -> None:
+        problem = f"it did not report on its machines within {self._timeout:g} s: check the management network"
+        for machine in machines:
+            # A slow BMC has reported on some of its machines.
+            if time.monotonic() - machine.read_at > self._timeout:
+                machine.trouble = f"{machine.title}: {problem}"

@@ -1,4 +1,4 @@
-"""The provider: an instance is a machine of the pool that was claimed for it."""
+"""The provider: a provision claims a machine of the pool, and a destroy releases it."""
 
 import logging
 import time
@@ -6,57 +6,56 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from msgspec import Raw
+from msgspec.structs import replace
 
 from pyinfrakit.errors import CannotStart, GiveUp, TryAgain
 from pyinfrakit.provider import Machine, PoolMachine, Provider
-from pyinfrakit.providers.redfish import claims, health, inventory
-from pyinfrakit.providers.redfish.bmc import BOOT, Changed, Refuses
-from pyinfrakit.providers.redfish.claims import Claim, Claims, Owner
-from pyinfrakit.providers.redfish.drive import KINDS, Drive
-from pyinfrakit.providers.redfish.health import Health
-from pyinfrakit.providers.redfish.hook import Hook
-from pyinfrakit.providers.redfish.inventory import Settings, Wanted
-from pyinfrakit.providers.redfish.polls import Polls
-from pyinfrakit.providers.redfish.pool import Place, Pool, why_taken
-from pyinfrakit.providers.redfish.power import NoPower, Power
-from pyinfrakit.providers.redfish.release import Release
+from pyinfrakit.providers.redfish.bmc import BOOT_SOURCES, BmcRefusal, SystemStatus, TagConflict
+from pyinfrakit.providers.redfish.claims import Claim, Claims, Owner, parse_tag
+from pyinfrakit.providers.redfish.health import Health, describe
+from pyinfrakit.providers.redfish.media import MEDIA_TYPES, DiscFolder
+from pyinfrakit.providers.redfish.options import Options as RedfishOptions
+from pyinfrakit.providers.redfish.options import Properties as RedfishProperties
+from pyinfrakit.providers.redfish.pool import Poller, Pool, RackMachine
+from pyinfrakit.providers.redfish.release import Cleaning, Power, PowerFailure, Release
 from pyinfrakit.record import Record, Spec
 
 log = logging.getLogger(__name__)
 
 FRESH = 30.0
-"""Seconds for which it is believed that a machine is not free: beyond that it is looked at again."""
+"""Seconds for which an unavailable machine needs no second look. After that, it may be free again."""
 
 
 class Redfish(Provider):
-    """Physical machines of a pool, by their BMCs."""
+    """Physical machines of a pool, managed through their BMCs."""
 
-    Properties = Wanted
-    Options = Settings
+    Properties = RedfishProperties
+    Options = RedfishOptions
     example = {"tags": {"size": "large"}, "boot": "pxe"}
-    options: Settings
+    options: RedfishOptions
 
-    def __init__(self, name: str, folder: Path, options: Settings) -> None:
+    def __init__(self, name: str, folder: Path, options: RedfishOptions) -> None:
         super().__init__(name, folder, options)
-        inventory.check(options)
+        options.check()
         self._pool = Pool(options)
-        self.polls = Polls(self._pool, options.poll_timeout)
+        self.poller = Poller(self._pool, options.poll_timeout)
         self._power = Power(options)
-        self._drive = None if options.media is None else Drive(options.media, folder)
-        self._hook = None if options.cleaning is None else Hook(options.cleaning, options.cleaning_timeout, folder)
+        self._discs = None if options.media is None else DiscFolder(options.media, folder)
+        self._cleaning = (
+            None if options.cleaning is None else Cleaning(options.cleaning, options.cleaning_timeout, folder)
+        )
 
     def start(self) -> None:
-        """Know what was claimed. No BMC is asked: one that does not answer must not keep the others waiting."""
-        if claims.owner(Owner(self.mark, "1").tag) is None:
-            raise CannotStart(
-                f"mark {self.mark!r}: expected ASCII without blanks and colons, as it is written into asset tags"
-            )
+        """Read the claims. No BMC gets a request: one that does not answer must not delay the others."""
+        if parse_tag(Owner(self.mark, "1").tag) is None:
+            raise CannotStart(f"mark {self.mark!r}: expected ASCII without blanks and colons, for asset tags")
         self._claims = Claims(self.folder / f"{self.name}.claims", self.mark)
+        # After a loss of the file, the records still know the machines, also those whose BMC does not answer.
         for record in self.known:
-            if record.handle is not None and self._claims.of(record.id) is None:
-                self._claims.put(record.id, Claim(record.handle, self.mark))
+            if record.handle is not None and self._claims.find(record.id) is None:
+                self._claims.save(record.id, Claim(record.handle, self.mark))
         self._health = Health(self.options, self._claims, self.mark)
-        self._release = Release(self._claims, self._power, self._drive, self._hook)
+        self._release = Release(self._claims, self._power, self._discs, self._cleaning)
 
     def stop(self) -> None:
         self._power.stop()
@@ -65,146 +64,156 @@ class Redfish(Provider):
         self.parse(properties).check()
 
     def provision(self, id: str, spec: Spec) -> Machine:
-        wanted: Wanted = self.parse(spec.properties)
-        if spec.init and self._drive is None:
-            raise GiveUp("Init: the plugin has no folder for it: set the option `media`, or leave Init out")
-        place = self._claimed(id) or self._claim(id, spec, wanted)
+        properties: RedfishProperties = self.parse(spec.properties)
+        if spec.init and self._discs is None:
+            raise GiveUp("Init: the plugin has no web folder for it: set the option `media`, or leave Init out")
+        machine = self._find_claimed(id) or self._claim_any(id, spec, properties)
         try:
-            with place.busy:
-                self._set_up(id, place, spec, wanted)
-        except (NoPower, Refuses) as error:
-            place.doubted(str(error), self.options.doubtful)
+            with machine.work_lock:
+                self._set_up(id, machine, spec, properties)
+        except (PowerFailure, BmcRefusal) as error:
+            machine.avoid(str(error), self.options.doubtful)
             raise
-        return Machine(id, place.machine.name, properties=health.live(place))
+        return Machine(id, machine.name, properties=describe(machine))
 
-    def _claimed(self, id: str) -> Place | None:
-        """Give the machine that an instance has already; None where a crash came before it had one."""
-        claim = self._claims.of(id)
+    def _find_claimed(self, id: str) -> RackMachine | None:
+        """Return the machine that an instance has already; None if a crash came before its claim."""
+        claim = self._claims.find(id)
         if claim is None:
-            place = self._pool.owned_by(self.mark, id)
-            if place is not None:
-                self._claims.put(id, Claim(place.machine.name, self.mark))
-            return place
-        place = self._pool.places.get(claim.machine)
-        if place is None:
-            raise GiveUp(f"machine {claim.machine} is not in the inventory any more: put it back")
-        place.look()
-        if place.owner == Owner(self.mark, id):
-            return place
-        self._claims.drop(id)
+            machine = self._pool.find_owned(self.mark, id)
+            if machine is not None:
+                self._claims.save(id, Claim(machine.name, self.mark))
+            return machine
+        machine = self._pool.machines.get(claim.machine)
+        if machine is None:
+            raise GiveUp(f"machine {claim.machine} is not in the inventory: restore it there")
+        machine.read_status()
+        if machine.owner == Owner(self.mark, id):
+            return machine
+        self._claims.remove(id)
         return None
 
-    def _claim(self, id: str, spec: Spec, wanted: Wanted) -> Place:
-        """Claim the first machine that is free; raise `GiveUp` where none is."""
-        passed: dict[str, str] = {}
-        fit = self._pool.fitting(wanted, spec.logical_id)
-        for place in fit:
-            taken = why_taken(place)
-            if taken is not None and (place.machine.aside or time.monotonic() - place.seen_at < FRESH):
+    def _claim_any(self, id: str, spec: Spec, properties: RedfishProperties) -> RackMachine:
+        """Claim the first machine that is free. Raise `GiveUp` if none is."""
+        failures: dict[str, str] = {}
+        matches = self._pool.find_matches(properties, spec.logical_id)
+        for machine in matches:
+            is_fresh = machine.entry.aside or time.monotonic() - machine.read_at < FRESH
+            if machine.find_unavailability() is not None and is_fresh:
                 continue
-            with self._pool.reserved(place) as is_mine:
-                if is_mine and self._claim_one(id, place, passed):
-                    return place
-        raise self._pool.none_free(fit, wanted, passed)
+            if machine.claim_lock.acquire(blocking=False):
+                try:
+                    if self._claim_if_free(id, machine, failures):
+                        return machine
+                finally:
+                    machine.claim_lock.release()
+        raise self._pool.explain_shortage(matches, properties, failures)
 
-    def _claim_one(self, id: str, place: Place, passed: dict[str, str]) -> bool:
-        """Claim a machine if it really is free; say whether it was."""
-        name = place.machine.name
+    def _claim_if_free(self, id: str, machine: RackMachine, failures: dict[str, str]) -> bool:
+        """Return whether the machine was free and is claimed now. Add the reason of a failure to *failures*."""
         try:
-            sight = place.look()
+            status = machine.read_status()
         except TryAgain as error:
-            place.trouble = passed[name] = str(error)
+            machine.trouble = failures[machine.name] = str(error)
             return False
-        if why_taken(place) is not None:
+        if machine.find_unavailability() is not None:
             return False
-        owner = Owner(self.mark, id)
-        self._claims.put(id, Claim(name, self.mark, sight.tag, sight.boot, sight.boot_enabled))
         try:
-            place.bmc.write_tag(place.machine, owner.tag, sight.etag)
-        except Changed:
-            passed[name] = "another plugin was quicker"
-        except Refuses as error:
-            place.doubted(str(error), self.options.doubtful)
-            raise  # it may be written all the same: what follows is a destroy
+            problem = self._claim(id, machine, status)
+        except BmcRefusal as error:
+            # The tag may be written all the same. The plugin destroys the instance next, which removes it.
+            machine.avoid(str(error), self.options.doubtful)
+            raise
+        if problem:
+            failures[machine.name] = problem
+        return not problem
+
+    def _claim(self, id: str, machine: RackMachine, status: SystemStatus) -> str:
+        """Claim a machine, if it still has this *status*. Return the problem, or an empty string."""
+        owner = Owner(self.mark, id)
+        self._claims.save(id, Claim(machine.name, self.mark, status.tag, status.boot, status.boot_enabled))
+        try:
+            machine.bmc.write_tag(machine.entry, owner.tag, status.etag)
+        except TagConflict:
+            problem = "another plugin was quicker"
         else:
-            place.look()
-            if place.owner == owner:
-                return True
-            passed[name] = f"its BMC did not keep its asset tag, {owner.tag!r}: is there room for so many characters?"
-        self._claims.drop(id)
-        return False
+            # Read back, because some BMCs shorten a tag, or accept it and then ignore it.
+            machine.read_status()
+            if machine.owner == owner:
+                return ""
+            problem = f"its BMC did not keep its asset tag, {owner.tag!r}: check how many characters it has room for"
+        self._claims.remove(id)
+        return problem
 
-    def _set_up(self, id: str, place: Place, spec: Spec, wanted: Wanted) -> None:
-        """Have the machine boot as wanted. One that is on was set up before: it was off when it was claimed."""
-        machine, bmc = place.machine, place.bmc
-        if place.sight is not None and place.sight.is_on:
+    def _set_up(self, id: str, machine: RackMachine, spec: Spec, properties: RedfishProperties) -> None:
+        """Boot a machine from its boot source."""
+        # It was off when it was claimed. If it is on, it was set up before a crash, and may have booted already.
+        if machine.status is not None and machine.status.is_on:
             return
-        if wanted.boot == "iso" and wanted.url is not None:
-            bmc.insert(machine, wanted.url, ("CD", "DVD"))
+        bmc, boot = machine.bmc, properties.boot
+        if boot == "iso" and properties.url is not None:
+            bmc.insert(machine.entry, properties.url, ("CD", "DVD"))
         if spec.init:
-            self._offer_init(id, place, spec)
-        url = wanted.url if wanted.boot == "http" else None
-        bmc.set_boot(machine, BOOT[wanted.boot], "Continuous" if wanted.always else "Once", url)
-        self._power.on(place)
-        log.info("%s: machine %s is on, and boots from %s", id, machine.name, wanted.boot)
+            self._insert_init(id, machine, spec)
+        url = properties.url if boot == "http" else None
+        bmc.set_boot(machine.entry, BOOT_SOURCES[boot], "Continuous" if properties.always else "Once", url)
+        self._power.turn_on(machine)
+        log.info("%s: machine %s is on, and boots from %s", id, machine.name, boot)
 
-    def _offer_init(self, id: str, place: Place, spec: Spec) -> None:
-        claim, drive = self._claims.of(id), self._drive
+    def _insert_init(self, id: str, machine: RackMachine, spec: Spec) -> None:
+        claim, discs = self._claims.find(id), self._discs
         assert claim is not None
-        assert drive is not None
-        image = claim.image or drive.name()
-        self._claims.note(id, image=image)
-        drive.write(image, id, spec, place.machine.name)
-        place.bmc.insert(place.machine, drive.url(image), KINDS)
+        assert discs is not None
+        image = claim.image or discs.make_name()
+        # Recorded first, so that a destroy removes the image even after a crash.
+        self._claims.save(id, replace(claim, image=image))
+        discs.write(image, id, spec, machine.name)
+        machine.bmc.insert(machine.entry, discs.url(image), MEDIA_TYPES)
 
     def destroy(self, instances: Sequence[Record], reason: str) -> None:
         for instance in instances:
-            claim = self._claims.of(instance.id)
-            place = self._pool.places.get(claim.machine) if claim else self._pool.owned_by(self.mark, instance.id)
-            self._release.free(instance.id, place, claim or Claim("", self.mark))
+            claim = self._claims.find(instance.id)
+            machine = self._pool.machines.get(claim.machine) if claim else self._pool.find_owned(self.mark, instance.id)
+            self._release.release(instance.id, machine, claim or Claim("", self.mark))
 
     def observe(self) -> Iterator[Machine]:
-        self.polls.look()
-        mine = dict(self._claims.mine())
-        for place in self._pool.places.values():
-            if (owner := place.owner) is not None and owner.mark == self.mark and owner.id not in mine:
-                mine[owner.id] = Claim(place.machine.name, self.mark)
-        for id, claim in mine.items():
-            machine = self._health.judged(id, claim, self._pool.places.get(claim.machine), self.ready)
-            if machine is not None:
-                yield machine
+        self.poller.poll()
+        claims = dict(self._claims.list_own())
+        # After a loss of the claims file, the asset tags still tell.
+        for machine in self._pool.machines.values():
+            if (owner := machine.owner) is not None and owner.mark == self.mark:
+                claims.setdefault(owner.id, Claim(machine.name, self.mark))
+        for id, claim in claims.items():
+            judgment = self._health.judge(id, claim, self._pool.machines.get(claim.machine), self.ready)
+            if judgment is not None:
+                yield judgment
 
     def adopt(self, id: str, handle: str, spec: Spec) -> Machine:
-        place = self._pool.places.get(handle)
-        if place is None:
-            raise GiveUp(f"no machine {handle!r} in the pool: it has {', '.join(self._pool.places)}")
-        sight = place.look()
-        taken = why_taken(place)
-        if taken is None:
-            raise GiveUp(
-                f"machine {handle} is off, and free: there is nothing to adopt; provision it, by its name as the logical ID"
-            )
-        if taken.kind != "running":
-            raise GiveUp(f"machine {handle} can't be adopted: {taken.why}")
-        with self._pool.reserved(place):
-            self._claims.put(id, Claim(handle, self.mark, sight.tag, sight.boot, sight.boot_enabled))
-            try:
-                place.bmc.write_tag(place.machine, Owner(self.mark, id).tag, sight.etag)
-            except Changed:
-                self._claims.drop(id)
-                raise GiveUp(f"machine {handle}: another plugin was quicker") from None
-        place.look()
-        return Machine(id, handle, properties=health.live(place))
+        machine = self._pool.machines.get(handle)
+        if machine is None:
+            raise GiveUp(f"no machine {handle!r} in the pool: it has {', '.join(self._pool.machines)}")
+        with machine.claim_lock:
+            status = machine.read_status()
+            problem = machine.find_unavailability()
+            if problem is None:
+                raise GiveUp(f"machine {handle} is off, and free: provision it, with its name as the logical ID")
+            if problem.category != "running":
+                raise GiveUp(f"machine {handle} can't be adopted: {problem.reason}")
+            if failure := self._claim(id, machine, status):
+                raise GiveUp(f"machine {handle} can't be adopted: {failure}")
+        return Machine(id, handle, properties=describe(machine))
 
     def pool(self) -> Iterator[PoolMachine]:
-        for place in self._pool.places.values():
-            sight, owner, taken = place.sight, place.owner, why_taken(place)
+        for machine in self._pool.machines.values():
+            # A status from before the trouble may be wrong by now.
+            status = None if machine.trouble else machine.status
+            owner, problem = machine.owner, machine.find_unavailability()
             yield PoolMachine(
-                name=place.machine.name,
-                at=place.bmc.address,
-                power=sight.power if sight and not place.trouble else "",
-                health=sight.health if sight and not place.trouble else "",
+                name=machine.name,
+                at=machine.bmc.address,
+                power=status.power if status else "",
+                health=status.health if status else "",
                 id=owner.id if owner is not None and owner.mark == self.mark else None,
-                reason="; ".join(filter(None, [taken.why if taken else "", place.trouble if owner else ""])),
-                is_free=taken is None,
+                reason="; ".join(filter(None, [problem.reason if problem else "", machine.trouble if owner else ""])),
+                is_free=problem is None,
             )

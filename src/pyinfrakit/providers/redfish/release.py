@@ -1,81 +1,180 @@
-"""Give a machine back to the pool."""
+"""Power a machine on and off, and return it to the pool: power off, clean, and take the claim away."""
 
 import contextlib
+import logging
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
 
-from pyinfrakit.errors import TryAgain
-from pyinfrakit.providers.redfish.bmc import Changed
+from pyinfrakit import paths
+from pyinfrakit.child import Child, ChildTimeout
+from pyinfrakit.errors import CannotStart, TryAgain
+from pyinfrakit.locks import acquire
+from pyinfrakit.providers.redfish.bmc import BmcRefusal, TagConflict
 from pyinfrakit.providers.redfish.claims import CLEANING, Claim, Claims, Owner
-from pyinfrakit.providers.redfish.drive import Drive
-from pyinfrakit.providers.redfish.hook import Hook
-from pyinfrakit.providers.redfish.pool import Place
-from pyinfrakit.providers.redfish.power import Power
+from pyinfrakit.providers.redfish.media import DiscFolder
+from pyinfrakit.providers.redfish.options import Options
+from pyinfrakit.providers.redfish.pool import RackMachine
 
-ATTEMPTS = 3
-"""To write an asset tag to a machine that something else changes at the same time."""
+log = logging.getLogger(__name__)
+
+FIRST_WAIT, LONGEST_WAIT = 0.05, 2.0
+"""Seconds between reads of a status in which the power should change."""
+
+TAG_ATTEMPTS = 3
+"""Attempts to write an asset tag to a machine that another program changes at the same time."""
+
+QUOTE = 300
+"""Characters of the cleaning command's output in an error: the last ones, which usually hold the problem."""
+
+
+class PowerFailure(TryAgain):
+    """A machine did not power on or off in time."""
+
+
+class Power:
+    """Changes machines' power and verifies it: some BMCs accept a request and then ignore it."""
+
+    def __init__(self, options: Options) -> None:
+        self._options = options
+        self._is_stopping = threading.Event()
+
+    def stop(self) -> None:
+        """End all waits. The next start repeats their calls."""
+        self._is_stopping.set()
+
+    def turn_on(self, machine: RackMachine) -> None:
+        """Power a machine on. Raise `PowerFailure` if it stays off."""
+        if not machine.read_status().is_on:
+            machine.bmc.reset(machine.entry, "On")
+            self._verify(machine, True, "still off {} s after On: check its power supply, or press its button")
+
+    def turn_off(self, machine: RackMachine) -> None:
+        """Let a machine shut down, or else force it off. Raise `PowerFailure` if it stays on."""
+        if machine.read_status().is_on and not self._shut_down(machine):
+            machine.bmc.reset(machine.entry, "ForceOff")
+            self._verify(machine, False, "still on {} s after ForceOff: switch it off by hand, or at its PDU")
+
+    def _shut_down(self, machine: RackMachine) -> bool:
+        try:
+            machine.bmc.reset(machine.entry, "GracefulShutdown")
+        except BmcRefusal as error:
+            # Some BMCs can't, and others refuse while no operating system runs.
+            log.info("%s; forcing it off", error)
+            return False
+        return self._wait(machine, False, self._options.graceful_timeout)
+
+    def _verify(self, machine: RackMachine, is_on: bool, problem: str) -> None:
+        seconds = self._options.power_timeout
+        if not self._wait(machine, is_on, seconds):
+            raise PowerFailure(f"{machine.title}: {problem.format(f'{seconds:g}')}")
+
+    def _wait(self, machine: RackMachine, is_on: bool, seconds: float) -> bool:
+        """Return whether the power changed in time. Raise `TryAgain` if the plugin stops."""
+        deadline, wait = time.monotonic() + seconds, FIRST_WAIT
+        while machine.read_status().is_on is not is_on:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return False
+            if self._is_stopping.wait(min(wait, left)):
+                raise TryAgain(f"{machine.title}: the plugin is stopping; its next start continues")
+            wait = min(LONGEST_WAIT, wait * 1.5)
+        return True
+
+
+class Cleaning:
+    """The operator's command that has to succeed before a machine is free again."""
+
+    def __init__(self, command: Sequence[str], timeout: float, folder: Path) -> None:
+        """Check the command; raise `CannotStart`. *folder* is for locks."""
+        path = Path(command[0]) if command else Path()
+        if not path.is_absolute() or not os.access(path, os.X_OK):
+            raise CannotStart(f"cleaning: expected the full path of an executable, got {str(path)!r}")
+        paths.check_trusted(path)
+        self._command = list(command)
+        self._timeout = timeout
+        self._folder = folder
+
+    def run(self, machine: RackMachine, id: str) -> None:
+        """Run the command for an instance's machine. Raise `TryAgain` if it fails."""
+        if problem := self._run(machine, id):
+            subject = f"{machine.title}: cleaning by {self._command[0]}"
+            raise TryAgain(f"{subject} {problem}; the machine is not free until its cleaning succeeds")
+
+    def _run(self, machine: RackMachine, id: str) -> str:
+        """Return the problem, or an empty string."""
+        # Nothing else, because the plugin's own environment holds credentials.
+        environment = {"PATH": os.defpath, "MACHINE": machine.name, "INSTANCE": id}
+        environment |= {"BMC": machine.bmc.address, "SYSTEM": machine.entry.system or ""}
+        # The command goes on if the plugin is killed. Therefore it inherits its lock, which tells the next start that
+        # it still runs, and it writes to a file: a pipe would break.
+        with tempfile.TemporaryFile() as output, (self._folder / f"{machine.name}.cleaning").open("ab") as lock:
+            if not acquire(lock.fileno()):
+                return "is still running, from before the last restart of the plugin"
+            try:
+                child = Child(self._command, environment, output=output.fileno(), pass_fds=[lock.fileno()])
+                # The whole group is killed: a disk must not be wiped after its machine has a new instance.
+                status = child.finish(self._timeout, kill_group=True)
+            except ChildTimeout as error:
+                return str(error)
+            except (OSError, ValueError) as error:
+                return f"can't be run: {error}"
+            size = output.seek(0, os.SEEK_END)
+            output.seek(max(0, size - 4 * QUOTE))  # a character takes up to 4 bytes
+            text = " ".join(output.read().decode(errors="replace").split())[-QUOTE:]
+            return f"failed with status {status}: {text or 'no output'}" if status else ""
 
 
 class Release:
-    """Frees machines, step by step, each of which may be repeated; the mark goes last, so that none is lost half-way."""
+    """Returns machines to the pool. Each step may be repeated after a crash. The mark goes last, so none gets lost."""
 
-    def __init__(self, claims: Claims, power: Power, drive: Drive | None, hook: Hook | None) -> None:
+    def __init__(self, claims: Claims, power: Power, discs: DiscFolder | None, cleaning: Cleaning | None) -> None:
         self._claims = claims
         self._power = power
-        self._drive = drive
-        self._hook = hook
+        self._discs = discs
+        self._cleaning = cleaning
 
-    def free(self, id: str, place: Place | None, claim: Claim) -> None:
-        """Free an instance's machine, if it has one. What is by now another's is left alone."""
-        with contextlib.nullcontext() if place is None else place.busy:
-            self._free(id, place, claim)
+    def release(self, id: str, machine: RackMachine | None, claim: Claim) -> None:
+        """Release an instance's machine, unless it has none or another instance claims it by now."""
+        with contextlib.nullcontext() if machine is None else machine.work_lock:
+            if machine is not None:
+                machine.read_status()
+                if machine.is_owned_by(claim.mark, id):
+                    self._restore(machine, claim)
+                    self._clean(id, machine, claim)
+                    _write_tag(id, machine, claim, claim.tag)
+            if claim.image and self._discs is not None:
+                self._discs.remove(claim.image)
+            self._claims.remove(id)
 
-    def _free(self, id: str, place: Place | None, claim: Claim) -> None:
-        if place is not None:
-            place.look()
-            if self._is_its(id, place, claim):
-                self._shut_down(place, claim)
-                self._clean(id, place, claim)
-                self._mark(id, place, claim, claim.tag)
-        if claim.image and self._drive is not None:
-            self._drive.remove(claim.image)
-        self._claims.drop(id)
-
-    @staticmethod
-    def _is_its(id: str, place: Place, claim: Claim) -> bool:
-        owner = place.owner
-        return owner is not None and (owner.mark, owner.id) == (claim.mark, id)
-
-    def _shut_down(self, place: Place, claim: Claim) -> None:
-        """Leave it as it was before it was claimed, as far as that is known."""
-        self._power.off(place)
-        place.bmc.eject(place.machine)
+    def _restore(self, machine: RackMachine, claim: Claim) -> None:
+        """Power a machine off, and restore its settings from before the claim, if they are known."""
+        self._power.turn_off(machine)
+        machine.bmc.eject(machine.entry)
         if claim.boot_enabled or claim.boot:
-            place.bmc.set_boot(place.machine, claim.boot, claim.boot_enabled)
+            machine.bmc.set_boot(machine.entry, claim.boot, claim.boot_enabled)
 
-    def _clean(self, id: str, place: Place, claim: Claim) -> None:
-        """Have the operator's command succeed, which may have had it boot, and insert media."""
-        if self._hook is None:
-            return
-        self._mark(id, place, claim, Owner(claim.mark, id, CLEANING).tag)
-        told = {
-            "MACHINE": place.machine.name,
-            "BMC": place.bmc.address,
-            "SYSTEM": place.machine.system or "",
-            "INSTANCE": id,
-        }
-        self._hook.run(place.machine.name, told)
-        self._shut_down(place, claim)
+    def _clean(self, id: str, machine: RackMachine, claim: Claim) -> None:
+        if self._cleaning is not None:
+            _write_tag(id, machine, claim, Owner(claim.mark, id, CLEANING).tag)
+            self._cleaning.run(machine, id)
+            # The command may have booted the machine, from media of its own.
+            self._restore(machine, claim)
 
-    def _mark(self, id: str, place: Place, claim: Claim, tag: str) -> None:
-        for _ in range(ATTEMPTS):
-            sight = place.look()
-            if not self._is_its(id, place, claim):
-                return
-            try:
-                place.bmc.write_tag(place.machine, tag, sight.etag)
-            except Changed:
-                continue
-            place.look()
+
+def _write_tag(id: str, machine: RackMachine, claim: Claim, tag: str) -> None:
+    """Write an asset tag, unless another instance claims the machine by now."""
+    for _ in range(TAG_ATTEMPTS):
+        status = machine.read_status()
+        if not machine.is_owned_by(claim.mark, id):
             return
-        raise TryAgain(
-            f"machine {place.machine.name}: BMC {place.bmc.address}: its asset tag changes all the time: who else writes it?"
-        )
+        try:
+            machine.bmc.write_tag(machine.entry, tag, status.etag)
+        except TagConflict:
+            continue
+        machine.read_status()
+        return
+    raise TryAgain(f"{machine.title}: it changes before its asset tag can be written: stop the other program")

@@ -1,4 +1,4 @@
-"""The image by which a machine gets `Init`: cloud-init's NoCloud, on a disc that the BMC fetches and inserts."""
+"""Discs with `Init` for cloud-init's NoCloud, which BMCs fetch from a web server and insert into a virtual drive."""
 
 import io
 import json
@@ -10,16 +10,18 @@ from pathlib import Path
 import pycdlib
 
 from pyinfrakit.errors import CannotStart, TryAgain
-from pyinfrakit.providers.redfish.inventory import Media
+from pyinfrakit.providers.redfish.options import Media
 from pyinfrakit.record import Spec
 
-KINDS = ("CD", "DVD", "USBStick", "Floppy")
+MEDIA_TYPES = ("CD", "DVD", "USBStick", "Floppy")
+"""Drives that a disc may be in, in order of preference."""
+
 LABEL = "cidata"
-"""By which cloud-init knows the disc."""
+"""The label by which cloud-init recognizes the disc."""
 
 
-class Drive:
-    """Writes images into a folder that a web server serves."""
+class DiscFolder:
+    """The folder that a web server serves. Its methods raise `TryAgain` if the folder can't be written."""
 
     def __init__(self, media: Media, folder: Path) -> None:
         self._folder = folder / media.folder
@@ -28,39 +30,41 @@ class Drive:
             raise CannotStart(f"media.folder: {self._folder}: no such folder")
 
     def url(self, image: str) -> str:
-        """Give where BMCs find an image."""
+        """Return the address of an image."""
         return f"{self._url}/{image}"
 
     @staticmethod
-    def name() -> str:
-        """Give a new image's name, which nobody guesses: whoever knows it can have what `Init` holds."""
+    def make_name() -> str:
+        """Return a name for an image. It is as good as a password: it is all that one needs to fetch `Init`."""
         return f"{secrets.token_hex(16)}.iso"
 
     def write(self, image: str, id: str, spec: Spec, machine: str) -> None:
-        """Write an image. The web server may belong to another user, so others may read it who know its name."""
-        told = {"instance-id": id, "local-hostname": machine, "logical-id": spec.logical_id, "tags": dict(spec.tags)}
+        """Write an image."""
+        metadata = {"instance-id": id, "local-hostname": machine, "logical-id": spec.logical_id, "tags": {**spec.tags}}
         temporary = self._folder / f".{image}"
         try:
-            temporary.write_bytes(_disc({"meta-data": json.dumps(told).encode(), "user-data": spec.init.encode()}))
-            os.chmod(temporary, 0o644)
+            temporary.write_bytes(_make_disc({"meta-data": json.dumps(metadata), "user-data": spec.init}))
+            os.chmod(temporary, 0o644)  # the web server may run as another user
             temporary.rename(self._folder / image)
         except OSError as error:
             raise TryAgain(f"media.folder: {self._folder}: {error.strerror}") from None
 
     def remove(self, image: str) -> None:
-        """Remove an image, if it is there."""
+        """Remove an image, if it exists."""
         try:
             (self._folder / image).unlink(missing_ok=True)
         except OSError as error:
             raise TryAgain(f"media.folder: {self._folder}: {error.strerror}") from None
 
 
-def _disc(files: Mapping[str, bytes]) -> bytes:
+def _make_disc(files: Mapping[str, str]) -> bytes:
     disc = pycdlib.PyCdlib()
+    # Rock Ridge for Linux, Joliet for Windows: plain ISO 9660 allows no lower-case names.
     disc.new(interchange_level=3, joliet=3, rock_ridge="1.09", vol_ident=LABEL)
-    for number, (name, data) in enumerate(files.items()):
+    for number, (name, text) in enumerate(files.items()):
+        data = text.encode()
         disc.add_fp(io.BytesIO(data), len(data), f"/FILE{number}.;1", rr_name=name, joliet_path=f"/{name}")
-    written = io.BytesIO()
-    disc.write_fp(written)
+    content = io.BytesIO()
+    disc.write_fp(content)
     disc.close()
-    return written.getvalue()
+    return content.getvalue()
