@@ -1,6 +1,6 @@
 """`python -m pyinfrakit` is `infrakit-instance`."""
 
-from pyinfrakit.cli import main
+from pyinfrakit.cli import run_instance
 
 if __name__ == "__main__":
-    main()
+    run_instance()

@@ -1,4 +1,4 @@
-"""The command line: every command and flag, and that whatever goes wrong is one line on stderr and an exit code."""
+"""The command line: every command and flag. Any failure is one line on stderr and an exit code."""
 
 import json
 import os
@@ -20,7 +20,7 @@ import yaml
 
 from conftest import FAST
 from pyinfrakit import __version__
-from pyinfrakit.cli.plugin import plugin
+from pyinfrakit.cli.serve import plugin
 from support.harness import COMMAND, Daemon, command, environment, eventually
 
 Run = Callable[..., Daemon]
@@ -46,7 +46,7 @@ FLAGS = {
     "call-timeout": "1",
     "calls-at-once": "5",
 }
-"""The plugin's own flags, with a value for each."""
+"""The plugin's own flags, with a valid value for each."""
 
 BAD = {
     "name": "../rack",
@@ -65,7 +65,7 @@ BAD = {
     "call-timeout": "0",
     "calls-at-once": "0",
 }
-"""Values that no flag takes."""
+"""Invalid values of flags."""
 
 VERBS = {
     "version": [],
@@ -87,7 +87,7 @@ VERBS = {
     "fsck": ["--repair", "--without-journal"],
     "new": [],
 }
-"""Every command, with its flags as help shows them."""
+"""Every command, with its flags in the form that help shows."""
 
 SPEC = {
     "Properties": {"a": [1, None]},
@@ -99,14 +99,14 @@ SPEC = {
 
 
 def ok(home: Path, *arguments: str, input: str = "", **variables: str) -> str:
-    """Run a command that must succeed, and say nothing on stderr; give what it prints."""
+    """Run a command that must succeed without output on stderr, and return its output."""
     done = command(home, *arguments, input=input, **variables)
     assert ("", 0) == (done.stderr, done.returncode)
     return done.stdout
 
 
 def one_line(done: subprocess.CompletedProcess[str]) -> str:
-    """Give the one line in which a command said why it failed."""
+    """Return the one line with the reason of a failure."""
     assert 0 != done.returncode
     assert done.stdout == ""
     (line,) = done.stderr.splitlines()
@@ -115,7 +115,7 @@ def one_line(done: subprocess.CompletedProcess[str]) -> str:
 
 
 def fails(home: Path, *arguments: str, input: str = "", **variables: str) -> str:
-    """Run a command that must fail; give its one line on stderr."""
+    """Run a command that must fail, and return its one line on stderr."""
     return one_line(command(home, *arguments, input=input, **variables))
 
 
@@ -125,7 +125,7 @@ def variable(flag: str) -> str:
 
 @pytest.fixture
 def file(tmp_path: Path) -> Callable[[str], str]:
-    """Write a file; give its path."""
+    """Return a function that writes a file and returns its path."""
 
     def write(content: str) -> str:
         path = tmp_path / "spec"
@@ -144,7 +144,7 @@ def test_version(home: Path) -> None:
 
 
 def test_the_installed_command_is_the_same(home: Path) -> None:
-    """The script `infrakit-instance` is what `python -m pyinfrakit` is."""
+    """The script `infrakit-instance` is the same program as `python -m pyinfrakit`."""
     script = Path(COMMAND[0]).with_name("infrakit-instance")
     done = subprocess.run([script, "version"], capture_output=True, text=True, env=environment(home), check=True)
     assert f"infrakit-instance {__version__}\n" == done.stdout
@@ -152,7 +152,7 @@ def test_the_installed_command_is_the_same(home: Path) -> None:
 
 @pytest.mark.parametrize("flag", ["--help", "-h"])
 def test_help_shows_every_flag_and_command(home: Path, flag: str) -> None:
-    """Help exits with 0, and shows every flag and command, and that flags may come from the environment."""
+    """Help exits with 0, and shows every flag and command and the environment variables."""
     text = ok(home, flag)
     for each in FLAGS:
         assert re.search(rf"^  --{each}\b", text, re.MULTILINE)
@@ -162,7 +162,7 @@ def test_help_shows_every_flag_and_command(home: Path, flag: str) -> None:
 
 
 def test_the_tests_know_every_flag_and_command() -> None:
-    """Every flag and command that there is stands in this file's lists, so that it is tested here."""
+    """This file lists every flag and command, so that it tests all of them."""
     declared = {name for each in plugin.params for name in each.opts if name.startswith("--")}
     assert {f"--{flag}" for flag in FLAGS} == declared
     assert set(VERBS) == set(plugin.list_commands(click.Context(plugin)))
@@ -170,7 +170,7 @@ def test_the_tests_know_every_flag_and_command() -> None:
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_help_of_a_command_shows_its_flags(home: Path, verb: str) -> None:
-    """Each command's help exits with 0, says what it does, and shows its flags."""
+    """The help of each command exits with 0, describes the command, and shows its flags."""
     text = ok(home, verb, "--help")
     assert f"infrakit-instance {verb}" in text
     for flag in VERBS[verb]:
@@ -179,7 +179,7 @@ def test_help_of_a_command_shows_its_flags(home: Path, verb: str) -> None:
 
 @pytest.mark.parametrize("flag", BAD)
 def test_a_bad_value_is_told(home: Path, flag: str) -> None:
-    """A flag with a wrong value is one line that shows the value, and the flag where that is what takes it."""
+    """The error for an invalid value shows the value, and the name of its flag."""
     line = fails(home, f"--{flag}", BAD[flag])
     assert flag in line
     assert BAD[flag] in line
@@ -187,7 +187,7 @@ def test_a_bad_value_is_told(home: Path, flag: str) -> None:
 
 @pytest.mark.parametrize("flag", ["log", "option", "sync-interval", "paced-updates"])
 def test_a_bad_value_from_the_environment_is_told_with_its_variable(home: Path, flag: str) -> None:
-    """A wrong value from the environment is one line that names the variable."""
+    """The error for an invalid value from the environment names the variable."""
     line = fails(home, **{variable(flag): BAD.get(flag, "perhaps")})
     assert variable(flag) in line
     assert BAD.get(flag, "perhaps") in line
@@ -195,7 +195,7 @@ def test_a_bad_value_from_the_environment_is_told_with_its_variable(home: Path, 
 
 @pytest.mark.parametrize("flag", ["sync-interval", "provision-deadline"])
 def test_what_is_not_a_number_is_no_time(home: Path, flag: str) -> None:
-    """NaN, which is in no range, is refused as a number of seconds."""
+    """NaN is not a number of seconds: a daemon does not start with it."""
     process = subprocess.Popen([*COMMAND, f"--{flag}", "nan"], stderr=subprocess.PIPE, text=True, env=environment(home))
     try:
         _, errors = process.communicate(timeout=60)
@@ -209,9 +209,9 @@ def test_what_is_not_a_number_is_no_time(home: Path, flag: str) -> None:
 
 
 def test_every_flag_can_come_from_the_environment(home: Path, run: Run) -> None:
-    """A daemon that gets every flag from the environment has its socket, state, provider, options and mark from there.
+    """A daemon takes its socket, state, provider, options and mark from the environment.
 
-    But for `--config`, which is instead of two of them: test_config has that.
+    test_config covers `--config`, which replaces two of the flags.
     """
     home.mkdir()
     variables = {variable(flag): value for flag, value in FLAGS.items() if flag != "config"}
@@ -238,13 +238,13 @@ def test_every_flag_can_come_from_the_environment(home: Path, run: Run) -> None:
 
 
 def test_the_command_line_counts_more_than_the_environment(home: Path) -> None:
-    """A flag on the command line is taken instead of the environment's."""
+    """A flag on the command line overrides the environment."""
     assert "'here'" in fails(home, "--provider", "here", INFRAKIT_INSTANCE_PROVIDER="there")
     assert "'there'" in fails(home, INFRAKIT_INSTANCE_PROVIDER="there")
 
 
 def test_the_log_has_what_its_level_says(home: Path, run: Run) -> None:
-    """With `--log 1` a daemon that is well logs nothing; with 4 it says what it provisions, also many at once."""
+    """A healthy daemon logs nothing with `--log 1`; with 4 it logs each provision, even of many at once."""
     quiet = run("--log", "1", *FAST)
     quiet.provision()
     assert 0 == quiet.stop()
@@ -266,8 +266,8 @@ def test_the_log_has_what_its_level_says(home: Path, run: Run) -> None:
         (["describe"], "NAME"),
         (["describe", "rack1", "--tags", "a"], "expected key=value, got 'a'"),
         (["describe", "rack1", "--tags", "a=1,b"], "expected key=value, got 'b'"),
-        (["describe", "rack1", "--tags", "a=1,a=2"], "a is given twice, as '1' and '2'"),
-        (["--option", "world=a", "--option", "world=b"], "--option world=… is given twice"),
+        (["describe", "rack1", "--tags", "a=1,a=2"], "duplicate tag a: '1' and '2'"),
+        (["--option", "world=a", "--option", "world=b"], "duplicate --option world=…"),
         (["provision", "rack1"], "FILE"),
         (["validate", "rack1"], "FILE"),
         (["destroy", "rack1"], "ID"),
@@ -283,7 +283,7 @@ def test_the_log_has_what_its_level_says(home: Path, run: Run) -> None:
     ],
 )
 def test_wrong_use_is_told(home: Path, arguments: list[str], says: str) -> None:
-    """Wrong use of a command is one line that says what is wrong and where there is help, and exit code 2."""
+    """Wrong use of a command is one line with the problem and a pointer to the help, and exit code 2."""
     done = command(home, *arguments)
     line = one_line(done)
     assert says in line
@@ -295,10 +295,10 @@ def test_wrong_use_is_told(home: Path, arguments: list[str], says: str) -> None:
 
 
 def test_the_start_is_told(home: Path, run: Run) -> None:
-    """The start message says where the socket and the state file are, and how many instances there are, by state."""
+    """The start message has the socket, the state file, and the number of instances by state."""
     daemon = run(*FAST)
     start = f"socket {daemon.socket}, state file {daemon.state}, provider File: 0 instances"
-    eventually(lambda: start in daemon.log, "the start is told")
+    eventually(lambda: start in daemon.log, "the start is logged")
     aside, _ = daemon.provision(), daemon.provision()
     with daemon.remote() as plugin:
         plugin.set_aside(aside, "x")
@@ -306,12 +306,12 @@ def test_the_start_is_told(home: Path, run: Run) -> None:
     daemon.start()
     eventually(
         lambda: "2 instances (1 ready, 1 non-functional)" in daemon.log.partition("stopped")[2],
-        "the next start is told",
+        "the next start is logged",
     )
 
 
 def test_the_state_is_in_infrakits_home_by_default(home: Path, run: Run) -> None:
-    """Without `--state` the file is state/NAME.json in InfraKit's home, in a folder for its owner alone."""
+    """The default of `--state` is state/NAME.json in InfraKit's home, in a folder for its owner alone."""
     daemon = run(*FAST, name="rack7")
     daemon.provision()
     daemon.stop()
@@ -321,7 +321,7 @@ def test_the_state_is_in_infrakits_home_by_default(home: Path, run: Run) -> None
 
 
 def test_the_name_is_instance_py_by_default(home: Path) -> None:
-    """Without `--name` the socket is called as the C demo's counterpart in Python."""
+    """The default of `--name` is instance-py, after the C demo's name."""
     (home / "plugins").mkdir(parents=True)
     (home / "plugins" / "instance-py").mkdir()
     assert str(home / "plugins" / "instance-py") in fails(home)
@@ -329,20 +329,20 @@ def test_the_name_is_instance_py_by_default(home: Path) -> None:
 
 @pytest.mark.parametrize("name", ["", "..", "a/b", "a.pid", "a\nb"])
 def test_a_bad_name_is_refused(home: Path, name: str) -> None:
-    """A name that is no file name, or that InfraKit would take for something else, is refused."""
+    """A name that is no file name, or that InfraKit would misread, is refused."""
     line = fails(home, "--name", name)
     assert f"name {name!r}: expected a file name" in line
 
 
 def test_a_folder_of_sockets_that_can_not_be_used_is_told(home: Path, tmp_path: Path) -> None:
-    """A folder that is a file, or whose path is too long, is one line that names it."""
+    """The error for a folder that is a file, or that has too long a path, names the path."""
     (tmp_path / "file").touch()
     assert str(tmp_path / "file") in fails(home, "--dir", str(tmp_path / "file"))
     assert "too long" in fails(home, "--dir", str(tmp_path / ("x" * 120)))
 
 
 def test_what_is_in_the_sockets_place_is_not_removed(home: Path) -> None:
-    """A file in the socket's place stops the start, and stays."""
+    """A file in place of the socket stops the start, and stays."""
     path = home / "plugins" / "rack1"
     path.parent.mkdir(parents=True)
     path.write_text("mine")
@@ -351,7 +351,7 @@ def test_what_is_in_the_sockets_place_is_not_removed(home: Path) -> None:
 
 
 def test_a_name_is_taken_once(daemon: Daemon) -> None:
-    """A second daemon of the same name is refused with an error that names the first; the first goes on."""
+    """A second daemon of the same name is refused with an error that names the first, which keeps running."""
     line = fails(daemon.home, "--name", daemon.name)
     assert "rack1" in line
     assert str(daemon.pid) in line
@@ -359,7 +359,7 @@ def test_a_name_is_taken_once(daemon: Daemon) -> None:
 
 
 def test_an_unknown_provider_is_told_with_the_installed_ones(home: Path) -> None:
-    """The error for a provider that is not installed says which are, and one for an option which it takes."""
+    """The error for an unknown provider lists the installed ones; the error for an unknown option lists the valid ones."""
     line = fails(home, "--provider", "nope")
     assert "'nope'" in line
     for installed in ("file", "simulator"):
@@ -372,7 +372,7 @@ def test_an_unknown_provider_is_told_with_the_installed_ones(home: Path) -> None
 
 @pytest.fixture(scope="module")
 def three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Daemon, list[str]]]:
-    """A daemon with three instances, which tests only look at, and their IDs, sorted."""
+    """Yield a daemon with three instances, which tests do not change, and their IDs, sorted."""
     with Daemon(tmp_path_factory.mktemp("three") / "ik", *FAST) as daemon:
         daemon.provision({"n": 1}, logical="l1", tier="web", infrakit_group="g")
         daemon.provision({"n": 2}, tier="web")
@@ -381,7 +381,7 @@ def three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Daemon, li
 
 
 def test_describe_shows_a_table_sorted_by_id(three: tuple[Daemon, list[str]]) -> None:
-    """`describe` shows ID, LOGICAL and TAGS of each instance, in columns, sorted by ID."""
+    """`describe` shows the ID, logical ID and tags of each instance in columns, sorted by ID."""
     daemon, ids = three
     lines = ok(daemon.home, "describe", "rack1").splitlines()
     assert ["ID", "LOGICAL", "TAGS"] == lines[0].split()
@@ -391,7 +391,7 @@ def test_describe_shows_a_table_sorted_by_id(three: tuple[Daemon, list[str]]) ->
 
 
 def test_describe_nothing(daemon: Daemon) -> None:
-    """Where there are no instances `describe` shows the heads only, with -q nothing, and else an empty list."""
+    """`describe` without instances prints only the heads; with -q it prints nothing, with -r or -y an empty list."""
     assert "ID  LOGICAL  TAGS\n" == ok(daemon.home, "describe", "rack1")
     assert "" == ok(daemon.home, "describe", "rack1", "-q")
     assert [] == json.loads(ok(daemon.home, "describe", "rack1", "-r"))
@@ -399,7 +399,7 @@ def test_describe_nothing(daemon: Daemon) -> None:
 
 
 def test_describe_quietly(three: tuple[Daemon, list[str]]) -> None:
-    """`describe -q` gives IDs, one a line, sorted."""
+    """`describe -q` prints sorted IDs, one in each line."""
     daemon, ids = three
     assert ids == ok(daemon.home, "describe", "rack1", "-q").splitlines()
     assert ids == ok(daemon.home, "describe", "rack1", "--quiet").splitlines()
@@ -409,7 +409,7 @@ def test_describe_quietly(three: tuple[Daemon, list[str]]) -> None:
     ("flag", "read"), [("-r", json.loads), ("--raw", json.loads), ("-y", yaml.safe_load), ("--yaml", yaml.safe_load)]
 )
 def test_describe_for_programs(three: tuple[Daemon, list[str]], flag: str, read: Callable[[str], Any]) -> None:
-    """`describe -r` is JSON and `-y` is YAML, of the descriptions as InfraKit has them; with -p they have properties."""
+    """`describe -r` prints descriptions as JSON and `-y` as YAML; with -p they include properties."""
     daemon, ids = three
     found = read(ok(daemon.home, "describe", "rack1", flag))
     tags = {"infrakit.group": "g", "tier": "web"}
@@ -441,7 +441,7 @@ def test_describe_by_tags(three: tuple[Daemon, list[str]]) -> None:
 
 
 def test_describe_by_id(three: tuple[Daemon, list[str]]) -> None:
-    """`describe NAME ID…` shows those instances, sorted; an unknown ID is an error that names it, and shows nothing."""
+    """`describe NAME ID…` shows these instances, sorted. An unknown ID is an error that names it."""
     daemon, ids = three
     assert ids[::2] == ok(daemon.home, "describe", "rack1", ids[2], ids[0], "-q").splitlines()
     assert "'nope'" in fails(daemon.home, "describe", "rack1", ids[0], "nope")
@@ -449,7 +449,7 @@ def test_describe_by_id(three: tuple[Daemon, list[str]]) -> None:
 
 
 def test_describe_all_shows_every_state(daemon: Daemon) -> None:
-    """`describe --all` shows what InfraKit is not shown too, with state and reason; by tags, by ID and for programs."""
+    """`describe --all` also shows instances that InfraKit does not see, with their state and reason."""
     ids = sorted([daemon.provision(tier="db"), daemon.provision(tier="web"), daemon.provision(tier="db")])
     ok(daemon.home, "set-aside", "rack1", ids[1], "--reason", "fan is loud")
     assert [ids[0], ids[2]] == ok(daemon.home, "describe", "rack1", "-q").splitlines()
@@ -468,14 +468,14 @@ def test_describe_all_shows_every_state(daemon: Daemon) -> None:
 
 
 def test_provision_from_a_file(daemon: Daemon, file: Callable[[str], str]) -> None:
-    """`provision` makes an instance of the file's spec, whole, and prints its ID alone."""
+    """`provision` creates an instance from all of the file's spec, and prints only its ID."""
     id = ok(daemon.home, "provision", "rack1", file(json.dumps(SPEC))).removesuffix("\n")
     (saved,) = daemon.saved()["Instances"]
     assert {**SPEC, "ID": id} == {key: saved[key] for key in ("ID", *SPEC)}
 
 
 def test_provision_from_anywhere(daemon: Daemon, file: Callable[[str], str]) -> None:
-    """A spec is read from a file, a file:// address or standard input, as JSON or with -y as YAML."""
+    """`provision` reads a spec from a file, a file:// URL or standard input, as JSON, or as YAML with -y."""
     for source in ("-", "file://{}", "{}"):
         for flags in ([], ["-y"], ["--yaml"]):
             text = yaml.safe_dump(SPEC) if flags else json.dumps(SPEC)
@@ -488,7 +488,7 @@ def test_provision_from_anywhere(daemon: Daemon, file: Callable[[str], str]) -> 
 
 @contextmanager
 def web(status: int, body: bytes) -> Iterator[str]:
-    """A web server that answers everything with *body*; gives its address."""
+    """Run a web server that answers all requests with *body*; yield its URL."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -498,7 +498,7 @@ def web(status: int, body: bytes) -> Iterator[str]:
             self.wfile.write(body)
 
         def log_message(self, format: str, *args: object) -> None:
-            """Say nothing."""
+            """Log nothing."""
 
     with HTTPServer(("127.0.0.1", 0), Handler) as server:
         serving = threading.Thread(target=server.serve_forever, args=(0.01,))
@@ -511,7 +511,7 @@ def web(status: int, body: bytes) -> Iterator[str]:
 
 
 def test_provision_from_the_web(daemon: Daemon) -> None:
-    """A spec is read from an http:// address; where that answers with an error, that is told, and nothing is made."""
+    """`provision` reads a spec from an http:// URL. If the server answers with an error, it creates nothing."""
     with web(200, b'{"Tags":{"from":"web"}}') as address:
         id = ok(daemon.home, "provision", "rack1", address).strip()
     assert [id] == daemon.described(**{"from": "web"})
@@ -527,7 +527,7 @@ def test_provision_from_the_web(daemon: Daemon) -> None:
     [
         ("", [], "empty"),
         ("{", [], "not JSON: it ends too early"),
-        ("a: 1", [], "is it YAML? then say -y"),
+        ("a: 1", [], "if it is YAML, use -y"),
         ('{"Tags":{"a":"\\q"}}', [], "not JSON"),
         ("[1,", [], "not JSON"),
         ("[]", [], "expected an object, got an array"),
@@ -549,7 +549,7 @@ def test_provision_from_the_web(daemon: Daemon) -> None:
     ],
 )
 def test_a_bad_spec_is_told(home: Path, file: Callable[[str], str], content: str, flags: list[str], says: str) -> None:
-    """A file that is no spec is one line that names the file, the place, and what would be right."""
+    """The error for an invalid spec names the file, the place in it, and the expected value."""
     path = file(content)
     line = fails(home, "provision", "rack1", path, *flags)
     assert line.startswith(f"{path}: ")
@@ -557,7 +557,7 @@ def test_a_bad_spec_is_told(home: Path, file: Callable[[str], str], content: str
 
 
 def test_validate_reads_specs_as_provision_does(home: Path, file: Callable[[str], str]) -> None:
-    """`validate` refuses what is no spec with the words of `provision`."""
+    """`validate` and `provision` report the same errors in a spec."""
     for content in ("{", '{"Propertys":{}}', '{"Tags":{"a":1}}'):
         path = file(content)
         assert fails(home, "provision", "rack1", path) == fails(home, "validate", "rack1", path)
@@ -577,14 +577,14 @@ def test_validate_reads_specs_as_provision_does(home: Path, file: Callable[[str]
     ],
 )
 def test_a_spec_that_can_not_be_read_is_told(home: Path, source: str, says: str) -> None:
-    """A file or address that can't be read is one line that names it and says why."""
+    """The error for an unreadable file or URL names it, with the reason."""
     line = fails(home, "provision", "rack1", source)
     assert line.startswith(f"{source}: ")
     assert says in line
 
 
 def test_standard_input_that_is_closed_is_told(home: Path) -> None:
-    """Where a spec is to come from standard input, and there is none, that is one line."""
+    """A closed standard input is an error of one line."""
     run = subprocess.run(
         ["sh", "-c", 'exec "$@" <&-', "sh", *COMMAND, "provision", "rack1", "-"],
         capture_output=True,
@@ -596,7 +596,7 @@ def test_standard_input_that_is_closed_is_told(home: Path) -> None:
 
 
 def test_validate_says_ok(simulated: Daemon, file: Callable[[str], str]) -> None:
-    """`validate` prints `validate:ok` for a spec that the provider takes, and provisions nothing."""
+    """`validate` prints `validate:ok` for a spec that the provider accepts, and provisions nothing."""
     assert "validate:ok\n" == ok(
         simulated.home, "validate", "rack1", file('{"Properties":{"delay":1},"Tags":{"a":"1"}}')
     )
@@ -606,7 +606,7 @@ def test_validate_says_ok(simulated: Daemon, file: Callable[[str], str]) -> None
 
 
 def test_what_the_provider_would_not_take_is_told(simulated: Daemon, file: Callable[[str], str]) -> None:
-    """`validate` and `provision` tell what the provider has against properties, and make nothing."""
+    """`validate` and `provision` report the provider's objection to properties, and create nothing."""
     path = file('{"Properties":{"delay":"long"}}')
     for verb in ("validate", "provision"):
         assert 'Properties.delay: expected a number or null, got "long"' == fails(simulated.home, verb, "rack1", path)
@@ -614,7 +614,7 @@ def test_what_the_provider_would_not_take_is_told(simulated: Daemon, file: Calla
 
 
 def test_a_provision_that_fails_is_told(simulated: Daemon) -> None:
-    """`provision` tells why the provider failed."""
+    """`provision` reports the provider's reason for a failure."""
     with simulated.world.change() as scene:
         scene.capacity = 0
     assert "no room: the world's capacity is 0" in fails(simulated.home, "provision", "rack1", "-", input="{}")
@@ -624,7 +624,7 @@ def test_a_provision_that_fails_is_told(simulated: Daemon) -> None:
 
 
 def test_destroy_waits_until_all_are_gone(simulated: Daemon) -> None:
-    """`destroy` takes several IDs, returns when all of them are gone, and prints each."""
+    """`destroy` takes several IDs, returns when all instances are gone, and prints each ID."""
     made = [simulated.provision({"destroy_delay": 1}) for _ in range(2)]
     assert [f"destroyed {id}" for id in made] == ok(simulated.home, "destroy", "rack1", *made).splitlines()
     assert {} == simulated.world.look().machines
@@ -632,7 +632,7 @@ def test_destroy_waits_until_all_are_gone(simulated: Daemon) -> None:
 
 
 def test_destroy_need_not_wait(simulated: Daemon) -> None:
-    """`destroy --no-wait` returns once it is sure to happen."""
+    """`destroy --no-wait` returns once the request is durable."""
     id = simulated.provision({"destroy_delay": 600})
     assert f"destroyed {id}\n" == ok(simulated.home, "destroy", "rack1", id, "--no-wait")
     record = simulated.record(id)
@@ -641,14 +641,14 @@ def test_destroy_need_not_wait(simulated: Daemon) -> None:
 
 
 def test_destroy_waits_no_longer_than_it_may(simulated: Daemon) -> None:
-    """`destroy --timeout` gives up waiting after so long, and says that it goes on."""
+    """`destroy --timeout` stops waiting after its time; the plugin keeps destroying."""
     id = simulated.provision({"destroy_delay": 600})
     assert id in fails(simulated.home, "destroy", "rack1", id, "--timeout", "0.5")
     assert [] == simulated.described()
 
 
 def test_destroy_of_an_unknown_id_is_an_error(daemon: Daemon) -> None:
-    """Destroying an ID that was never there, or is gone, is an error that names it."""
+    """The error for a destroy of an unknown ID, or of one that is gone, names the ID."""
     id = daemon.provision()
     assert "no instance 'nope'" in fails(daemon.home, "destroy", "rack1", "nope")
     ok(daemon.home, "destroy", "rack1", id)
@@ -656,7 +656,7 @@ def test_destroy_of_an_unknown_id_is_an_error(daemon: Daemon) -> None:
 
 
 def test_label_adds_and_replaces_tags(daemon: Daemon) -> None:
-    """`label` adds or replaces tags, also several at once, and keeps the others."""
+    """`label` adds or replaces tags, several at once too, and keeps the others."""
     id = daemon.provision(keep="0", tier="web")
     assert f"labelled {id}\n" == ok(daemon.home, "label", "rack1", id, "tier=db", "a=1,b=x=y", "empty=")
     (found,) = daemon.call("Instance.DescribeInstances")["Descriptions"]
@@ -665,27 +665,27 @@ def test_label_adds_and_replaces_tags(daemon: Daemon) -> None:
 
 
 def test_set_aside_and_restore(daemon: Daemon) -> None:
-    """`set-aside` takes an instance out of what InfraKit sees, with its reason; `restore` brings it back, to the front."""
+    """`set-aside` hides an instance from InfraKit, with a reason; `restore` brings it back, at the front."""
     first, second = daemon.provision(), daemon.provision()
     assert f"set aside {second}\n" == ok(daemon.home, "set-aside", "rack1", second, "--reason", "new fan")
     assert [first] == daemon.described()
-    assert ("non-functional", "new fan", True) == kept(daemon, second)
+    assert ("non-functional", "new fan", True) == read_state(daemon, second)
     assert f"restored {second}\n" == ok(daemon.home, "restore", "rack1", second)
     assert [second, first] == daemon.described()
-    assert ("ready", "", False) == kept(daemon, second)
+    assert ("ready", "", False) == read_state(daemon, second)
     for verb in (["set-aside", "--reason", "x"], ["restore"]):
         assert "'nope'" in fails(daemon.home, *verb, "rack1", "nope")
 
 
-def kept(daemon: Daemon, id: str) -> tuple[str, str, bool]:
-    """Give an instance's state, its reason, and whether it was set aside by hand."""
+def read_state(daemon: Daemon, id: str) -> tuple[str, str, bool]:
+    """Return an instance's state, its reason, and whether an operator set it aside."""
     record = daemon.record(id)
     assert record is not None
     return record.State, record.Reason, record.ByHand
 
 
 def test_restore_of_what_is_ready_is_an_error(daemon: Daemon) -> None:
-    """What is not set aside can't be restored, with force neither."""
+    """An instance that is not set aside can't be restored, even with `--force`."""
     id = daemon.provision()
     for force in ([], ["--force"]):
         line = fails(daemon.home, "restore", "rack1", id, *force)
@@ -694,7 +694,7 @@ def test_restore_of_what_is_ready_is_an_error(daemon: Daemon) -> None:
 
 
 def test_restore_of_what_was_replaced_takes_force(daemon: Daemon) -> None:
-    """`restore` refuses an instance whose logical ID another has now, naming it; with `--force` it is restored."""
+    """`restore` refuses an instance if another has its logical ID now, and names that; `--force` overrides this."""
     old = daemon.provision(logical="l")
     ok(daemon.home, "set-aside", "rack1", old, "--reason", "x")
     new = daemon.provision(logical="l")
@@ -705,7 +705,7 @@ def test_restore_of_what_was_replaced_takes_force(daemon: Daemon) -> None:
 
 
 def test_confirm_lets_held_losses_happen(run: Run) -> None:
-    """Losses that are held are seen in `info` and `describe --all`; `confirm` prints them, and they happen."""
+    """`info` and `describe --all` show held losses; after `confirm`, which prints them, they happen."""
     daemon = run("--provider", "simulator", *FAST)
     assert "nothing is held\n" == ok(daemon.home, "confirm", "rack1")
     made = sorted(daemon.provision() for _ in range(5))
@@ -715,19 +715,19 @@ def test_confirm_lets_held_losses_happen(run: Run) -> None:
         scene.machines = {}
     eventually(lambda: made == daemon.call("Operator.Status")["Held"], "the losses are held")
     assert made == sorted(daemon.described())
-    assert "5 seem lost" in ok(daemon.home, "info", "rack1")
+    assert "5 instances seem lost at once" in ok(daemon.home, "info", "rack1")
     assert 5 == ok(daemon.home, "describe", "rack1", "--all").count("held: missing")
     assert [f"confirmed {id}" for id in made] == ok(daemon.home, "confirm", "rack1").splitlines()
     eventually(lambda: not daemon.described(), "the losses happen")
 
 
 def test_a_provider_without_a_pool_has_no_machines_to_show(daemon: Daemon) -> None:
-    """`machines` says so where the provider makes its machines."""
+    """The error of `machines` for a provider without a pool says that it has none."""
     assert "provider File has no pool of machines: it makes them" == fails(daemon.home, "machines", "rack1")
 
 
 def test_info_shows_what_a_plugin_is_and_how(daemon: Daemon) -> None:
-    """`info` shows the plugin, its interfaces, its provider and its instances; with -r it is JSON."""
+    """`info` shows the plugin, its interfaces, its provider and its instances; with -r it prints JSON."""
     ok(daemon.home, "set-aside", "rack1", daemon.provision(), "--reason", "x")
     daemon.provision()
     text = ok(daemon.home, "info", "rack1")
@@ -740,7 +740,7 @@ def test_info_shows_what_a_plugin_is_and_how(daemon: Daemon) -> None:
 
 
 def test_info_shows_trouble_and_orphans(simulated: Daemon) -> None:
-    """`info` shows orphans, and why the provider can't be observed."""
+    """`info` shows orphans, and the reason for which the provider can't be observed."""
     id = simulated.provision()
     with simulated.world.change() as scene:
         scene.machines["stray"] = scene.machines[id]
@@ -757,7 +757,7 @@ def test_info_shows_trouble_and_orphans(simulated: Daemon) -> None:
 
 
 def test_a_socket_can_be_named_by_its_path(daemon: Daemon) -> None:
-    """A plugin is named by its name in a folder, or by its socket's path."""
+    """A command accepts a plugin's name in a folder, or the path of its socket."""
     id = daemon.provision()
     elsewhere = daemon.home / "nowhere"
     assert f"{id}\n" == ok(elsewhere, "describe", str(daemon.socket), "-q")
@@ -775,7 +775,7 @@ def test_a_socket_can_be_named_by_its_path(daemon: Daemon) -> None:
 
 
 def test_an_unknown_sub_type_is_told(daemon: Daemon) -> None:
-    """`NAME/TYPE` asks for a sub-type, and is an error where the plugin has none."""
+    """`NAME/TYPE` selects a sub-type, and is an error if the plugin has none."""
     assert "no-plugin:compute" == fails(daemon.home, "describe", "rack1/compute")
 
 
@@ -800,14 +800,14 @@ def to_rack1(call: list[str]) -> list[str]:
 
 @pytest.mark.parametrize("call", EVERY_CALL, ids=" ".join)
 def test_no_plugin_there_is_told(home: Path, call: list[str]) -> None:
-    """Every command says in one line that there is no plugin of a name, and where it looked."""
+    """The error for a missing plugin has the path of its socket."""
     assert f"no plugin at {home / 'plugins' / 'rack1'}: there is no such socket" == fails(
         home, *to_rack1(call), input="{}"
     )
 
 
 def test_a_stale_socket_is_told(daemon: Daemon) -> None:
-    """A socket that a crash left behind is told from one that is not there; the next start replaces it."""
+    """The error for a socket that remains after a crash says so; the next start replaces the socket."""
     daemon.kill()
     assert f"no plugin at {daemon.socket}: nothing listens there any more; start it again" == fails(
         daemon.home, "describe", "rack1"
@@ -818,7 +818,7 @@ def test_a_stale_socket_is_told(daemon: Daemon) -> None:
 
 @contextmanager
 def fake_plugin(home: Path, answer: bytes) -> Iterator[None]:
-    """Something on rack1's socket that answers every connection's first bytes with *answer*, and closes it."""
+    """Answer the first bytes of every connection to rack1's socket with *answer*, and close it."""
     path = home / "plugins" / "rack1"
     path.parent.mkdir(parents=True)
     with socket.socket(socket.AF_UNIX) as listening:
@@ -874,14 +874,14 @@ def http(body: bytes, status: str = "200 OK", length: int | None = None) -> byte
     ],
 )
 def test_what_no_plugin_would_answer_is_told(home: Path, answer: bytes) -> None:
-    """Whatever a program on the socket answers that is no plugin, a command says so in one line."""
+    """An invalid reply from any program on the socket is an error of one line."""
     with fake_plugin(home, answer):
         fails(home, "describe", "rack1")
 
 
 @pytest.mark.parametrize("answer", [b"", http(b"", "404 Not Found"), http(b"<html>"), http(b"{}"), http(b"[" * 5000)])
 def test_what_no_plugin_would_show_is_told(home: Path, answer: bytes) -> None:
-    """`info`, which reads a document, says so too."""
+    """`info`, which reads a document, reports invalid replies too."""
     with fake_plugin(home, answer):
         fails(home, "info", "rack1")
 
@@ -893,7 +893,7 @@ def test_what_no_plugin_would_show_is_told(home: Path, answer: bytes) -> None:
     "arguments", [["--help"], ["version"], ["describe", "rack1"], ["describe", "rack1", "-r"], ["info", "rack1"]]
 )
 def test_a_reader_that_went_away_is_no_crash(three: tuple[Daemon, list[str]], arguments: list[str]) -> None:
-    """Where nobody reads the output, as behind `| head`, a command ends without a word."""
+    """A command ends silently if nobody reads its output, as with `| head`."""
     read, write = os.pipe()
     os.close(read)
     with os.fdopen(write, "wb") as pipe:
@@ -909,7 +909,7 @@ def test_a_reader_that_went_away_is_no_crash(three: tuple[Daemon, list[str]], ar
 
 
 def test_a_long_output_may_be_cut_off(daemon: Daemon) -> None:
-    """A reader that goes away in the middle of much output is no crash either."""
+    """A reader that leaves in the middle of a long output causes no crash."""
     daemon.provision({"text": "x" * 1_000_000})
     process = subprocess.Popen(
         [*COMMAND, "describe", "rack1", "-rp"],
@@ -927,7 +927,7 @@ def test_a_long_output_may_be_cut_off(daemon: Daemon) -> None:
 
 @pytest.mark.parametrize("arguments", [["version"], ["--help"], ["describe", "rack1"]])
 def test_a_full_disk_is_told(three: tuple[Daemon, list[str]], arguments: list[str]) -> None:
-    """Where the output can't be written a command says why in one line."""
+    """The error for output that can't be written has the system's reason."""
     with Path("/dev/full").open("wb") as full:
         done = subprocess.run(
             [*COMMAND, *arguments],

@@ -1,4 +1,4 @@
-"""`new` writes a provider that works as it is, and says in one line why it does not."""
+"""`new` writes a provider that works at once. Any failure is one line on stderr, and nothing is written."""
 
 import os
 import re
@@ -21,8 +21,8 @@ def new(folder: Path, name: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def refused(folder: Path, name: str, code: int) -> str:
-    """Run `new`, which must fail with one line and leave nothing; give the line."""
+def refuse(folder: Path, name: str, code: int) -> str:
+    """Run `new`, which must fail without writing anything, and return its one line on stderr."""
     before = sorted(folder.rglob("*"))
     done = new(folder, name)
     assert (code, "", before) == (done.returncode, done.stdout, sorted(folder.rglob("*")))
@@ -31,15 +31,15 @@ def refused(folder: Path, name: str, code: int) -> str:
 
 
 @pytest.fixture
-def written(tmp_path: Path) -> Path:
-    """A folder that `new` wrote."""
+def project(tmp_path: Path) -> Path:
+    """Return a folder that `new` wrote."""
     done = new(tmp_path, "my-rack")
     assert (0, "") == (done.returncode, done.stderr)
     return tmp_path / "my-rack"
 
 
-def checked(folder: Path, *command: str) -> str:
-    """Run a Python program in *folder*, which must succeed; give what it prints."""
+def check(folder: Path, *command: str) -> str:
+    """Run a Python program in *folder*, which must succeed, and return its output."""
     done = subprocess.run(
         [sys.executable, "-m", *command],
         cwd=folder,
@@ -53,28 +53,28 @@ def checked(folder: Path, *command: str) -> str:
     return done.stdout
 
 
-def test_what_is_written_passes_its_tests(written: Path) -> None:
-    """Its tests are found, and none of them fails."""
-    assert re.search(r"^\d\d passed", checked(written, "pytest", "-q", "-p", "no:cacheprovider"), re.MULTILINE)
+def test_what_is_written_passes_its_tests(project: Path) -> None:
+    """A new project passes its own tests."""
+    assert re.search(r"^\d\d passed", check(project, "pytest", "-q", "-p", "no:cacheprovider"), re.MULTILINE)
 
 
-def test_what_is_written_is_in_order(written: Path) -> None:
-    """The strict type checker and the linter find nothing in it, and it is formatted."""
-    checked(written, "mypy", "--strict", "--cache-dir", os.devnull, ".")
-    checked(written, "ruff", "check", "--no-cache", "--extend-select", "B,I,N,RUF,UP,W", "--ignore", "RUF012", ".")
-    checked(written, "ruff", "format", "--no-cache", "--check", ".")
+def test_what_is_written_is_in_order(project: Path) -> None:
+    """A new project passes the strict type checker and the linter, and is formatted."""
+    check(project, "mypy", "--strict", "--cache-dir", os.devnull, ".")
+    check(project, "ruff", "check", "--no-cache", "--extend-select", "B,I,N,RUF,UP,W", "--ignore", "RUF012", ".")
+    check(project, "ruff", "format", "--no-cache", "--check", ".")
 
 
-def test_what_is_written_says_its_own_name(written: Path) -> None:
-    """Nothing is left of the template's names, in files or in their names."""
-    assert {"README.md", "my_rack.py", "pyproject.toml", "test_my_rack.py"} == {each.name for each in written.iterdir()}
-    for file in written.iterdir():
+def test_what_is_written_says_its_own_name(project: Path) -> None:
+    """A new project has its own name everywhere, also in the names of its files."""
+    assert {"README.md", "my_rack.py", "pyproject.toml", "test_my_rack.py"} == {each.name for each in project.iterdir()}
+    for file in project.iterdir():
         assert not re.search(r"your.?machines", file.read_text(), re.IGNORECASE), file.name
 
 
-def test_what_is_written_runs(written: Path, run: Callable[..., Daemon]) -> None:
-    """InfraKit can provision with it, sees a machine set aside that says it does not work, and can destroy it."""
-    daemon = run("--provider", f"{written}/my_rack.py:MyRack", *FAST)
+def test_what_is_written_runs(project: Path, run: Callable[..., Daemon]) -> None:
+    """A new provider can provision a machine, report it as broken, and destroy it."""
+    daemon = run("--provider", f"{project}/my_rack.py:MyRack", *FAST)
     id = daemon.provision({"cpus": 2})
     assert [id] == daemon.described()
     (file,) = (daemon.state.parent / "machines").iterdir()
@@ -86,27 +86,27 @@ def test_what_is_written_runs(written: Path, run: Callable[..., Daemon]) -> None
 
 @pytest.mark.parametrize("name", ["", "Rack", "1rack", "-rack", "rack-", "../rack", "my rack", "räck", "a/b", "."])
 def test_a_bad_name_is_told(tmp_path: Path, name: str) -> None:
-    """What is no name for a project is refused, with one that is."""
-    assert f"such as my-rack, got {name!r}" in refused(tmp_path, name, 2)
+    """The error for an invalid name shows a valid one."""
+    assert f"such as my-rack, got {name!r}" in refuse(tmp_path, name, 2)
 
 
 @pytest.mark.parametrize("name", ["file", "simulator", "json", "class", "pyinfrakit", "pytest", "provider", "machine"])
 def test_a_name_that_is_taken_is_told(tmp_path: Path, name: str) -> None:
-    """What would hide a module, or a class that the provider needs, is refused."""
-    assert f"take another, such as my-{name}" in refused(tmp_path, name, 2)
+    """A name that would hide a module, or a class that the provider needs, is refused."""
+    assert f"use another, such as my-{name}" in refuse(tmp_path, name, 2)
 
 
 def test_a_folder_that_is_there_is_left_alone(tmp_path: Path) -> None:
-    """Neither a folder nor a file of the name is touched."""
+    """An existing folder or file of the name stays as it is."""
     (tmp_path / "rack").mkdir()
     (tmp_path / "shelf").touch()
-    assert "rack: there is such a folder or file already" in refused(tmp_path, "rack", 1)
-    assert "shelf: there is such a folder or file already" in refused(tmp_path, "shelf", 1)
+    assert "rack: File exists; nothing was written" in refuse(tmp_path, "rack", 1)
+    assert "shelf: File exists; nothing was written" in refuse(tmp_path, "shelf", 1)
 
 
 def test_a_place_that_can_not_be_written_is_told(tmp_path: Path) -> None:
-    """The system's reason is told, in one line."""
-    assert "File name too long; nothing was written" in refused(tmp_path, "r" * 300, 1)
+    """The error for a folder that can't be written has the system's reason."""
+    assert "File name too long; nothing was written" in refuse(tmp_path, "r" * 300, 1)
     (tmp_path / "closed").mkdir(mode=0o500)
     if os.geteuid() != 0:
-        assert "rack: Permission denied; nothing was written" in refused(tmp_path / "closed", "rack", 1)
+        assert "rack: Permission denied; nothing was written" in refuse(tmp_path / "closed", "rack", 1)

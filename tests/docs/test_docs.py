@@ -1,4 +1,4 @@
-"""The documentation says what the program does."""
+"""The documentation matches the program."""
 
 import re
 from pathlib import Path
@@ -8,29 +8,28 @@ import pytest
 from click.testing import CliRunner
 
 from pyinfrakit import provider, testing
-from pyinfrakit.cli.plugin import plugin
-from pyinfrakit.cli.verbs import VERBS, verb
+from pyinfrakit.cli.serve import plugin
 from pyinfrakit.daemon.run import STOP_TIMEOUT
 from pyinfrakit.instance.calls import POOL, VALIDATE, CallLimits
 from pyinfrakit.rpc.instance import service
 from pyinfrakit.testing import ProviderContract
-from pyinfrakit.testing.lives import Lives
 from support.harness import ROOT
 
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
-COMMANDS: dict[str, click.Command] = {"": plugin, **{name: verb(name) for name in VERBS}}
+PROGRAM = click.Context(plugin, info_name="infrakit-instance", **plugin.context_settings)
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", ["", *plugin.list_commands(PROGRAM)])
 def test_every_command_is_documented_as_its_help_says(name: str) -> None:
-    """docs/commands.md has each command's help, as it is printed, though maybe in lines of another length."""
-    context = click.Context(plugin, info_name="infrakit-instance", **plugin.context_settings)
-    if name:
-        context = click.Context(COMMANDS[name], info_name=name, parent=context)
+    """docs/commands.md shows the help of each command, though the lines may have another length."""
+    command = plugin.get_command(PROGRAM, name) if name else plugin
+    assert command is not None
+    parent = PROGRAM if name else None
+    context = click.Context(command, info_name=name or PROGRAM.info_name, parent=parent, **plugin.context_settings)
     context.terminal_width = 108  # as in a terminal of 110
     page = (ROOT / "docs" / "commands.md").read_text()
     documented = page.partition(f"## `{context.command_path}`\n\n```\n")[2].partition("\n```")[0]
-    assert COMMANDS[name].get_help(context).split() == documented.split()
+    assert command.get_help(context).split() == documented.split()
 
 
 @pytest.mark.parametrize(
@@ -38,7 +37,7 @@ def test_every_command_is_documented_as_its_help_says(name: str) -> None:
     [("providers.md", "simulator"), ("providers.md", "process"), ("exec.md", "exec"), ("redfish.md", "redfish")],
 )
 def test_providers_are_documented_as_they_are(name: str, provider: str) -> None:
-    """The pages have what `infrakit-instance provider` prints, as it is printed."""
+    """The pages show the exact output of `infrakit-instance provider`."""
     page = (ROOT / "docs" / name).read_text()
     documented = page.partition(f"$ infrakit-instance provider {provider}\n")[2].partition("\n```")[0]
     assert CliRunner().invoke(plugin, ["provider", provider]).output == f"{documented}\n"
@@ -46,7 +45,7 @@ def test_providers_are_documented_as_they_are(name: str, provider: str) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_within_the_project_lead_somewhere(page: Path) -> None:
-    """Every relative link is to a file that is there."""
+    """Every relative link leads to an existing file."""
     links = re.findall(r"\]\((?!https?://)([^)#]+)", page.read_text())
     assert [] == [link for link in links if not (page.parent / link).exists()]
 
@@ -76,12 +75,12 @@ SHARED = {
     "Spec": provider.Spec,
 }
 INNER = {"by_hand", "made", "relabel", "unknown"}
-"""What of a record is the plugin's own."""
+"""Fields of a record that only the plugin uses."""
 
 
 @pytest.mark.parametrize("name", [*provider.__all__, *(name for name in vars(provider.Provider) if name[0] != "_")])
 def test_the_sdk_is_documented(name: str) -> None:
-    """docs/sdk.md names everything that `pyinfrakit.provider` gives, and every attribute and method of a provider."""
+    """docs/sdk.md names everything in `pyinfrakit.provider`, and every attribute and method of a provider."""
     assert re.search(rf"`{name}\b", SDK)
 
 
@@ -93,9 +92,9 @@ def test_what_a_provider_is_given_and_gives_is_documented(kind: str) -> None:
 
 
 def test_what_may_be_given_to_the_contract_is_documented() -> None:
-    """docs/sdk.md names the attributes and methods of the contract that are no tests, and the SDK's other test classes."""
-    hooks = {name for each in (ProviderContract, Lives) for name in vars(each) if not name.startswith(("_", "test_"))}
-    assert [] == [name for name in {*hooks, *testing.__all__} - {"started", "Wrapped"} if f"`{name}" not in SDK]
+    """docs/sdk.md names the contract's attributes and methods, except tests, and the other classes for tests."""
+    hooks = {name for name in vars(ProviderContract) if not name.startswith(("_", "test_"))}
+    assert [] == [name for name in {*hooks, *testing.__all__} - {"Wrapped"} if f"`{name}" not in SDK]
 
 
 def test_the_limits_are_as_documented() -> None:

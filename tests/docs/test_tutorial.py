@@ -1,4 +1,4 @@
-"""The tutorial is true: each of its blocks is written or run, in order, against a real daemon."""
+"""The tutorial works: each of its files is written and each of its commands run, in order, with a real daemon."""
 
 import re
 from collections.abc import Iterator
@@ -15,13 +15,13 @@ BLOCKS = blocks(TUTORIAL)
 
 @pytest.fixture
 def console(tmp_path: Path) -> Iterator[Console]:
-    """A console, whose daemon ends with the test."""
+    """Yield a console. Its daemon ends with the test."""
     with Console(tmp_path) as console:
         yield console
 
 
 def test_the_tutorial_is_true(console: Console) -> None:
-    """Its files, written as they stand, and its commands, typed one after the other, print what it says."""
+    """The tutorial's commands, with its files in place, print the output on the page."""
     for block in BLOCKS:
         if block.language == "python":
             (console.folder / block.file).write_text(block.text)
@@ -31,7 +31,7 @@ def test_the_tutorial_is_true(console: Console) -> None:
 
 
 def test_every_block_is_run() -> None:
-    """A block is a file of Python, or what is typed at a console: there is no other, which nothing would run."""
+    """Every block on the page is a Python file or a console session, so that all of them run."""
     blocks = {(block.language, bool(block.file)) for block in BLOCKS}
     assert {("python", True), ("console", False)} == blocks
     assert TUTORIAL.read_text().count("```") == 2 * len(BLOCKS)
@@ -39,6 +39,6 @@ def test_every_block_is_run() -> None:
 
 
 def test_the_first_provider_is_short() -> None:
-    """It takes at most 20 lines, not counting blank ones, imports, and what it says of itself."""
+    """The first provider has at most 20 lines, without blank lines, imports and docstrings."""
     lines = [line for line in BLOCKS[0].text.splitlines() if line and not re.match(r'import |from |"""', line)]
     assert 20 >= len(lines)

@@ -1,4 +1,4 @@
-"""Providers with one fault each, held to the contract; test_contract.py runs this file, and looks at what fails."""
+"""Providers with one fault each, and the contract for them. test_contract.py runs this file, and reads the failures."""
 
 import asyncio
 import shutil
@@ -20,7 +20,7 @@ class Size(Struct, forbid_unknown_fields=True):
 
 
 class Right(Provider):
-    """Folders, one a machine, in a folder for each mark. It keeps the contract."""
+    """A provider without a fault: each machine is a folder, in a folder for each mark."""
 
     Properties = Size
     example = {"units": 2}
@@ -51,7 +51,7 @@ class Right(Provider):
     def adopt(self, id: str, handle: str, spec: Spec) -> None:
         stranger = self.folder / handle.removeprefix("on the floor: ")
         if not stranger.exists():
-            raise GiveUp(f"there is nothing {handle}")
+            raise GiveUp(f"there is no machine {handle}")
         stranger.rename(self.shelf / id)
         (self.shelf / id / "handle").write_text(handle)
 
@@ -61,7 +61,7 @@ class Right(Provider):
 
 
 class MakesASecond(Right):
-    """It does not look whether the ID has a machine."""
+    """`provision` does not check if the ID has a machine."""
 
     def provision(self, id: str, spec: Spec) -> str:
         copies = sum(each.name.startswith(id) for each in self.shelf.iterdir())
@@ -77,11 +77,11 @@ class MakesASecond(Right):
         return [Machine(each.stem) for each in self.shelf.iterdir()]
 
     def label(self, instance: Record, tags: Mapping[str, str]) -> None:
-        """There is nowhere to put them."""
+        """Discard the tags."""
 
 
 class OneForAll(Right):
-    """It gives every ID the same machine."""
+    """All IDs share one machine."""
 
     def provision(self, id: str, spec: Spec) -> str:
         super().provision(id, spec)
@@ -92,7 +92,7 @@ class OneForAll(Right):
 
 
 class MissesTheGone(Right):
-    """It takes what is gone for an error."""
+    """`destroy` fails for a machine that is gone."""
 
     def destroy(self, instances: Sequence[Record], reason: str) -> Any:
         for instance in instances:
@@ -102,28 +102,28 @@ class MissesTheGone(Right):
 
 
 class DestroysTheFirst(Right):
-    """It says that it takes several, and sees only one."""
+    """`destroy` ignores all machines of a batch except the first."""
 
     def destroy(self, instances: Sequence[Record], reason: str) -> Any:
         return super().destroy(instances[:1], reason)
 
 
 class IsSilentOnStuck(Right):
-    """It does not tell which of several is not gone."""
+    """`destroy` does not report errors."""
 
     def destroy(self, instances: Sequence[Record], reason: str) -> None:
         super().destroy(instances, reason)
 
 
 class ShowsAll(Right):
-    """It does not look at marks."""
+    """`observe` ignores marks."""
 
     def observe(self) -> list[Machine]:
         return [Machine(each.name) for each in self.shelf.parent.glob("*/*")]
 
 
 class Forgets(Right):
-    """It keeps its machines in memory."""
+    """Its machines are lost at a restart, because it keeps them in memory."""
 
     def start(self) -> None:
         self.machines: set[str] = set()
@@ -138,11 +138,11 @@ class Forgets(Right):
         return [Machine(id) for id in self.machines]
 
     def label(self, instance: Record, tags: Mapping[str, str]) -> None:
-        """There is nowhere to put them."""
+        """Discard the tags."""
 
 
 class HasTenHands(Right):
-    """It forgets what it is asked while it is busy with ten others."""
+    """`provision` does nothing while ten others are busy."""
 
     busy = 0
 
@@ -161,7 +161,7 @@ class HasTenHands(Right):
 
 
 class Revives(Right):
-    """It takes what is destroyed to the basement, and forgets why when it starts."""
+    """Destroyed machines move to the basement, and return at the next start."""
 
     def start(self) -> None:
         super().start()
@@ -179,7 +179,7 @@ class Revives(Right):
 
 
 class LeavesHalf(Right):
-    """It can't go on where a provision was cut off."""
+    """`provision` can't continue after it was cancelled halfway."""
 
     async def provision(self, id: str, spec: Spec) -> Machine:
         half = self.shelf / f"{id}.half"
@@ -194,14 +194,14 @@ class LeavesHalf(Right):
 
 
 class LabelsTheGone(Right):
-    """Its `label` makes what it labels."""
+    """`label` makes a machine that is gone."""
 
     def label(self, instance: Record, tags: Mapping[str, str]) -> None:
         (self.shelf / instance.id).mkdir(exist_ok=True)
 
 
 class HangsOnTheGone(Right):
-    """Its `label` waits for the machine."""
+    """`label` waits for a machine that is gone."""
 
     def label(self, instance: Record, tags: Mapping[str, str]) -> None:
         while not (self.shelf / instance.id).exists():
@@ -209,7 +209,7 @@ class HangsOnTheGone(Right):
 
 
 class AdoptsAnything(Right):
-    """It does not look whether there is what it adopts."""
+    """`adopt` does not check if the machine exists."""
 
     def adopt(self, id: str, handle: str, spec: Spec) -> None:
         (self.shelf / id).mkdir()
@@ -217,10 +217,10 @@ class AdoptsAnything(Right):
 
 
 class TakesAnything(Right):
-    """It does not look at properties."""
+    """`validate` accepts all properties."""
 
     def validate(self, properties: Raw | None) -> None:
-        """All is right."""
+        """Accept all properties."""
 
 
 @contextmanager
@@ -230,13 +230,13 @@ def _stuck(machine: Path) -> Iterator[None]:
     (machine / "stuck").unlink(missing_ok=True)
 
 
-class Held(ProviderContract):
-    """The contract for one of them."""
+class Contract(ProviderContract):
+    """The contract for one of these providers."""
 
-    kind: ClassVar[type[Provider]]
+    provider_class: ClassVar[type[Provider]]
 
     def provider(self, folder: Path) -> Provider:
-        return self.kind("contract", folder)
+        return self.provider_class("contract", folder)
 
     def stuck(self, provider: Provider, id: str) -> AbstractContextManager[None] | None:
         shelf = getattr(provider, "shelf", None)
@@ -254,5 +254,5 @@ WRONG = [
     LeavesHalf, LabelsTheGone, HangsOnTheGone, AdoptsAnything, TakesAnything,
 ]  # fmt: skip
 for wrong in (Right, *WRONG):
-    globals()[f"Test{wrong.__name__}"] = type(f"Test{wrong.__name__}", (Held,), {"kind": wrong})
-TestHangsOnTheGone.patience = 5  # type: ignore[name-defined]  # noqa: F821 - made above
+    globals()[f"Test{wrong.__name__}"] = type(f"Test{wrong.__name__}", (Contract,), {"provider_class": wrong})
+TestHangsOnTheGone.patience = 5  # type: ignore[name-defined]  # noqa: F821 - set above

@@ -1,4 +1,4 @@
-"""The contract that providers are held to: those that come with pyinfrakit keep it, and a wrong one is told what is wrong."""
+"""The contract of all providers: pyinfrakit's own keep it, and a faulty one fails the tests of its fault."""
 
 import os
 import re
@@ -19,14 +19,14 @@ from support.harness import PROGRAMS
 
 
 class TestFile(ProviderContract):
-    """Its machines are its records."""
+    """The file provider keeps the contract: its machines are its records."""
 
     def provider(self, folder: Path) -> File:
         return File("contract", folder)
 
 
 class TestSimulator(ProviderContract):
-    """Its machines are in its world."""
+    """The simulator keeps the contract: its machines are in its world."""
 
     def provider(self, folder: Path) -> Simulator:
         return Simulator("contract", folder)
@@ -72,13 +72,13 @@ PASSING = "test_errors_that_pass_lose_nothing"
 
 FAILS = {
     "Right": set(),
-    "MakesASecond": {AGAIN, RESTART, MANY, CUT_OFF, CRASH},  # all that provision an ID again
+    "MakesASecond": {AGAIN, RESTART, MANY, CUT_OFF, CRASH},  # all tests that provision an ID again
     "OneForAll": {APART, MANY},
     "MissesTheGone": {GONE, BATCH},
-    "DestroysTheFirst": {BATCH, STUCK, RESTART, MANY},  # all that destroy several
+    "DestroysTheFirst": {BATCH, STUCK, RESTART, MANY},  # all tests that destroy several machines
     "IsSilentOnStuck": {STUCK},
     "ShowsAll": {MARKS},
-    "Forgets": {RESTART, MARKS, CRASH, PASSING},  # all that start again
+    "Forgets": {RESTART, MARKS, CRASH, PASSING},  # all tests that restart
     "HasTenHands": {MANY},
     "Revives": {CRASH_LATER, PASSING},
     "LeavesHalf": {CUT_OFF},
@@ -87,12 +87,12 @@ FAILS = {
     "AdoptsAnything": {ADOPTED},
     "TakesAnything": {PROPERTIES},
 }
-"""What the providers in wrong_providers.py fail, the test that names the fault first."""
+"""The tests that each provider in wrong_providers.py fails. The first one names the fault."""
 
 
 @pytest.fixture(scope="module")
 def failed() -> dict[str, set[str]]:
-    """The tests that the wrong providers fail."""
+    """Return the tests that each wrong provider fails."""
     file = PROGRAMS / "wrong_providers.py"
     command = [
         sys.executable,
@@ -120,12 +120,12 @@ def failed() -> dict[str, set[str]]:
 @pytest.mark.xdist_group("wrong providers")
 @pytest.mark.parametrize("provider", FAILS)
 def test_a_fault_fails_the_tests_that_are_about_it(failed: dict[str, set[str]], provider: str) -> None:
-    """A wrong provider fails what its fault breaks, and nothing else; none of them makes a test hang."""
+    """A wrong provider fails exactly the tests that its fault breaks, and makes none of them hang."""
     assert FAILS[provider] == failed[provider]
 
 
 def test_what_is_missing_is_told_without_pytest() -> None:
-    """Who imports the contract where pytest is not installed is told what to install, in one line."""
+    """An import of the contract without pytest fails with one line that says how to install it."""
     program = "import sys; sys.modules['pytest'] = None; import pyinfrakit.testing"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert (
@@ -135,6 +135,6 @@ def test_what_is_missing_is_told_without_pytest() -> None:
 
 
 def test_a_provider_that_is_not_given_is_asked_for() -> None:
-    """A subclass without `provider` fails with what is to be written."""
+    """A subclass without `provider` fails with a message that names the method."""
     with pytest.raises(NotImplementedError, match="write the method `provider`"):
         ProviderContract().provider(Path())

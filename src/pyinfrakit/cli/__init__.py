@@ -1,60 +1,66 @@
-"""The command `infrakit-instance`: without a verb it is the plugin, with one it is a client of plugins."""
+"""The command line: one module for each family of commands, and the part that all programs share."""
 
+import importlib
 import logging
 import os
 import sys
 import threading
-from typing import NoReturn
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn
 
 import click
 from click.core import ParameterSource
 
-from pyinfrakit.cli.plugin import plugin
 from pyinfrakit.errors import CannotStart, PyInfrakitError
+from pyinfrakit.logs import escape
 
-NAME = "infrakit-instance"
 FAILED, WRONG_USE, INTERRUPTED = 1, 2, 130
 
 
-def main() -> None:
-    """Run the command line. Whatever goes wrong is one line on stderr and an exit code: 1, or 2 for wrong use."""
+def run_instance() -> NoReturn:
+    """Run `infrakit-instance`: without a command it is the plugin's daemon, with one it is a client of plugins."""
+    from pyinfrakit.cli.serve import plugin
+
+    main(plugin)
+
+
+def main(program: click.Command) -> NoReturn:
+    """Run *program* and exit. Any error becomes one line on stderr and an exit code: 1, or 2 for wrong use."""
+    message: str | None = None
+    code = FAILED
     try:
-        plugin(prog_name=NAME, standalone_mode=False)
+        program(prog_name=program.name, standalone_mode=False)
         code = 0
     except click.UsageError as error:
-        code = _told(f"{error.format_message().rstrip('.')}{_origin(error)}; see `{_command(error)} --help`", WRONG_USE)
-    except click.ClickException as error:
-        code = _told(error.format_message(), FAILED)
+        command = error.ctx.command_path if error.ctx else program.name
+        message = f"{error.format_message().rstrip('.')}{_explain_source(error)}; see `{command} --help`"
+        code = WRONG_USE
     except CannotStart as error:
-        code = _told(str(error), WRONG_USE)
+        message, code = str(error), WRONG_USE
+    except click.ClickException as error:
+        message = error.format_message()
     except PyInfrakitError as error:
-        code = _told(str(error), FAILED)
+        message = str(error)
     except (click.Abort, KeyboardInterrupt):
         code = INTERRUPTED
     except UnicodeEncodeError:
-        code = _told("an argument is not UTF-8", WRONG_USE)
+        message, code = "an argument is not UTF-8", WRONG_USE
     except BrokenPipeError:
+        # The reader has left, as `| head` does. Python flushes stdout once more at exit: that must not fail.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = FAILED
     except OSError as error:
-        code = _told(error.strerror or str(error), FAILED)
-    _leave(code)
-
-
-def _leave(code: int) -> NoReturn:
-    """End the process, also where a thread of a provider's hangs: Python would wait for it."""
+        message = error.strerror or str(error)
+    if message is not None:
+        click.echo(f"{program.name}: {escape(' '.join(message.split()))}", err=True)
     logging.shutdown()
+    # At exit, Python waits for all threads. One of a provider may hang, and must not keep the process alive.
     if any(not thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread()):
         os._exit(code)
     sys.exit(code)
 
 
-def _command(error: click.UsageError) -> str:
-    return error.ctx.command_path if error.ctx else NAME
-
-
-def _origin(error: click.UsageError) -> str:
-    """Say where a wrong value came from, if not from the command line."""
+def _explain_source(error: click.UsageError) -> str:
+    """Return the environment variable that a wrong value is from, or an empty string."""
     if not isinstance(error, click.BadParameter) or error.ctx is None or error.param is None:
         return ""
     name = error.param.name or ""
@@ -63,6 +69,22 @@ def _origin(error: click.UsageError) -> str:
     return f" (from {error.param.envvar or f'{error.ctx.auto_envvar_prefix}_{name.upper()}'})"
 
 
-def _told(message: str, code: int) -> int:
-    click.echo(f"{NAME}: {' '.join(message.split())}", err=True)
-    return code
+class LazyGroup(click.Group):
+    """A group of commands that are imported when they run: to import all takes longer than most of them.
+
+    *families* maps the modules of this package to their commands.
+    """
+
+    def __init__(self, *args: Any, families: Mapping[str, Sequence[str]], **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self._modules = {command: module for module, commands in families.items() for command in commands}
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted([*self._modules, *self.commands])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        module = self._modules.get(cmd_name)
+        if module is None:
+            return super().get_command(ctx, cmd_name)
+        command: click.Command = getattr(importlib.import_module(f"{__name__}.{module}"), cmd_name.replace("-", "_"))
+        return command

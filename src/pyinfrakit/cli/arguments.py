@@ -1,23 +1,23 @@
-"""What the client commands have in common: how they name a plugin, take tags, and read specs."""
+"""Arguments that commands share: the name of a plugin, tags, and specs."""
 
+import functools
 import http.client
-import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Concatenate, cast
 
 import click
 import msgspec
 from msgspec import Raw
 
 from pyinfrakit import paths
-from pyinfrakit.errors import CannotStart
 from pyinfrakit.rpc.client import Client
 from pyinfrakit.rpc.instance import types
 from pyinfrakit.rpc.operator.client import OperatorClient
 from pyinfrakit.schema.decode import NotJSON, WrongShape, check, decode
+
+plugin_argument = click.argument("name", metavar="NAME")
 
 directory_option = click.option(
     "--dir",
@@ -26,37 +26,29 @@ directory_option = click.option(
     default=paths.plugins,
     envvar="INFRAKIT_INSTANCE_DIR",
     show_default="INFRAKIT_PLUGINS_DIR, or plugins in INFRAKIT_HOME",
-    help="The folder of plugins' sockets.",
+    help="The folder of the plugins' sockets.",
 )
 
-plugin_argument = click.argument("name", metavar="NAME")
 
+def pass_plugin(command: Callable[Concatenate[OperatorClient, ...], None]) -> Callable[..., None]:
+    """Let *command* take NAME and --dir, and pass it a client of that plugin as the first argument.
 
-@contextmanager
-def remote(name: str, directory: Path) -> Iterator[OperatorClient]:
-    """Give the plugin that a user calls *name*: a name, ``name/type``, or a socket's path."""
-    path, kind = paths.resolve(name, directory)
-    with Client(path) as client:
-        yield OperatorClient(client, kind)
+    NAME is a name, ``name/sub-type``, or a socket's path. The client connects at its first call.
+    """
 
+    @plugin_argument
+    @directory_option
+    @functools.wraps(command)
+    def run(name: str, directory: Path, **arguments: Any) -> None:
+        path, sub_type = paths.resolve(name, directory)
+        with Client(path) as client:
+            command(OperatorClient(client, sub_type), **arguments)
 
-def state_file(path: Path) -> Path:
-    """Resolve links to a state file. Raise `CannotStart` where it, or a journal beside it, has no end to which it can be read."""
-    from pyinfrakit.disk import Disk
-    from pyinfrakit.store.file import recovery
-
-    real = Path(os.path.realpath(path))
-    try:
-        for each in (real, *recovery.journals(Disk(), real)):
-            if each.exists() and not each.is_file():
-                raise CannotStart(f"state file {path}: {'' if each == real else f'{each.name} is '}not a regular file")
-    except OSError as error:
-        raise CannotStart(f"state file {path}: {error.strerror or error}") from None
-    return real
+    return run
 
 
 class Tags(click.ParamType[dict[str, str]]):
-    """``k=v,k=v``, as InfraKit's own command line takes tags."""
+    """Tags as InfraKit's own command line takes them: ``k=v,k=v``."""
 
     name = "k=v,…"
 
@@ -69,34 +61,32 @@ class Tags(click.ParamType[dict[str, str]]):
             if not key or not equals:
                 self.fail(f"expected key=value, got {pair!r}", param, ctx)
             if key in tags:
-                self.fail(f"{key} is given twice, as {tags[key]!r} and {text!r}", param, ctx)
+                self.fail(f"duplicate tag {key}: {tags[key]!r} and {text!r}", param, ctx)
             tags[key] = text
         return tags
 
 
-tags_option = click.option(
-    "--tags", type=Tags(), default="", show_default=False, help="Only instances with all of these tags."
-)
-
-
 def read_json(source: str, is_yaml: bool) -> Raw:
-    """Give the document at *source* (a file, ``-``, ``file://``, ``http(s)://``) as JSON, byte for byte unless it is YAML."""
+    """Return the JSON at *source*: a file, ``-`` for stdin, ``file://`` or ``http(s)://``.
+
+    JSON is returned byte for byte, YAML is converted. Raise `click.ClickException` if it can't be read.
+    """
     data = _read(source)
     if is_yaml:
         try:
             data = msgspec.json.encode(msgspec.yaml.decode(data))
         except (msgspec.MsgspecError, TypeError, ValueError, RecursionError) as error:
-            raise click.ClickException(f"{source}: not YAML that JSON can hold: {error}") from None
+            raise click.ClickException(f"{source}: not YAML that fits JSON: {error}") from None
     try:
         check(data)
         return decode(data, Raw)
     except NotJSON as error:
-        hint = "" if is_yaml else "; is it YAML? then say -y"
+        hint = "" if is_yaml else "; if it is YAML, use -y"
         raise click.ClickException(f"{source}: {error}{hint}") from None
 
 
 def read_spec(source: str, is_yaml: bool) -> types.SpecParams:
-    """Give the spec at *source*, which may be a file, ``-``, ``file://`` or ``http(s)://``."""
+    """Return the spec at *source*, which has the same forms as in `read_json`."""
     try:
         return types.read_spec(read_json(source, is_yaml))
     except WrongShape as error:
@@ -104,9 +94,9 @@ def read_spec(source: str, is_yaml: bool) -> types.SpecParams:
 
 
 def _read(source: str) -> bytes:
-    if source == "-" and sys.stdin is None:
-        raise click.ClickException("-: there is no standard input")
     if source == "-":
+        if sys.stdin is None:
+            raise click.ClickException("-: there is no standard input")
         return sys.stdin.buffer.read()
     try:
         if source.startswith(("http://", "https://", "file://")):

@@ -10,7 +10,7 @@ import msgspec
 
 from pyinfrakit import paths
 from pyinfrakit.cli.arguments import directory_option, plugin_argument, read_json
-from pyinfrakit.cli.table import table
+from pyinfrakit.cli.output import format_table
 from pyinfrakit.conformance import Report, Verdict, check
 from pyinfrakit.logs import escape
 
@@ -66,9 +66,9 @@ def _interrupt_on_sigterm() -> Iterator[None]:
 
 
 def _format_tables(report: Report) -> str:
-    facts = table([[each.name, each.value] for each in report.facts])
+    facts = format_table([[each.name, each.value] for each in report.facts])
     rows = [[each.name, each.verdict, each.expected, each.happened] for each in report.checks]
-    checks = table([["CHECK", "VERDICT", "EXPECTED", "HAPPENED"], *rows])
+    checks = format_table([["CHECK", "VERDICT", "EXPECTED", "HAPPENED"], *rows])
     counts = (f"{verdict}: {sum(each.verdict is verdict for each in report.checks)}" for verdict in Verdict)
     return f"{facts}\n\n{checks}\n\n{', '.join(counts)}"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from pyinfrakit.cli.arguments import state_file
+from pyinfrakit.cli.fsck import state_file
 from pyinfrakit.disk import Disk
 from pyinfrakit.errors import CannotStart
 from pyinfrakit.store.file import document, recovery

@@ -1,16 +1,30 @@
 """`fsck`: say what is wrong with a state file, and mend it."""
 
 import io
+import os
 import sys
 import time
 from pathlib import Path
 
 import click
 
-from pyinfrakit.cli.arguments import state_file
 from pyinfrakit.disk import Disk
+from pyinfrakit.errors import CannotStart
 from pyinfrakit.store.file import recovery, repair, salvage
 from pyinfrakit.store.file.salvage import Report
+
+
+def state_file(path: Path) -> Path:
+    """Return *path* without links. Raise `CannotStart` if it, or a journal beside it, is not a regular file."""
+    # A pipe or a device may have no end: to read it would hang.
+    real = Path(os.path.realpath(path))
+    try:
+        for each in (real, *recovery.journals(Disk(), real)):
+            if each.exists() and not each.is_file():
+                raise CannotStart(f"state file {path}: {'' if each == real else f'{each.name} is '}not a regular file")
+    except OSError as error:
+        raise CannotStart(f"state file {path}: {error.strerror or error}") from None
+    return real
 
 
 @click.command()

@@ -1,4 +1,4 @@
-"""YourMachines does what InfraKit and its plugin rely on."""
+"""YourMachines behaves as InfraKit and the plugin expect."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from yourmachines import YourMachines
 
 
 class TestYourMachines(ProviderContract):
-    """The contract of all providers: it skips what a provider has not got. Add your own below."""
+    """The contract of all providers. It skips tests of features that a provider lacks. Add your own tests below."""
 
     def provider(self, folder: Path) -> YourMachines:
         return YourMachines("test", folder)

@@ -1,7 +1,7 @@
-"""Your machines: three places to fill in, marked with numbers.
+"""Your machines: fill in the three methods with numbered comments.
 
-As it stands, a machine is a small file in the folder `machines`, beside the plugin's state file. Change one to
-`"works": false` and the plugin sets it aside; remove one and it is gone.
+Until then, each machine is a small file in the folder `machines`, beside the plugin's state file. If you change a file
+to `"works": false`, the plugin sets its instance aside. If you remove a file, its machine is gone.
 """
 
 import json
@@ -14,13 +14,13 @@ from pyinfrakit.provider import Machine, Provider, Record, Spec
 
 
 class Size(Struct, forbid_unknown_fields=True):
-    """What a spec's properties may be. All else is refused, with an error that names the field."""
+    """The properties of a spec. The plugin refuses all others, with an error that names the field."""
 
     cpus: Annotated[int, Meta(ge=1, le=64)] = 1
 
 
 class YourMachines(Provider):
-    """Machines that outlive the plugin. The methods run in threads, several at once."""
+    """Machines that outlive the plugin. The methods run in several threads at once."""
 
     Properties = Size
     example = {"cpus": 2}
@@ -30,26 +30,26 @@ class YourMachines(Provider):
         self.machines.mkdir(parents=True, exist_ok=True)
 
     def provision(self, id: str, spec: Spec) -> str:
-        # 1. Make a machine, with `self.mark` and the ID on it, and return what it is called. After a crash this is called
-        #    again for the same ID: give the machine that it has. Raise `GiveUp` where it can't be made, ever.
+        # 1. Make a machine, put `self.mark` and the ID on it, and return its handle. After a crash, the plugin calls this
+        #    again for the same ID: return its machine. Raise `GiveUp` if the machine can never be made.
         size: Size = self.parse(spec.properties)
         file = self.machines / f"{id}.json"
         if not file.exists():
             draft = file.with_suffix(".draft")
             draft.write_text(json.dumps({"mark": self.mark, "cpus": size.cpus, "works": True}))
-            draft.rename(file)  # there as a whole, or not at all
+            draft.rename(file)  # a crash leaves a whole file, or none
         return file.name
 
     def destroy(self, instances: Sequence[Record], reason: str) -> None:
-        # 2. Destroy these machines. One that is gone already, or never was, is fine.
+        # 2. Destroy these machines. Succeed if a machine is already gone, or never existed.
         for instance in instances:
             (self.machines / f"{instance.id}.json").unlink(missing_ok=True)
 
     def observe(self) -> Iterator[Machine]:
-        # 3. Give every machine with this plugin's mark, and whether it works. Raise where you can't tell for all of them:
-        #    what is left out is taken to be gone.
+        # 3. Return every machine with this plugin's mark, and whether it works. Raise if you can't see all of them:
+        #    the plugin takes a missing machine for gone.
         for file in self.machines.glob("*.json"):
-            with suppress(FileNotFoundError):  # destroyed since
+            with suppress(FileNotFoundError):  # another call destroyed it
                 machine = json.loads(file.read_text())
                 if machine["mark"] == self.mark:
                     works = machine["works"]

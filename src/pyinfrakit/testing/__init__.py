@@ -1,7 +1,7 @@
-"""What a provider's own tests need: the contract for all, as a class; and `check`, for a plugin's socket. Needs pytest."""
+"""Tests for providers: the contract that every provider keeps, and `check` for a plugin's socket. Needs pytest."""
 
 try:
-    import pytest  # noqa: F401 - asked for here, so that its absence is told in one line
+    import pytest  # noqa: F401 - imported first, so that its absence is one line that says how to install it
 except ImportError:
     raise ImportError("pyinfrakit.testing needs pytest: pip install 'pyinfrakit[testing]'") from None
 

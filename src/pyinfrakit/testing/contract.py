@@ -1,4 +1,4 @@
-"""What every provider must do, as tests: subclass `ProviderContract`, and say how yours is made.
+"""The contract of all providers, as tests. Subclass `ProviderContract` to run them on your provider:
 
 class TestRack(ProviderContract):
     def provider(self, folder: Path) -> Rack:
@@ -7,8 +7,8 @@ class TestRack(ProviderContract):
 
 import asyncio
 import time
-from collections.abc import Awaitable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -18,253 +18,329 @@ from msgspec import Raw, Struct
 
 from pyinfrakit import ids
 from pyinfrakit.errors import GiveUp, InvalidSpec, PyInfrakitError
+from pyinfrakit.instance.plugin import Plugin
 from pyinfrakit.provider import Machine, Provider
-from pyinfrakit.record import Record, State
+from pyinfrakit.record import Record, Spec, State
 from pyinfrakit.schema.describe import find_example
-from pyinfrakit.testing.lives import Lives, raw
-from pyinfrakit.testing.run import Run, bounded
+from pyinfrakit.testing.run import MARK, Run, bounded, crash, run_plugin, run_provider, run_within, wait_until
+from pyinfrakit.testing.wrapped import Stalled, Unsteady, Wrapped
 
 
-class ProviderContract(Lives):
-    """The tests that any provider is held to. Each has a folder of its own, where there are no machines yet."""
+class ProviderContract:
+    """Tests that every provider must pass. Each test has its own folder, which has no machines at first."""
+
+    patience: float = 60
+    """Maximum seconds for one test. Set it higher if your machines are slow."""
+
+    interval: float = 0.05
+    """Seconds between observations. Set it higher if they are expensive."""
 
     many = 20
-    """So many provisions at once: InfraKit asks for a group's members in parallel."""
+    """Number of provisions at once: InfraKit provisions all members of a group in parallel."""
 
-    def stuck(self, provider: Provider, id: str) -> AbstractContextManager[None] | None:
-        """Give what keeps the machine *id* from being destroyed while it is entered; None where that can't be brought about."""
-        return None
+    def provider(self, folder: Path) -> Provider:
+        """Return a new object. All objects of one *folder* share their machines, as before and after a restart."""
+        raise NotImplementedError("define how to make your provider: write the method `provider`")
+
+    def properties(self, provider: Provider) -> Mapping[str, Any]:
+        """Return properties to provision with, of a machine that is fast to make. The default is the example."""
+        return find_example(provider.Properties, provider.example)
 
     def wrong_properties(self) -> Sequence[Mapping[str, Any]]:
-        """Give properties that the provider must refuse, in addition to what its type `Properties` tells."""
+        """Return properties that the provider must refuse, in addition to those that its type `Properties` excludes."""
         return ()
 
-    def stranger(self, provider: Provider) -> str | None:
-        """Make a machine that no plugin's mark is on, and give its handle; None where that can't be brought about."""
+    def stuck(self, provider: Provider, id: str) -> AbstractContextManager[None] | None:
+        """Return a context in which the machine *id* can't be destroyed, or None to skip tests of that."""
         return None
+
+    def stranger(self, provider: Provider) -> str | None:
+        """Make a machine without any plugin's mark, and return its handle; or return None to skip tests of that."""
+        return None
+
+    # --- The provider with the real plugin around it
+
+    @bounded
+    async def test_the_plugin_answers_a_provision(self, tmp_path: Path) -> None:
+        """A provision waits for the provider, and its instance is ready."""
+        provider = self.provider(tmp_path)
+        async with run_plugin(provider, tmp_path, self.interval) as plugin:
+            id = await plugin.provision(self._spec(provider))
+            assert {id: State.READY} == _states(plugin), "the plugin waited for the provider: expected a ready instance"
+            assert not plugin.trouble, plugin.trouble
+
+    @bounded
+    async def test_a_provision_that_nobody_waits_for_becomes_ready(self, tmp_path: Path) -> None:
+        """If the provider takes longer than InfraKit waits, the instance is first provisioning and then ready."""
+        inner = self.provider(tmp_path)
+        provider = Stalled(inner, "provision")
+        async with run_plugin(provider, tmp_path, self.interval, wait=0) as plugin:
+            id = await plugin.provision(self._spec(inner))
+            assert {id: State.PROVISIONING} == _states(plugin)
+            provider.go_on.set()
+            await wait_until(lambda: _states(plugin) == {id: State.READY}, f"{id} is ready")
+
+    def test_a_crash_in_the_middle_of_a_provision_makes_no_second_machine(self, tmp_path: Path) -> None:
+        """A machine whose provision never returned is found after the restart, and its instance becomes ready."""
+        provider = Stalled(inner := self.provider(tmp_path), "provision")
+
+        async def live(plugin: Plugin) -> list[str]:
+            id = await plugin.provision(self._spec(inner))
+            await provider.done.wait()
+            return [id]
+
+        self._crash_and_restart(tmp_path, provider, live)
+
+    def test_a_crash_in_the_middle_of_a_destroy_leaves_nothing(self, tmp_path: Path) -> None:
+        """A machine whose destroy never returned is destroyed again after the restart, which succeeds."""
+        provider = Stalled(inner := self.provider(tmp_path), "destroy")
+
+        async def live(plugin: Plugin) -> list[str]:
+            id = await plugin.provision(self._spec(inner))
+            await wait_until(lambda: _states(plugin) == {id: State.READY}, f"{id} is ready")
+            await plugin.destroy(id, "terminate")
+            await provider.done.wait()
+            return []
+
+        self._crash_and_restart(tmp_path, provider, live)
+
+    @bounded
+    async def test_errors_that_pass_lose_nothing(self, tmp_path: Path) -> None:
+        """The plugin repeats calls that fail at first, until exactly the wanted machines exist."""
+        inner = self.provider(tmp_path)
+        async with run_plugin(Unsteady(inner, 3), tmp_path, self.interval, wait=0) as plugin:
+            wanted = await asyncio.gather(*(plugin.provision(self._spec(inner)) for _ in range(3)))
+            await wait_until(lambda: _states(plugin) == dict.fromkeys(wanted, State.READY), "all instances are ready")
+            await plugin.destroy(wanted[0], "terminate")
+            await wait_until(lambda: wanted[0] not in _states(plugin), f"{wanted[0]} is gone")
+        await self._check_machines(tmp_path, plugin, wanted[1:])
+
+    # --- The provider by itself
 
     @bounded
     async def test_provisioning_an_id_again_gives_the_machine_it_has(self, tmp_path: Path) -> None:
-        """After a crash the plugin asks again for what it asked for: there is one machine, called as it was."""
-        async with self.started(tmp_path) as run:
-            first = await run.make(_id())
+        """A second provision of an ID, as after a crash, returns the first one's machine and handle."""
+        async with self._run(tmp_path) as run:
+            first = await run.make(_mint_id())
             second = await run.make(first.id)
-            seen = await run.seen()
-        assert [first.id] == [each.id for each in seen], (
-            f"provision was called twice for {first.id}; observe must give one machine, it gave {_said(seen)}"
-        )
-        _same_handle(first, second, "provision, called again,")
-        _same_handle(first, seen[0], "observe")
+            await run.check_ids([first.id], "it was provisioned twice")
+            (observed,) = await run.list_machines()
+        _check_handles(first, second, "the second provision")
+        _check_handles(first, observed, "observe")
 
     @bounded
     async def test_ids_are_kept_apart(self, tmp_path: Path) -> None:
-        """Each ID has a machine of its own, called differently, and a destroy takes the one that it is told."""
-        async with self.started(tmp_path) as run:
-            one, two = [await run.make(_id()) for _ in range(2)]
-            assert one.handle is None or one.handle != two.handle, f"two IDs were given the same machine, {one.handle}"
-            assert sorted([one.id, two.id]) == await run.seen_ids(), "observe must give the machines of both IDs"
-            await self._ended(run, run.made[one.id])
-            assert [two.id] == await run.seen_ids(), (
-                f"{one.id} alone was destroyed: observe must give {two.id}, and only that"
-            )
+        """Each ID has its own machine with its own handle, and a destroy removes only that machine."""
+        async with self._run(tmp_path) as run:
+            one, two = await run.make(_mint_id()), await run.make(_mint_id())
+            assert one.handle is None or one.handle != two.handle, f"two IDs share the machine {one.handle}"
+            await run.check_ids([one.id, two.id])
+            await run.destroy_all(run.records[one.id])
+            await run.check_ids([two.id], f"only {one.id} was destroyed")
 
     @bounded
     async def test_destroying_what_is_gone_is_fine(self, tmp_path: Path) -> None:
-        """A destroy succeeds for a machine that was destroyed before, and for one that never was."""
-        async with self.started(tmp_path) as run:
-            machine = await run.make(_id())
-            await self._ended(run, run.made[machine.id])
-            errors = await run.end(run.made[machine.id])
-            assert {} == errors, "destroying a machine that is gone must succeed: the plugin asks again after a crash"
-            errors = await run.end(Record(id=_id(), state=State.DESTROYING, spec=run.spec, made=False))
-            assert {} == errors, "destroying a machine that never was must succeed: its provision may have failed"
-            assert [] == await run.seen_ids()
+        """A destroy succeeds for a machine that is gone, and for one that never existed."""
+        async with self._run(tmp_path) as run:
+            machine = await run.make(_mint_id())
+            await run.destroy_all(run.records[machine.id])
+            errors = await run.try_destroy(run.records[machine.id])
+            assert {} == errors, "destroying a machine that is gone must succeed: the plugin repeats it after a crash"
+            errors = await run.try_destroy(Record(id=_mint_id(), state=State.DESTROYING, spec=run.spec, made=False))
+            assert {} == errors, "destroying a machine that never existed must succeed: its provision may have failed"
+            await run.check_ids([])
 
     @bounded
     async def test_a_batch_is_destroyed(self, tmp_path: Path) -> None:
-        """As many as `batch` are destroyed in one call, of which some may be gone; the others stay."""
-        async with self.started(tmp_path) as run:
-            records = await self._several(run, run.provider.batch + 2)
-            *batch, gone, stays = records
-            await self._ended(run, gone)
-            await self._ended(run, *batch[1:], gone)
-            assert sorted([batch[0].id, stays.id]) == await run.seen_ids(), (
-                "what is not in the batch must stay, all else must go"
-            )
-            await self._ended(run, batch[0])
+        """One call destroys up to `batch` machines. Some may be gone already; all others stay."""
+        async with self._run(tmp_path) as run:
+            *batch, gone, stays = await _make_several(run, run.provider.batch + 2)
+            await run.destroy_all(gone)
+            await run.destroy_all(*batch[1:], gone)
+            await run.check_ids([batch[0].id, stays.id], "destroy removes the machines of its batch, and no other")
+            await run.destroy_all(batch[0])
 
     @bounded
     async def test_a_batch_with_one_that_is_stuck_is_destroyed_but_for_that(self, tmp_path: Path) -> None:
-        """The error of a machine that can't be destroyed is told by its ID, and it is still observed; the others are gone."""
-        async with self.started(tmp_path) as run:
-            first, stuck, last = records = await self._several(run, 3)
+        """A destroy returns the error of a stuck machine by its ID, and still observes it; the others are gone."""
+        async with self._run(tmp_path) as run:
+            first, stuck, last = records = await _make_several(run, 3)
             sticking = self.stuck(run.provider, stuck.id)
             if sticking is None:
-                pytest.skip("`stuck` does not say how a machine may be made impossible to destroy")
+                pytest.skip("`stuck` does not say how to prevent a machine's destruction")
             with sticking:
-                errors = await run.end(*records)
-                assert [stuck.id] == list(errors), (
-                    f"destroy must tell the error of {stuck.id}, by its ID, and no other: {errors}"
-                )
-                assert [stuck.id] == await run.seen_ids(), (
-                    f"{first.id} and {last.id} must be gone, {stuck.id} must be observed"
-                )
-            await self._ended(run, stuck)
-            assert [] == await run.seen_ids()
+                errors = await run.try_destroy(*records)
+                assert [stuck.id] == list(errors), f"destroy must return an error for {stuck.id} alone: {errors}"
+                await run.check_ids([stuck.id], f"{first.id} and {last.id} were destroyed")
+            await run.destroy_all(stuck)
+            await run.check_ids([])
 
     @bounded
     async def test_other_plugins_machines_are_not_shown(self, tmp_path: Path) -> None:
-        """Each plugin sees the machines with its own mark; the other's live on."""
-        async with self.started(tmp_path, mark="one") as run:
-            one = await run.make(_id())
-        known = list(run.made.values())
-        async with self.started(tmp_path, mark="two") as run:
-            assert [] == await run.seen_ids(), f"observe must not give {one.id}: it has another plugin's mark"
-            two = await run.make(_id())
-            assert [two.id] == await run.seen_ids(), (
-                f"observe must give {two.id}, which has this plugin's mark, and only that"
-            )
-        async with self.started(tmp_path, known, mark="one") as run:
-            assert [one.id] == await run.seen_ids(), (
-                f"observe must give {one.id}, whatever another plugin did, and only that"
-            )
+        """Each plugin sees only machines with its own mark; the machines of another plugin live on."""
+        async with self._run(tmp_path, mark="one") as run:
+            one = await run.make(_mint_id())
+        known = list(run.records.values())
+        async with self._run(tmp_path, mark="two") as run:
+            await run.check_ids([], f"{one.id} has another plugin's mark")
+            two = await run.make(_mint_id())
+            await run.check_ids([two.id], "no other machine has this mark")
+        async with self._run(tmp_path, known, mark="one") as run:
+            await run.check_ids([one.id], "no other machine has this mark")
 
     @bounded
     async def test_machines_outlive_a_restart(self, tmp_path: Path) -> None:
-        """A new object, started with the same mark, sees all machines, gives them for their IDs, and can destroy them."""
-        async with self.started(tmp_path) as run:
-            records = await self._several(run, 3)
-            before = await run.seen()
-        async with self.started(tmp_path, records) as run:
-            after = await run.seen()
-            assert [each.id for each in before] == [each.id for each in after], (
-                "observe must give the same after a restart"
-            )
+        """A new object with the same mark observes all machines, finds them by ID, and can destroy them."""
+        async with self._run(tmp_path) as run:
+            records = await _make_several(run, 3)
+            before = await run.list_machines()
+        async with self._run(tmp_path, records) as run:
+            after = await run.list_machines()
+            await run.check_ids([each.id for each in before], "machines outlive a restart")
             for one, other in zip(before, after, strict=True):
-                _same_handle(one, other, "observe, after a restart,")
+                _check_handles(one, other, "observe after a restart")
             again = await run.make(records[0].id)
-            _same_handle(Machine(again.id, records[0].handle), again, "provision, after a restart,")
-            assert len(records) == len(await run.seen()), (
-                "provision made a second machine after a restart, for the same ID"
-            )
-            await self._ended(run, *records)
-            assert [] == await run.seen_ids(), "what was destroyed after a restart must be gone"
+            _check_handles(Machine(again.id, records[0].handle), again, "provision after a restart")
+            await run.check_ids([each.id for each in before], f"{again.id} was provisioned again after a restart")
+            await run.destroy_all(*records)
+            await run.check_ids([], "all machines were destroyed after a restart")
 
     @bounded
     async def test_many_provisions_at_once(self, tmp_path: Path) -> None:
-        """Each gets its machine, and the same one when all are asked for again."""
-        wanted = sorted(_id() for _ in range(self.many))
-        async with self.started(tmp_path) as run:
+        """Parallel provisions make one machine for each ID, and repeated ones return the same machines."""
+        wanted = sorted(_mint_id() for _ in range(self.many))
+        async with self._run(tmp_path) as run:
             for _ in range(2):
                 await asyncio.gather(*(run.make(id) for id in wanted))
-                assert wanted == await run.seen_ids(), (
-                    f"{self.many} were provisioned at once: observe must give each of them once"
-                )
-            handles = {record.handle for record in run.made.values()} - {None}
-            assert len(handles) in (0, self.many), f"{self.many} IDs were given {len(handles)} different machines"
-            await self._ended(run, *run.made.values())
-            assert [] == await run.seen_ids(), "all were destroyed at once, and must be gone"
+                await run.check_ids(wanted, f"{self.many} provisions ran at once")
+            handles = {record.handle for record in run.records.values()} - {None}
+            assert len(handles) in (0, self.many), f"{self.many} IDs have {len(handles)} different handles"
+            await run.destroy_all(*run.records.values())
+            await run.check_ids([], "all machines were destroyed at once")
 
     @bounded
     async def test_a_provision_that_is_cut_off_is_made_whole_by_the_next(self, tmp_path: Path) -> None:
-        """Wherever an async provision is cancelled, the next one for the ID ends with one machine. (A plain one can't be.)"""
-        async with self.started(tmp_path) as run:
-            for turns in range(1, 12):
-                id = _id()
+        """The next provision of an ID makes one whole machine, wherever an async one before it was cancelled.
+
+        Python can't cancel a plain method.
+        """
+        async with self._run(tmp_path) as run:
+            for turns in range(1, 12):  # each turn of the event loop is another point to cancel at
+                id = _mint_id()
                 cut = asyncio.create_task(run.make(id))
                 for _ in range(turns):
                     await asyncio.sleep(0)
                 cut.cancel()
                 await asyncio.gather(cut, return_exceptions=True)
                 await run.make(id)
-                seen = (await run.seen_ids()).count(id)
-                assert seen == 1, (
-                    f"provision of {id} was cut off, and called again: there must be one machine, not {seen}"
-                )
+                count = [machine.id for machine in await run.list_machines()].count(id)
+                assert count == 1, f"provision of {id} was cancelled and repeated: expected one machine, got {count}"
 
     @bounded
     async def test_tags_are_put_on_machines_that_are_there(self, tmp_path: Path) -> None:
-        """`label`, where there is one, works for a machine that exists, and makes none that is gone."""
-        async with self.started(tmp_path) as run:
+        """A provider's `label` works for an existing machine, and does not make one that is gone."""
+        async with self._run(tmp_path) as run:
             if not run.keeps_labels:
                 pytest.skip("the provider keeps no tags: it has no `label`")
-            machine = await run.make(_id())
-            record = _tagged(run.made[machine.id], {"tier": "web"})
+            record = run.records[(await run.make(_mint_id())).id]
+            record = msgspec.structs.replace(record, spec=msgspec.structs.replace(record.spec, tags={"tier": "web"}))
             await run.label(record)
-            (seen,) = await run.seen()
-            assert seen.tags in ({}, {"tier": "web"}), (
-                f"observe, where it gives tags, must give those of the last label: {seen.tags}"
-            )
-            await self._ended(run, record)
-            error = await _error(run.label(record))
-            told = "label of a machine that is gone must do nothing, or raise GiveUp or TryAgain"
-            assert error is None or "bug" not in str(error), f"{told}: {error}"
-            assert [] == await run.seen_ids(), "label must not make a machine that is gone"
+            (machine,) = await run.list_machines()
+            assert machine.tags in ({}, {"tier": "web"}), f"observe must return the last label's tags: {machine.tags}"
+            await run.destroy_all(record)
+            error = await _catch(run.label(record))
+            # `Calls` reports all other exceptions of a provider as bugs.
+            rule = "label of a machine that is gone must do nothing, or raise GiveUp or TryAgain"
+            assert error is None or "bug" not in str(error), f"{rule}: {error}"
+            await run.check_ids([], rule)
 
     @bounded
     async def test_a_machine_that_existed_before_is_adopted(self, tmp_path: Path) -> None:
-        """It is observed under its new ID, called as it was, and can be destroyed; what is not there can't be adopted."""
-        async with self.started(tmp_path) as run:
+        """An adopted machine keeps its handle, has its new ID, and can be destroyed. A missing one is refused."""
+        async with self._run(tmp_path) as run:
             handle = None if type(run.provider).adopt is Provider.adopt else self.stranger(run.provider)
             if handle is None:
-                pytest.skip(
-                    "the provider has no `adopt`, or `stranger` does not say how there may be a machine without a mark"
-                )
-            assert [] == await run.seen_ids(), f"observe must not give {handle}, which does not have this plugin's mark"
-            machine = await run.adopt(_id(), handle, run.spec)
-            (seen,) = await run.seen()
-            assert (machine.id, handle) == (seen.id, seen.handle), (
-                f"observe must give the adopted machine as {machine.id}, {handle}"
-            )
-            await self._ended(run, Record(id=machine.id, state=State.DESTROYING, spec=run.spec, handle=handle))
-            error = await _error(run.adopt(_id(), handle, run.spec))
-            assert isinstance(error, GiveUp), f"adopt must raise GiveUp for what is not there; got {error!r}"
-            assert [] == await run.seen_ids(), "adopt must not make a machine"
+                pytest.skip("the provider has no `adopt`, or `stranger` does not make a machine without a mark")
+            await run.check_ids([], f"{handle} lacks this plugin's mark")
+            machine = await run.adopt(_mint_id(), handle, run.spec)
+            await run.check_ids([machine.id], f"{handle} was adopted")
+            observed = (await run.list_machines())[0].handle
+            assert handle == observed, f"observe must return handle {handle} for the adopted machine, not {observed}"
+            await run.destroy_all(Record(id=machine.id, state=State.DESTROYING, spec=run.spec, handle=handle))
+            error = await _catch(run.adopt(_mint_id(), handle, run.spec))
+            assert isinstance(error, GiveUp), f"adopt must raise GiveUp for a machine that is gone; got {error!r}"
+            await run.check_ids([], "adopt must not make a machine")
 
     @bounded
     async def test_properties_are_checked(self, tmp_path: Path) -> None:
-        """The example is right, and what is of another shape is refused with an `InvalidSpec` that names the field."""
-        async with self.started(tmp_path) as run:
+        """The example is valid. Any other shape is refused with an `InvalidSpec` that names the field."""
+        async with self._run(tmp_path) as run:
             provider = run.provider
-            await run.validate(raw(find_example(provider.Properties, provider.example)))
+            await run.validate(_encode(find_example(provider.Properties, provider.example)))
             await run.validate(run.spec.properties)
-            for wrong in [*map(raw, self.wrong_properties()), *_of_another_shape(provider)]:
-                error = await _error(run.validate(wrong))
+            for wrong in [*map(_encode, self.wrong_properties()), *_misshape(provider.Properties)]:
+                error = await _catch(run.validate(wrong))
                 text = bytes(wrong).decode()
-                assert isinstance(error, InvalidSpec), (
-                    f"these properties must be refused with InvalidSpec: {text}; got {error!r}"
-                )
-                assert error.field.startswith("Properties"), f"the field must be a path, as Properties.x: {error.field}"
+                assert isinstance(error, InvalidSpec), f"expected InvalidSpec for properties {text}; got {error!r}"
+                assert error.field.startswith("Properties"), f"expected a path such as Properties.x, got {error.field}"
 
-    async def _several(self, run: Run, count: int) -> list[Record]:
-        return [run.made[(await run.make(_id())).id] for _ in range(count)]
+    def _run(self, folder: Path, known: Sequence[Record] = (), mark: str = MARK) -> AbstractAsyncContextManager[Run]:
+        """Start a new provider object, and stop it at the end."""
+        provider = self.provider(folder)
+        return run_provider(provider, self._spec(provider), known, mark)
 
-    async def _ended(self, run: Run, *records: Record) -> None:
-        errors = await run.end(*records)
-        assert {} == errors, f"destroy must succeed for all of {', '.join(record.id for record in records)}"
+    def _spec(self, provider: Provider) -> Spec:
+        return Spec(properties=_encode(self.properties(provider)))
+
+    def _crash_and_restart(
+        self, folder: Path, provider: Wrapped, live: Callable[[Plugin], Awaitable[list[str]]]
+    ) -> None:
+        """Crash a plugin after *live*, which returns the IDs of the instances that are ready after a restart."""
+        wanted = run_within(self.patience, crash(provider, folder, self.interval, live))
+
+        async def live_again() -> None:
+            async with run_plugin(self.provider(folder), folder, self.interval) as plugin:
+                ready = dict.fromkeys(wanted, State.READY)
+                await wait_until(lambda: _states(plugin) == ready, f"the instances after the restart are {ready}")
+            await self._check_machines(folder, plugin, wanted)
+
+        run_within(self.patience, live_again())
+
+    async def _check_machines(self, folder: Path, plugin: Plugin, ids: Sequence[str]) -> None:
+        """Check with a new provider object, which knows the records, that exactly these machines exist."""
+        async with self._run(folder, list(plugin.records)) as run:
+            await run.check_ids(ids, "each instance has one machine")
 
 
-class _LastID:
-    value = ids.NEVER
+_last_id = ids.NEVER
 
 
-def _id() -> str:
-    """Give a new ID, as the plugin does."""
-    _LastID.value = ids.mint(_LastID.value, time.time())
-    return _LastID.value
+def _mint_id() -> str:
+    """Return a new ID, as the plugin mints them."""
+    global _last_id  # noqa: PLW0603 - IDs are unique in a process, because tests may share machines
+    _last_id = ids.mint(_last_id, time.time())
+    return _last_id
 
 
-def _of_another_shape(provider: Provider) -> list[Raw]:
-    """Give what is surely not of the provider's type `Properties`."""
-    kind = provider.Properties
-    if not (isinstance(kind, type) and issubclass(kind, Struct)):
+async def _make_several(run: Run, count: int) -> list[Record]:
+    return [run.records[(await run.make(_mint_id())).id] for _ in range(count)]
+
+
+def _encode(properties: Mapping[str, Any]) -> Raw:
+    """Return properties in the form in which InfraKit sends them."""
+    return Raw(msgspec.json.encode(properties))
+
+
+def _misshape(shape: Any) -> list[Raw]:
+    """Return values that certainly do not fit the type *shape*, a provider's `Properties`."""
+    if not (isinstance(shape, type) and issubclass(shape, Struct)):
         return []
-    strict = kind.__struct_config__.forbid_unknown_fields
-    return [Raw(b"[]"), Raw(b'"two"'), *([Raw(b'{"no such property":1}')] if strict else [])]
+    is_strict = shape.__struct_config__.forbid_unknown_fields
+    return [Raw(b"[]"), Raw(b'"two"'), *([Raw(b'{"no such property":1}')] if is_strict else [])]
 
 
-async def _error(call: Awaitable[object]) -> PyInfrakitError | None:
-    """Give the error that a call raises, None where it succeeds."""
+async def _catch(call: Awaitable[object]) -> PyInfrakitError | None:
+    """Return the error that a call raises, or None."""
     try:
         await call
     except PyInfrakitError as error:
@@ -272,15 +348,11 @@ async def _error(call: Awaitable[object]) -> PyInfrakitError | None:
     return None
 
 
-def _tagged(record: Record, tags: Mapping[str, str]) -> Record:
-    return msgspec.structs.replace(record, spec=msgspec.structs.replace(record.spec, tags=tags))
-
-
-def _same_handle(one: Machine, other: Machine, who: str) -> None:
-    """A machine's handle is its name for good; who does not say it leaves it as it is."""
+def _check_handles(one: Machine, other: Machine, caller: str) -> None:
+    """Check that *caller* did not change a machine's handle, which never changes. None leaves it as it is."""
     handles = {one.handle, other.handle} - {None}
-    assert len(handles) <= 1, f"{who} gave the machine of {one.id} another handle: {one.handle}, then {other.handle}"
+    assert len(handles) <= 1, f"{caller} must return the same handle for {one.id}: {one.handle}, then {other.handle}"
 
 
-def _said(machines: Sequence[Machine]) -> str:
-    return ", ".join(f"{each.id} ({each.handle})" for each in machines) or "none"
+def _states(plugin: Plugin) -> dict[str, State]:
+    return {record.id: record.state for record in plugin.records}

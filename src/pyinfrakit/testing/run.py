@@ -1,70 +1,75 @@
-"""A provider, or a plugin with one, from one start to its end; nothing waits for ever."""
+"""Runs of a provider, alone or in a plugin, from a start to a stop or a crash. All of them have a time limit."""
 
 import asyncio
 import functools
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
+from pyinfrakit.daemon.build import Parts, build
 from pyinfrakit.instance.calls import CallLimits, Calls
 from pyinfrakit.instance.plugin import Plugin
 from pyinfrakit.provider import Machine, Provider
 from pyinfrakit.record import Record, Spec, State
-from pyinfrakit.store.file import FileStore
 from pyinfrakit.testing.wrapped import Wrapped
+
+T = TypeVar("T")
 
 MARK = "the-contract"
 
 _OPEN: ContextVar[list[Calls | Plugin]] = ContextVar("_OPEN")
-"""Whose threads a test that takes too long is not to wait for."""
+"""The calls whose threads must not hold up a test that times out."""
 
 
 class Run(Calls):
-    """Calls to a provider that was started."""
+    """Calls to a provider that has started. Machines are made from *spec*."""
 
     def __init__(self, provider: Provider, spec: Spec) -> None:
-        """*spec* is what machines are made of."""
         super().__init__(provider, CallLimits())
         self.provider = provider
         self.spec = spec
-        self.made: dict[str, Record] = {}
-        """The records of what was provisioned, by ID."""
+        self.records: dict[str, Record] = {}
+        """A record of each machine that was made, by ID."""
 
     async def make(self, id: str) -> Machine:
-        """Provision, and keep the record."""
+        """Provision a machine, and keep its record."""
         machine = await self.provision(id, lambda: self.spec)
         assert machine is not None
-        self.made[id] = Record(id=id, state=State.READY, spec=self.spec, handle=machine.handle)
+        self.records[id] = Record(id=id, state=State.READY, spec=self.spec, handle=machine.handle)
         return machine
 
-    async def end(self, *records: Record) -> dict[str, str]:
-        """Destroy, together as far as the provider takes that; give the errors by ID."""
-        outcomes = await asyncio.gather(
-            *(self.destroy(record, "terminate") for record in records), return_exceptions=True
-        )
+    async def try_destroy(self, *records: Record) -> dict[str, str]:
+        """Destroy machines, in batches as large as the provider takes them. Return the errors by ID."""
+        calls = (self.destroy(record, "terminate") for record in records)
+        outcomes = await asyncio.gather(*calls, return_exceptions=True)
         return {record.id: str(error) for record, error in zip(records, outcomes, strict=True) if error is not None}
 
-    async def seen(self) -> list[Machine]:
-        """Observe, and give all that the provider gave: two of one ID are two."""
+    async def destroy_all(self, *records: Record) -> None:
+        """Destroy machines. Any error fails the test."""
+        errors = await self.try_destroy(*records)
+        assert {} == errors, f"destroy must succeed for all of {', '.join(record.id for record in records)}"
+
+    async def list_machines(self) -> list[Machine]:
+        """Observe, and return all machines sorted by ID, also those with a duplicate ID."""
         return sorted(await self.observe_all(), key=lambda machine: machine.id)
 
-    async def seen_ids(self) -> list[str]:
-        return [machine.id for machine in await self.seen()]
-
-
-def _bound(*calls: Calls | Plugin) -> None:
-    _OPEN.get().extend(calls)
+    async def check_ids(self, ids: Sequence[str], rule: str = "") -> None:
+        """Fail the test, with *rule* in the message, unless observe returns one machine for each of *ids* and no other."""
+        observed = [machine.id for machine in await self.list_machines()]
+        # pytest explains a bare assert only in modules that it rewrites, which this is not in others' projects.
+        message = f"observe must return {', '.join(ids) or 'no machine'}, but returned {', '.join(observed) or 'none'}"
+        assert sorted(ids) == observed, f"{message}: {rule}" if rule else message
 
 
 @asynccontextmanager
-async def started(provider: Provider, spec: Spec, known: Sequence[Record], mark: str) -> AsyncIterator[Run]:
-    """Start a provider, and stop it in the end."""
+async def run_provider(provider: Provider, spec: Spec, known: Sequence[Record], mark: str) -> AsyncIterator[Run]:
+    """Start a provider, and stop it at the end."""
     run = Run(provider, spec)
-    _bound(run)
+    _OPEN.get().append(run)
     try:
         await run.start(mark, known)
         yield run
@@ -73,54 +78,60 @@ async def started(provider: Provider, spec: Spec, known: Sequence[Record], mark:
         run.abandon()
 
 
+def _build(provider: Provider, folder: Path, interval: float, wait: float) -> AbstractContextManager[Parts]:
+    make_plugin = functools.partial(Plugin, interval=interval, wait=wait)
+    state = str(folder / "contract.json")
+    return build("the contract", {"": lambda name, folder: provider}, state, MARK, make_plugin)
+
+
 @asynccontextmanager
-async def plugin_with(provider: Provider, folder: Path, interval: float, wait: float = 60) -> AsyncIterator[Plugin]:
-    """Run a plugin on the state file in *folder*, and stop it in the end, in order."""
-    with FileStore(folder / "contract.json", "the contract", MARK) as store:
-        plugin = Plugin(store, provider, interval=interval, wait=wait)
-        _bound(plugin, *([provider.calls] if isinstance(provider, Wrapped) else []))
+async def run_plugin(provider: Provider, folder: Path, interval: float, wait: float = 60) -> AsyncIterator[Plugin]:
+    """Run a plugin with a state file in *folder*, and stop it properly at the end."""
+    with _build(provider, folder, interval, wait) as parts:
+        plugin = parts.plugins[""]
+        _OPEN.get().extend([plugin, *([provider.calls] if isinstance(provider, Wrapped) else [])])
         await plugin.start()
         try:
             yield plugin
         finally:
             await plugin.stop(10)
-            await store.flush()
+            await parts.store.flush()
 
 
-async def crash(provider: Wrapped, folder: Path, interval: float, life: Callable[[Plugin], Awaitable[None]]) -> None:
-    """Run *life* on a plugin, and then let it go in the midst of everything, as a crash does.
+async def crash(provider: Wrapped, folder: Path, interval: float, live: Callable[[Plugin], Awaitable[T]]) -> T:
+    """Return the result of *live* for a plugin, and drop the plugin with all calls under way, as a crash does.
 
-    This must be the end of its event loop, in which the store has timers.
+    The event loop must end with this, because timers of the store remain in it.
     """
-    with FileStore(folder / "contract.json", "the contract", MARK) as store:
-        plugin = Plugin(store, provider, interval=interval, wait=0)
-        _bound(plugin, provider.calls)
+    with _build(provider, folder, interval, wait=0) as parts:
+        plugin = parts.plugins[""]
+        _OPEN.get().extend([plugin, provider.calls])
         before = asyncio.all_tasks()
         try:
             await plugin.start()
-            await life(plugin)
+            return await live(plugin)
         finally:
-            left = asyncio.all_tasks() - before
-            for task in left:
+            remaining = asyncio.all_tasks() - before
+            for task in remaining:
                 task.cancel()
             plugin.abandon()
             provider.calls.abandon()
-            if left:
-                done, _ = await asyncio.wait(left, timeout=10)
-                await asyncio.gather(*done, return_exceptions=True)  # nobody else asks what became of them
+            if remaining:
+                done, _ = await asyncio.wait(remaining, timeout=10)
+                await asyncio.gather(*done, return_exceptions=True)  # asyncio warns of errors that nobody looks at
 
 
-async def until(condition: Callable[[], bool], what: str) -> None:
-    """Wait until *condition* holds; its test's own time limit is where *what* is told not to have happened."""
+async def wait_until(condition: Callable[[], bool], event: str) -> None:
+    """Wait until *condition* holds. Raise `AssertionError` with *event* if the test's time limit comes first."""
     try:
         while not condition():
             await asyncio.sleep(0.01)
     except asyncio.CancelledError:
-        raise AssertionError(f"in vain it was waited until {what}") from None
+        raise AssertionError(f"timed out waiting until {event}") from None
 
 
 def bounded(test: Callable[[Any, Path], Coroutine[Any, Any, None]]) -> Callable[[Any, Path], None]:
-    """Make an async test one that pytest runs, and that fails after its class's `patience` rather than hang."""
+    """Let pytest run an async test, and fail it after the `patience` of its class."""
 
     @functools.wraps(test)
     def run(self: Any, tmp_path: Path) -> None:
@@ -129,13 +140,12 @@ def bounded(test: Callable[[Any, Path], Coroutine[Any, Any, None]]) -> Callable[
     return run
 
 
-def run_within(seconds: float, test: Coroutine[Any, Any, None]) -> None:
-    """Run *test* in an event loop of its own, for no more than *seconds*; what it leaves to be done later is not done."""
-    asyncio.run(_within(seconds, test))
+def run_within(seconds: float, test: Coroutine[Any, Any, T]) -> T:
+    """Return the result of *test* in its own event loop. Fail it after *seconds*."""
+    return asyncio.run(_limit(seconds, test))
 
 
-async def _within(seconds: float, test: Coroutine[Any, Any, None]) -> None:
-    """Run *test*, but no longer than *seconds*: a plain method that hangs in its thread is not waited for."""
+async def _limit(seconds: float, test: Coroutine[Any, Any, T]) -> T:
     calls: list[Calls | Plugin] = []
     _OPEN.set(calls)
     task = asyncio.create_task(test)
@@ -143,11 +153,9 @@ async def _within(seconds: float, test: Coroutine[Any, Any, None]) -> None:
     if done:
         return task.result()
     task.cancel()
-    for each in calls:
+    for each in calls:  # a plain method may hang in its thread, which nothing can end: do not wait for it
         each.abandon()
     await asyncio.wait({task}, timeout=1)
     if task.done() and not task.cancelled() and isinstance(task.exception(), AssertionError):
         return task.result()
-    pytest.fail(
-        f"not done after {seconds:g} s: does a method hang? `patience` may be set higher where machines take so long"
-    )
+    pytest.fail(f"timed out after {seconds:g} s: does a method hang? If your machines are slow, set `patience` higher")

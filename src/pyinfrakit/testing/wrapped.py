@@ -1,8 +1,8 @@
-"""Providers around another one, which make of it one that is cut off, or fails for a while."""
+"""Providers around another provider: they stall it, or make its first calls fail."""
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from msgspec import Raw
 
@@ -11,9 +11,11 @@ from pyinfrakit.instance.calls import CallLimits, Calls
 from pyinfrakit.provider import Machine, Provider
 from pyinfrakit.record import Record, Spec
 
+T = TypeVar("T")
+
 
 class Wrapped(Provider):
-    """Another provider, whose methods may be async or plain."""
+    """The provider *inner*, whose methods may be async or plain, with async methods."""
 
     def __init__(self, inner: Provider) -> None:
         super().__init__(inner.name, inner.folder, inner.options)
@@ -32,75 +34,60 @@ class Wrapped(Provider):
         await self.calls.validate(properties)
 
     async def provision(self, id: str, spec: Spec) -> Machine | None:
-        return await self.calls.provision(id, lambda: spec)
+        return await self._call("provision", lambda: self.calls.provision(id, lambda: spec))
 
     async def destroy(self, instances: Sequence[Record], reason: str) -> dict[str, Exception]:
-        outcomes: list[Any] = await asyncio.gather(
-            *(self.calls.destroy(instance, reason) for instance in instances), return_exceptions=True
-        )
-        pairs = zip(instances, outcomes, strict=True)
-        return {instance.id: error for instance, error in pairs if isinstance(error, Exception)}
+        async def call() -> dict[str, Exception]:
+            calls = (self.calls.destroy(instance, reason) for instance in instances)
+            outcomes: list[Any] = await asyncio.gather(*calls, return_exceptions=True)
+            pairs = zip(instances, outcomes, strict=True)
+            return {instance.id: error for instance, error in pairs if isinstance(error, Exception)}
+
+        return await self._call("destroy", call)
 
     async def observe(self) -> Iterable[Machine]:
-        return (await self.calls.observe()).values()
+        return (await self._call("observe", self.calls.observe)).values()
 
     async def label(self, instance: Record, tags: Mapping[str, str]) -> None:
-        if self.calls.keeps_labels:
-            await self.calls.label(instance)
+        async def call() -> None:
+            if self.calls.keeps_labels:
+                await self.calls.label(instance)
+
+        await self._call("label", call)
+
+    async def _call(self, method: str, call: Callable[[], Awaitable[T]]) -> T:
+        """Call a method that InfraKit waits for. Subclasses disturb it here."""
+        return await call()
 
 
 class Stalled(Wrapped):
-    """A provider one *method* of which does its work, and then does not return before it may *go_on*."""
+    """A provider with a *method*, such as provision, that does its work but does not return before *go_on* is set."""
 
     def __init__(self, inner: Provider, method: str) -> None:
         super().__init__(inner)
         self._method = method
         self.done = asyncio.Event()
-        """The method did its work."""
+        """Set when the method has done its work."""
         self.go_on = asyncio.Event()
 
-    async def provision(self, id: str, spec: Spec) -> Machine | None:
-        machine = await super().provision(id, spec)
-        await self._stall("provision")
-        return machine
-
-    async def destroy(self, instances: Sequence[Record], reason: str) -> dict[str, Exception]:
-        errors = await super().destroy(instances, reason)
-        await self._stall("destroy")
-        return errors
-
-    async def _stall(self, method: str) -> None:
+    async def _call(self, method: str, call: Callable[[], Awaitable[T]]) -> T:
+        result = await call()
         if method == self._method:
             self.done.set()
             await self.go_on.wait()
+        return result
 
 
 class Unsteady(Wrapped):
-    """A provider whose methods each fail for the first *failures* calls, as an API does that is overloaded."""
+    """A provider with methods that each fail for the first *failures* calls, as those of an overloaded API do."""
 
     def __init__(self, inner: Provider, failures: int) -> None:
         super().__init__(inner)
-        self._left = dict.fromkeys(("provision", "destroy", "observe", "label"), failures)
+        self._failures = dict.fromkeys(("provision", "destroy", "observe", "label"), failures)
 
-    async def provision(self, id: str, spec: Spec) -> Machine | None:
-        await self._fail("provision")
-        return await super().provision(id, spec)
-
-    async def destroy(self, instances: Sequence[Record], reason: str) -> dict[str, Exception]:
-        await self._fail("destroy")
-        return await super().destroy(instances, reason)
-
-    async def observe(self) -> Iterable[Machine]:
-        await self._fail("observe")
-        return await super().observe()
-
-    async def label(self, instance: Record, tags: Mapping[str, str]) -> None:
-        await self._fail("label")
-        await super().label(instance, tags)
-
-    async def _fail(self, method: str) -> None:
-        """Fail late enough that whoever does not wait has the answer by then."""
-        if self._left[method] > 0:
-            self._left[method] -= 1
-            await asyncio.sleep(0.05)
+    async def _call(self, method: str, call: Callable[[], Awaitable[T]]) -> T:
+        if self._failures[method] > 0:
+            self._failures[method] -= 1
+            await asyncio.sleep(0.05)  # late enough that a caller without a wait has its reply by then
             raise TryAgain(f"{method}: overloaded", after=0.05)
+        return await call()

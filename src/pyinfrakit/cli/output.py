@@ -1,0 +1,29 @@
+"""Output that people read and programs may parse: tables, and JSON."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import click
+import msgspec
+
+from pyinfrakit.logs import escape
+
+
+def format_table(rows: Sequence[Sequence[str]]) -> str:
+    """Return *rows* as lines with aligned columns. Cells are never cut, because a program may read them.
+
+    Cells are escaped: text from machines and clients must not forge a row.
+    """
+    cells = [[escape(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in cells)
+
+
+def format_tags(tags: Mapping[str, str]) -> str:
+    """Return *tags* in a form that ``--tags`` accepts."""
+    return ",".join(f"{key}={value}" for key, value in sorted(tags.items()))
+
+
+def print_json(value: Any) -> None:
+    """Print *value* as indented JSON."""
+    click.echo(msgspec.json.format(msgspec.json.encode(value)))
