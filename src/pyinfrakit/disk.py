@@ -1,56 +1,56 @@
-"""The file operations that durability rests on, all in one place.
+"""The file operations that durability depends on.
 
-`Disk` is the real one. Everything above it counts on this and no more: what was appended and synced is there after a
-crash; what was renamed, made or removed is so for good once its folder was synced; what was not synced may be there, in
-part or in any order, or not.
+`Disk` is the real one. Its callers rely on these guarantees only: after a crash, data that was appended and
+synced is there, and so are creations, renames and removals in a folder that was synced after them. Everything
+else may be there, in part or in any order, or not.
 """
 
-import contextlib
 import fcntl
 import os
 import stat
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 SYNC_EVERY = 4 * 1024 * 1024
-"""Bytes of a large file after which it is synced on the way: one long sync would hold up all shorter ones."""
+"""Bytes of a large file between two syncs: one long sync would delay all shorter ones."""
 
 
-class File:
-    """A file that is being appended to."""
+class AppendFile:
+    """A file that grows at its end."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
         self._end = 0
 
     def append(self, data: bytes) -> None:
-        """Write all of *data* at the end. Raises OSError, and then part of it may be there."""
-        left = memoryview(data)
-        while left:
-            written = os.pwrite(self._fd, left, self._end)
-            self._end += written
-            left = left[written:]
+        """Write all of *data* at the end. If this raises OSError, part of it may be there."""
+        rest = memoryview(data)
+        while rest:
+            count = os.pwrite(self._fd, rest, self._end)
+            self._end += count
+            rest = rest[count:]
 
     def reserve(self, length: int) -> None:
-        """Have zeros behind the end, where that can be done: what is then written over them is synced without the file's length.
+        """Fill the room after the end with zeros, if the system can.
 
-        That makes a sync a third quicker, on ext4.
+        A sync of data in such room leaves the file's length alone, which takes a third less time on ext4.
         """
         if hasattr(os, "posix_fallocate"):
-            with contextlib.suppress(OSError):  # there may be room for what is to be written all the same
+            with suppress(OSError):  # the next append may fit all the same
                 os.posix_fallocate(self._fd, self._end, length)
 
     def sync(self) -> None:
-        """Wait until what was appended is on the disk. Raises OSError, and then nothing is known of it."""
+        """Wait until all data is on the disk. If this raises OSError, the state of the data is unknown."""
         sync(self._fd)
 
     def truncate(self, length: int) -> None:
-        """Take away what is behind the first *length* bytes."""
+        """Remove everything after the first *length* bytes."""
         os.ftruncate(self._fd, length)
         self._end = length
 
     def is_at(self, path: Path) -> bool:
-        """Is this the file at *path*? Somebody may have removed it, or moved it away."""
+        """Return whether this file is at *path*. Someone may have removed or moved it."""
         try:
             return os.path.samestat(os.fstat(self._fd), os.stat(path))
         except FileNotFoundError:
@@ -61,63 +61,61 @@ class File:
 
 
 class Disk:
-    """A disk's files and folders. Every method may raise OSError."""
+    """The files and folders of a disk. Every method may raise OSError."""
 
     def read(self, path: Path) -> bytes:
-        """Give all of a file."""
         return path.read_bytes()
 
     def names(self, folder: Path) -> list[str]:
-        """Give the names of what is in a folder."""
         return os.listdir(folder)
 
     def is_private(self, path: Path) -> bool:
-        """May nobody but its owner read or write a file?"""
+        """Return whether only a file's owner may read and write it."""
         return not stat.S_IMODE(path.stat().st_mode) & 0o077
 
-    def create(self, path: Path) -> File:
-        """Begin a new file, mode 0600, in place of what may be there."""
+    def create(self, path: Path) -> AppendFile:
+        """Create a file with mode 0600. It replaces an existing one."""
         path.unlink(missing_ok=True)
-        return File(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        return AppendFile(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
 
     def rename(self, old: Path, new: Path) -> None:
-        """Give a file another name, in place of what may have it."""
+        """Rename a file. It replaces an existing one."""
         os.rename(old, new)
 
     def remove(self, path: Path) -> None:
-        """Remove a file, if it is there."""
+        """Remove a file, if it exists."""
         path.unlink(missing_ok=True)
 
     def sync_folder(self, folder: Path) -> None:
-        """Wait until what was made, renamed or removed in *folder* is so on the disk."""
+        """Wait until all creations, renames and removals in *folder* are on the disk."""
         fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             os.fsync(fd)
         finally:
             os.close(fd)
 
-    def replace(self, path: Path, chunks: Iterable[bytes]) -> None:
-        """Make *chunks* the content of *path*: at every instant, and after a crash, it is the old or the new, whole.
+    def replace(self, path: Path, pieces: Iterable[bytes]) -> None:
+        """Replace the content of *path*: at every instant, and after a crash, it is whole, either old or new.
 
-        Raises OSError; then the new content may be there or not, but is never torn. Only one writer at a time per path.
+        If this raises OSError, the file is still whole. Each path may have one writer at a time.
         """
-        temporary = unfinished(path)
+        temporary = temporary_path(path)
         try:
-            self._write(temporary, chunks)
+            self._write(temporary, pieces)
             self.rename(temporary, path)
         except OSError:
-            with contextlib.suppress(OSError):  # a full disk gets its room back
+            with suppress(OSError):  # free the room on a full disk
                 self.remove(temporary)
             raise
         self.sync_folder(path.parent)
 
-    def _write(self, path: Path, chunks: Iterable[bytes]) -> None:
+    def _write(self, path: Path, pieces: Iterable[bytes]) -> None:
         file = self.create(path)
         unsynced = 0
         try:
-            for chunk in chunks:
-                file.append(chunk)
-                unsynced += len(chunk)
+            for piece in pieces:
+                file.append(piece)
+                unsynced += len(piece)
                 if unsynced >= SYNC_EVERY:
                     file.sync()
                     unsynced = 0
@@ -126,16 +124,16 @@ class Disk:
             file.close()
 
 
-def unfinished(path: Path) -> Path:
-    """Give the name that a file has until it comes into its place; a crash may leave it."""
+def temporary_path(path: Path) -> Path:
+    """Return the path of a file that is not yet in its place. A crash may leave it behind."""
     return path.with_name(f".{path.name}.new")
 
 
 def sync(fd: int) -> None:
-    """Wait until what was written is on the disk. On macOS fsync leaves it in the drive's cache; F_FULLFSYNC does not."""
+    """Wait until a file's data is on the disk."""
     full = getattr(fcntl, "F_FULLFSYNC", None)
-    if full is not None:
-        with contextlib.suppress(OSError):  # some file systems don't have it
+    if full is not None:  # on macOS, fsync leaves the data in the drive's cache
+        with suppress(OSError):  # some file systems don't support it
             fcntl.fcntl(fd, full)
             return
     getattr(os, "fdatasync", os.fsync)(fd)

@@ -280,13 +280,13 @@ def content(*entries: Any) -> bytes:
         (
             TYPES,
             {"ID": "i2", "Type": "disk"},
-            "instance i2 is of sub-type 'disk', and this plugin has the sub-types compute, storage",
+            "instance i2 is of sub-type 'disk', but this plugin has the sub-types compute, storage",
         ),
-        (TYPES, {"ID": "i2"}, "instance i2 is of no sub-type, and this plugin has the sub-types compute, storage"),
+        (TYPES, {"ID": "i2"}, "instance i2 has no sub-type, but this plugin has the sub-types compute, storage"),
         (
             ("",),
             {"ID": "i2", "Type": "compute"},
-            "instance i2 is of sub-type 'compute', and this plugin has no sub-types",
+            "instance i2 is of sub-type 'compute', but this plugin has no sub-types",
         ),
     ],
 )

@@ -1,7 +1,7 @@
-"""A daemon that dies at one step of its work, as by a power cut: `python dying.py STEP --name NAME`.
+"""A daemon that dies at one step of its work: `python dying.py STEP --name NAME`.
 
-The real parts, put together as the command does it, but for subclasses of the store, the provider and the plugin that
-kill their own process when their time has come.
+It has the parts of the real command, except for subclasses of the store, the provider and the plugin that kill
+their own process at the step.
 """
 
 import asyncio
@@ -40,7 +40,7 @@ def die_at(step: str) -> None:
 
 
 def operation(changes: Iterable[Change]) -> str:
-    """Say what is recorded: a provision, a destroy, or nothing of that kind."""
+    """Return the operation that changes record: "provision", "destroy", or nothing."""
     names = {State.PROVISIONING: "provision", State.DESTROYING: "destroy"}
     return "".join(names.get(change.record.state, "") for change in changes if isinstance(change, Put))
 

@@ -24,11 +24,11 @@ from support.faulty_disk import Fault, FaultyDisk, Step
 from support.model import History, Plain, Seen, held
 
 SEED = 3
-"""Of all that is drawn; the runs themselves are not quite the same each time, as threads are not."""
+"""The seed of all random choices. Runs still differ a little, because threads do."""
 
 
 PATIENCE = 20
-"""How often something that may fail is tried."""
+"""Attempts at an operation that may fail."""
 
 
 def record(id: str, state: State = State.READY, size: int = 0, **more: Any) -> Record:
@@ -41,9 +41,9 @@ def labelled(id: str, value: str) -> Put:
 
 
 FILE = b"".join(
-    document.stamped(document.Content([record("f"), record("g"), record("h")], mark="m"), "0123456789abcdef", 7)
+    document.dump_stamped(document.Content([record("f"), record("g"), record("h")], mark="m"), "0123456789abcdef", 7)
 )
-"""A file of this project's."""
+"""A file that this project wrote."""
 
 C_DEMO = b'{"Provider": {}, "Instances": [{"ID": "f"}, {"ID": "g", "Odd": 1}], "NonFunctional": [{"ID": "h"}]}'
 
@@ -51,7 +51,7 @@ MINTED = ids.mint(ids.NEVER, 1e9)
 
 
 BEGINNINGS = ("create", "append")
-"""With what a batch begins, among other things."""
+"""The steps that a batch begins with; other work has them too."""
 
 
 class Image(Struct, frozen=True):
@@ -71,7 +71,7 @@ class Image(Struct, frozen=True):
 
 
 class Run:
-    """A store at work on a *disk*, of which images are taken as it goes."""
+    """A store at work on a *disk*, with images of the disk after crashes at its steps."""
 
     def __init__(self, path: Path, disk: FaultyDisk) -> None:
         self.path = path
@@ -80,21 +80,22 @@ class Run:
         self.history = History(on_disk(disk, path))
         self.images: list[Image] = []
         self.draws = 0
+        self.checkpoints: list[asyncio.Task[None]] = []
         self.is_slow = False
-        """Does each step of a checkpoint wait for a commit?"""
+        """Whether each step of a checkpoint waits for a commit."""
         self.store: FileStore
         self._loop = asyncio.get_running_loop()
         disk.wait, disk.look = self._wait, self.take
 
     def take(self, step: Step | None) -> None:
-        """Take images of what crashes now may leave."""
+        """Take images that a crash at this instant may leave."""
         resolved = self.history.resolved
         self.images += [Image(step, self.disk.crash(self.dice), self.history, resolved) for _ in range(self.draws)]
         if self.draws:
             self.images.append(Image(step, self.disk.killed(), self.history, resolved, by_kill=True))
 
     def _wait(self, step: Step) -> None:
-        """Have the event loop tell of a batch that was made durable, before the next one is begun."""
+        """Let the event loop acknowledge a durable batch before the next one begins."""
         thread = threading.current_thread().name
         if self.is_slow and thread.startswith("checkpoint"):
             self._wait_for_a_commit()
@@ -109,7 +110,7 @@ class Run:
                 break
 
     def open(self) -> None:
-        """Open the store, however often the disk fails."""
+        """Open the store, and retry if the disk fails."""
         for _ in range(PATIENCE):
             with contextlib.suppress(CannotStart):
                 self.store = FileStore(self.path, "test", disk=self.disk)
@@ -120,18 +121,17 @@ class Run:
             self.history = History(Plain(tuple(self.store.records), dict(self.store.records.notes)))
 
     async def close(self) -> None:
-        """Close the store as a process does that ends without a flush."""
-        self.store._stop_timer()
-        await self.store._idle()
+        """Close the store like a process that ends without a flush."""
+        with contextlib.suppress(StoreFailed):
+            await self.store.commit()
         await asyncio.to_thread(self.store.__exit__)
         await _turns()
-        self.store._stop_timer()
 
     def begin(self, *changes: Change, urgent: bool = True) -> asyncio.Future[None]:
         return self.history.commit(self.store, *changes, urgent=urgent)
 
     async def ended(self, *written: asyncio.Future[None]) -> None:
-        """Wait for commits, which may fail; then memory has exactly what did not."""
+        """Wait for commits, which may fail. Memory must hold exactly those that did not."""
         for outcome in await asyncio.gather(*written, return_exceptions=True):
             assert outcome is None or isinstance(outcome, StoreFailed)
         await _turns()
@@ -141,11 +141,11 @@ class Run:
         await self.ended(self.begin(*changes))
 
     async def checkpoint(self) -> None:
-        """Have a checkpoint come, and wait for it."""
-        self.store._be_due()
-        await self.store._idle()
-        if self.store._checkpoint is not None:
-            await asyncio.wait({self.store._checkpoint})
+        await self.store.checkpoint()
+
+    def begin_checkpoint(self) -> None:
+        """Have a checkpoint run while the story goes on."""
+        self.checkpoints.append(asyncio.create_task(self.store.checkpoint()))
 
     async def flush(self) -> None:
         for _ in range(PATIENCE):
@@ -168,7 +168,7 @@ Story = Callable[[Run], Any]
 
 
 async def everything(run: Run) -> None:
-    """All that a store does: every kind of change, alone and together, checkpoints meanwhile, and closes in every state."""
+    """Exercise everything: all kinds of changes, alone and together, during checkpoints, and closes in every state."""
     run.open()
     await run.commit(Put(record("a")), Put(record("b", State.PROVISIONING)), Put(record("c", logical_id="l")))
     await run.ended(*(run.begin(Put(record(id))) for id in ("d", "e", "i")))
@@ -182,9 +182,9 @@ async def everything(run: Run) -> None:
     await _turns()
     await run.ended(first, run.begin(labelled("a", "3")), run.begin(Put(record("e"), front=True)), run.begin(Drop("c")))
     run.is_slow = True
-    run.store._be_due()
+    run.begin_checkpoint()
     for count in range(6):
-        run.store._be_due()
+        run.begin_checkpoint()
         await run.commit(labelled("a", f"slow {count}"), Put(record(f"slow-{count}")))
     run.is_slow = False
     await run.checkpoint()
@@ -209,12 +209,12 @@ async def everything(run: Run) -> None:
 
 
 async def little(run: Run) -> None:
-    """The same, shorter."""
+    """Do the same in fewer steps."""
     run.open()
     await run.commit(Put(record("a")), Put(record("b")), Note("n", Raw(b"1")))
     await run.ended(run.begin(labelled("a", "1")), run.begin(Put(record("b"), front=True)), run.begin(Put(record("c"))))
     run.is_slow = True
-    run.store._be_due()
+    run.begin_checkpoint()
     for count in range(3):
         first = run.begin(Put(record(f"slow-{count}", size=300)), Drop("f"))
         await _turns()
@@ -234,7 +234,7 @@ async def little(run: Run) -> None:
 
 
 def played(story: Story, path: Path, disk: FaultyDisk, prepare: Callable[[Run], None]) -> Run:
-    """Play a story to its end, after *prepare*; give the run."""
+    """Call *prepare*, play a story to its end, and return the run."""
 
     async def play() -> Run:
         run = Run(path, disk)
@@ -246,40 +246,40 @@ def played(story: Story, path: Path, disk: FaultyDisk, prepare: Callable[[Run], 
     return asyncio.run(play())
 
 
-def opened(disk: FaultyDisk, path: Path) -> Seen:
+def open_and_read(disk: FaultyDisk, path: Path) -> Seen:
     with FileStore(path, "test", disk=disk) as store:
         return held(store.records)
 
 
 def brief(content: Seen) -> str:
-    """Say what counts of a content, for whoever wants to know why a test failed."""
+    """Summarize a content for the message of a failed test."""
     in_service, aside, notes = content
-    told = [f"{each.id}={each.spec.tags.get('label', '')}" for each in chain(*in_service.values(), aside.values())]
-    return f"{' '.join(told)} {[bytes(note) for note in notes.values()]}"
+    records = [f"{each.id}={each.spec.tags.get('label', '')}" for each in chain(*in_service.values(), aside.values())]
+    return f"{' '.join(records)} {[bytes(note) for note in notes.values()]}"
 
 
-def told_of(image: Image, found: Seen, possible: list[Seen]) -> str:
+def explain(image: Image, found: Seen, possible: list[Seen]) -> str:
     return f"after {image}:\n{brief(found)} is none of\n" + "\n".join(map(brief, possible))
 
 
 def check(image: Image, path: Path, possible: list[Seen], dice: random.Random, nested: int) -> None:
-    """Open what a crash left; it holds what it may, and keeps that.
+    """Open the disk after a crash. Its content must be one of the possible ones, and stay the same.
 
-    So it does where the opening itself is cut short, at every step. But where a kill left what was under way to the system to
-    write, the power may fail before that is done.
+    The same holds if a second crash cuts the start short at any step. But after a kill, the system still has to write
+    the data of the last steps, and a power cut may come before that.
     """
     crashes: list[FaultyDisk] = []
     image.disk.look = lambda step: crashes.extend(
         [*(image.disk.crash(dice) for _ in range(nested)), image.disk.killed()]
     )
-    found = opened(image.disk, path)
-    assert found in possible, told_of(image, found, possible)
+    found = open_and_read(image.disk, path)
+    assert found in possible, explain(image, found, possible)
     image.disk.look = lambda step: None
     for disk in crashes:
         again = on_disk(disk, path).seen
-        assert again in (possible if image.by_kill else [found]), told_of(image, again, possible)
+        assert again in (possible if image.by_kill else [found]), explain(image, again, possible)
     assert found == on_disk(image.disk.crash(dice), path).seen
-    assert found == opened(image.disk, path)
+    assert found == open_and_read(image.disk, path)
     assert {path} == set(image.disk.files)
 
 
@@ -292,7 +292,7 @@ def disk_with(folder: Path, files: dict[str, bytes]) -> FaultyDisk:
 
 @pytest.mark.parametrize("files", DISKS.values(), ids=DISKS)
 def test_a_crash_at_any_step_loses_nothing_acknowledged(tmp_path: Path, files: dict[str, bytes]) -> None:
-    """After a power cut or a kill at any step, also of the recovery, there is all that was acknowledged, or a batch more."""
+    """A power cut or a kill at any step, even of the recovery, loses no acknowledged change, and adds at most one batch."""
     path = tmp_path / "state.json"
 
     def prepare(run: Run) -> None:
@@ -304,23 +304,23 @@ def test_a_crash_at_any_step_loses_nothing_acknowledged(tmp_path: Path, files: d
 
 
 NO_ROOM = ("create", "append", "rename")
-"""What needs room on the disk."""
+"""The steps that need room on the disk."""
 
 
 def once(number: int, done: float) -> Callable[[Step], Fault | None]:
-    """Have step *number* fail, after *done* of it."""
+    """Let step *number* fail after *done* of it."""
     return lambda step: Fault(fitting(step), done) if step.number == number else None
 
 
 def full(number: int, steps: int) -> Callable[[Step], Fault | None]:
-    """Have the disk full for some steps."""
+    """Let the disk be full for some steps."""
     return lambda step: (
         Fault(errno.ENOSPC, 0.5) if number <= step.number < number + steps and step.kind in NO_ROOM else None
     )
 
 
 def broken(number: int, steps: int) -> Callable[[Step], Fault | None]:
-    """Have all fail for some steps, but what only reads."""
+    """Let some steps fail, except those that only read."""
     return lambda step: (
         Fault(fitting(step)) if number <= step.number < number + steps and step.kind not in READS else None
     )
@@ -333,36 +333,36 @@ def fitting(step: Step) -> int:
     return errno.ENOSPC if step.kind in NO_ROOM else errno.EIO
 
 
-def told(step: Step, fault: Fault | None) -> Fault | None:
-    """Print a fault, for whoever wants to know why a test failed."""
+def log_fault(step: Step, fault: Fault | None) -> Fault | None:
+    """Print a fault for the output of a failed test."""
     if fault is not None:
         print(f"{fault} in {step}")
     return fault
 
 
 def with_fault(path: Path, files: dict[str, bytes], number: int, fault: Callable[[Step], Fault | None]) -> Run:
-    """Play a story on a disk with a fault from step *number* on, with images of some steps after that."""
+    """Play a story with a fault from step *number* on, and take images of some steps after it."""
 
     def prepare(run: Run) -> None:
         run.dice.seed(number)
         run.draws = 1
-        run.disk.fail = lambda step: told(step, fault(step))
+        run.disk.fail = lambda step: log_fault(step, fault(step))
         run.disk.look = lambda step: run.take(step) if step.number > number and run.dice.random() < 0.1 else None
 
     return played(little, path, disk_with(path.parent, files), prepare)
 
 
 def steps_of(story: Story, path: Path, files: dict[str, bytes]) -> range:
-    """Number the steps that a story may take, a few more than it took this time."""
+    """Return the numbers of a story's steps, and a few more, because runs differ."""
     return range(played(story, path, disk_with(path.parent, files), lambda run: None).disk.steps + 5)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("done", [0.5, 1.0])
 def test_a_step_that_fails_once_fails_its_batch_alone(tmp_path: Path, done: float) -> None:
-    """Whichever step fails, its batch is taken back, with what was decided on it; all else is kept.
+    """A failing step undoes its own batch and the changes on top of it, and nothing else.
 
-    After a kill nothing of it is found. After a power cut it may be, until a later commit was acknowledged.
+    After a kill, nothing of the batch is there. After a power cut it may be, until a later commit is acknowledged.
     """
     path = tmp_path / "state.json"
     for number in steps_of(little, path, DISKS["a file"]):
@@ -375,12 +375,12 @@ def test_a_step_that_fails_once_fails_its_batch_alone(tmp_path: Path, done: floa
 
 @pytest.mark.long
 @pytest.mark.parametrize("fault", [full, broken])
-def test_a_disk_that_fails_for_a_while_is_got_over(
+def test_the_store_recovers_from_a_disk_that_fails_for_a_while(
     tmp_path: Path, fault: Callable[[int, int], Callable[[Step], Fault | None]]
 ) -> None:
-    """Whenever a disk begins to fail, what fails is taken back, and nothing acknowledged is lost, then or later.
+    """A disk that fails for a while undoes the failed changes, and loses no acknowledged one, then or later.
 
-    What failed may be found after a crash, but only until a later commit was acknowledged.
+    A failed change may be there after a crash, but only until a later commit is acknowledged.
     """
     path = tmp_path / "state.json"
     for number in steps_of(little, path, DISKS["nothing"])[::2]:
@@ -389,8 +389,8 @@ def test_a_disk_that_fails_for_a_while_is_got_over(
             check(image, path, image.possible(failed=True), run.dice, nested=0)
 
 
-def test_what_failed_never_comes_back_once_more_was_acknowledged(tmp_path: Path) -> None:
-    """An entry that could not be taken away, in a journal whose removal a crash undoes, is known to be over."""
+def test_a_failed_change_never_returns_after_a_later_commit(tmp_path: Path) -> None:
+    """A failed entry that stayed in its journal is obsolete, even if a crash undoes the journal's removal."""
     path = tmp_path / "state.json"
 
     async def story(run: Run) -> None:
@@ -413,7 +413,7 @@ def test_what_failed_never_comes_back_once_more_was_acknowledged(tmp_path: Path)
 
 
 class Passing(Disk):
-    """A disk that changes as a run's did, between any two looks that a reader takes at it."""
+    """A disk that changes like that of a run between any two reads."""
 
     def __init__(self, images: Sequence[Image], dice: random.Random) -> None:
         self._images = images
@@ -435,7 +435,7 @@ class Passing(Disk):
 
 
 def test_a_reader_beside_the_store_sees_what_was_acknowledged(tmp_path: Path) -> None:
-    """Whoever reads the files while the store writes them finds all that was acknowledged before, and nothing torn."""
+    """A reader of files that the store is writing finds all acknowledged changes, and nothing torn."""
     path = tmp_path / "state.json"
 
     def prepare(run: Run) -> None:
@@ -447,11 +447,11 @@ def test_a_reader_beside_the_store_sees_what_was_acknowledged(tmp_path: Path) ->
         later = [content for each in images[first:] for content in each.possible()]
         for _ in range(10):
             content = recovery.read_live(Passing(images[first:], run.dice), path).content
-            assert held(content) in later, told_of(image, held(content), later[:3])
+            assert held(content) in later, explain(image, held(content), later[:3])
 
 
 def test_a_flush_leaves_one_file_also_after_a_checkpoint_that_failed(tmp_path: Path) -> None:
-    """However many journals there are since a checkpoint failed, a flush folds all of them in."""
+    """A flush after a failed checkpoint folds in all journals."""
     path = tmp_path / "state.json"
 
     async def story(run: Run) -> None:

@@ -1,4 +1,4 @@
-"""The real daemon under load: killed, on full disks, and with many instances."""
+"""The real daemon under load: kills, full disks, and many instances."""
 
 import random
 import re
@@ -31,9 +31,9 @@ def seeded() -> random.Random:
 @pytest.mark.long
 @pytest.mark.parametrize(("provider", "kills"), [("file", 75), ("simulator", 25)])
 def test_kills_under_load_lose_nothing_acknowledged(run: Run, provider: str, kills: int) -> None:
-    """A hundred times killed under the load of several clients: all that was acknowledged is there, once, and nothing else.
+    """A hundred kills under load lose no acknowledged change, and add and duplicate nothing.
 
-    Whoever looks at the state file meanwhile finds a whole document, and nothing that others may read.
+    A reader of the state file finds a whole document at every instant; only its owner may read any of the files.
     """
     dice = seeded()
     daemon = run("--provider", provider, *FAST)
@@ -43,17 +43,17 @@ def test_kills_under_load_lose_nothing_acknowledged(run: Run, provider: str, kil
         for _ in range(kills):
             with loaded(daemon, callers):
                 time.sleep(dice.uniform(0, 0.3))
-            if dice.random() < 0.2:  # and killed again as it starts
+            if dice.random() < 0.2:  # a kill during the start, too
                 daemon.start(wait=False)
                 time.sleep(dice.uniform(0, 0.5))
                 daemon.kill()
             daemon.start()
             check(daemon, callers)
     assert [] == [each for caller in callers for each in caller.failures]
-    assert watcher.journals, "there was a journal at some time"
+    assert watcher.journals, "the watcher saw a journal"
     assert 0 == daemon.stop()
     if provider == "simulator":
-        with daemon.world.change():  # which takes away what a kill left of one
+        with daemon.world.change():  # removes the leftovers of a kill
             pass
     assert {daemon.state, daemon.world.path, daemon.world.path.with_name("rack1.world.lock")} >= set(
         daemon.state.parent.iterdir()
@@ -62,14 +62,14 @@ def test_kills_under_load_lose_nothing_acknowledged(run: Run, provider: str, kil
     check(daemon, callers)
 
 
-# full disks
+# Full disks
 
 
 @pytest.mark.parametrize("by_kill", [False, True])
-def test_a_write_that_is_cut_short_is_taken_back(daemon: Daemon, by_kill: bool) -> None:
-    """Where the disk is full in the middle of an entry, its call fails and others don't come back, nor what they changed.
+def test_a_write_that_is_cut_short_is_undone(daemon: Daemon, by_kill: bool) -> None:
+    """A disk that gets full in the middle of an entry fails the call and undoes its change; describe still works.
 
-    The same whether the daemon lives on or is killed then. Describes go on.
+    The same holds if the daemon is killed then.
     """
     caller = Caller("c", seeded().randrange(2**32), {"x": "x" * 2000})
     for limit in (0, 40, 150, 200, 500, 1500, 2300, 2600):
@@ -100,7 +100,7 @@ def beside(daemon: Daemon) -> list[Path]:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of a quarter of a MiB, in memory."""
+    """Mount a disk of a quarter of a MiB, in memory."""
     folder = tmp_path / "disk"
     folder.mkdir()
     try:
@@ -116,7 +116,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def fill(path: Path, but: int) -> None:
-    """Fill the disk with a file, *but* for some bytes."""
+    """Fill the disk with a file, except *but* bytes."""
     with path.open("ab", buffering=0) as file:
         try:
             while True:
@@ -126,7 +126,7 @@ def fill(path: Path, but: int) -> None:
 
 
 def test_a_full_disk_loses_nothing_and_brings_nothing_back(small_disk: Path, run: Run) -> None:
-    """On a disk that is full, calls fail and say so, describes go on; with room again all does; also after a kill."""
+    """On a full disk, changing calls fail with the reason and describe works; with room, all calls work, even after a kill."""
     dice = seeded()
     state, filler = small_disk / "state.json", small_disk / "filler"
     daemon = run("--state", str(state), *FAST)
@@ -160,13 +160,13 @@ def test_a_full_disk_loses_nothing_and_brings_nothing_back(small_disk: Path, run
     check(daemon, [caller])
 
 
-# many instances
+# Many instances
 
 MANY = 100_000
 
 
 def test_a_hundred_thousand_instances(home: Path, run: Run) -> None:
-    """With 100,000 instances all is as with a few: describe, provision, label, destroy, set aside, a kill, a stop, a start."""
+    """All calls, a kill, a stop and a start work with 100,000 instances as with a few."""
     path = home / "state" / "rack1.json"
     path.parent.mkdir(parents=True)
     records = [
@@ -179,7 +179,9 @@ def test_a_hundred_thousand_instances(home: Path, run: Run) -> None:
         )
         for number in range(MANY)
     ]
-    path.write_bytes(b"".join(document.stamped(document.Content(records, ids.NEVER, mark="m"), "0123456789abcdef", 3)))
+    path.write_bytes(
+        b"".join(document.dump_stamped(document.Content(records, ids.NEVER, mark="m"), "0123456789abcdef", 3))
+    )
     daemon = run("--sync-interval", "5")
     group = [f"i{number:06}" for number in range(70_000, 70_010)]
     assert group == daemon.described(infrakit_group="g7000")

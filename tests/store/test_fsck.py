@@ -22,7 +22,7 @@ from test_state_file import C_DEMO, EMPTY, NAMES, OURS, RAW, RECORDS, Run, keep,
 
 from conftest import FAST
 from pyinfrakit import ids
-from pyinfrakit.disk import Disk, File
+from pyinfrakit.disk import AppendFile, Disk
 from pyinfrakit.errors import CannotStart
 from pyinfrakit.record import Record, Spec, State
 from pyinfrakit.schema.decode import NotJSON, WrongShape
@@ -43,7 +43,7 @@ MANY = settings(max_examples=100, derandomize=True, deadline=None, suppress_heal
 
 
 def stamped(content: Content) -> bytes:
-    return b"".join(document.stamped(content, EPOCH, 7))
+    return b"".join(document.dump_stamped(content, EPOCH, 7))
 
 
 def as_the_c_demo(content: Content) -> bytes:
@@ -239,14 +239,14 @@ CHANGES = st.lists(
 
 
 def digest(file: bytes) -> str:
-    stamp = document.stamp(file)
+    stamp = document.verify_stamp(file)
     assert stamp is not None
     return stamp.digest
 
 
 def entries(batches: Sequence[Sequence[Change]], after: int, epoch: str = EPOCH) -> list[bytes]:
     return [
-        journal.entry(epoch, number, journal.together(journal.changed(change) for change in batch))
+        journal.encode_entry(epoch, number, journal.join_changes(journal.encode_change(change) for change in batch))
         for number, batch in enumerate(batches, after + 1)
     ]
 
@@ -263,7 +263,8 @@ def test_all_changes_that_were_not_touched_are_made(
     parts = [written[:first], written[first:]] if cut else [written]
     afters = [7, 7 + first] if cut else [7]
     whole = [
-        journal.begin("f" * 16, digest(file), after) + b"".join(part) for after, part in zip(afters, parts, strict=True)
+        journal.encode_header("f" * 16, digest(file), after) + b"".join(part)
+        for after, part in zip(afters, parts, strict=True)
     ]
     which = data.draw(st.integers(0, len(whole) - 1))
     damage = data.draw(damages(len(whole[which])))
@@ -439,17 +440,17 @@ def machine(id: str, reason: str = "") -> Record:
 
 BEFORE = Content([machine("a"), machine("b")], mark="the-mark")
 FILE = stamped(BEFORE)
-HEAD = journal.begin(EPOCH, digest(FILE), 7)
+HEAD = journal.encode_header(EPOCH, digest(FILE), 7)
 STEPS = entries([[Put(machine("c"))], [Drop("a")], [Put(machine("d")), Put(machine("b", "new"))]], 7)
 JOURNAL = HEAD + b"".join(STEPS)
 EDITED = FILE.replace(b'"ID":"a"', b'"ID":"e"')
 BY_THE_C_DEMO = json.dumps(json.loads(FILE)).encode()
-FOREIGN = journal.begin("f" * 16, "0" * 64, 3) + b"".join(entries([[Put(machine("z"))]], 3, "f" * 16))
-OTHER = journal.begin("e" * 16, "0" * 64, 12) + b"".join(entries([[Put(machine("y"))]], 12, "e" * 16))
-NEWER = journal.entry(EPOCH, 7, b'{"Version":2,"Base":""}') + b"".join(
-    [*STEPS[:2], journal.entry(EPOCH, 10, b'[{"Move":{"ID":"q"}}]')]
+FOREIGN = journal.encode_header("f" * 16, "0" * 64, 3) + b"".join(entries([[Put(machine("z"))]], 3, "f" * 16))
+OTHER = journal.encode_header("e" * 16, "0" * 64, 12) + b"".join(entries([[Put(machine("y"))]], 12, "e" * 16))
+NEWER = journal.encode_entry(EPOCH, 7, b'{"Version":2,"Base":""}') + b"".join(
+    [*STEPS[:2], journal.encode_entry(EPOCH, 10, b'[{"Move":{"ID":"q"}}]')]
 )
-LATE = journal.begin(EPOCH, digest(FILE), 9) + STEPS[2]
+LATE = journal.encode_header(EPOCH, digest(FILE), 9) + STEPS[2]
 
 PAIRS = [
     pytest.param(
@@ -458,7 +459,7 @@ PAIRS = [
         {"e", "b", "c", "d"},
         {"e", "b"},
         {"a", "b", "c", "d"},
-        "changed by something else",
+        "modified by another program",
         id="edited",
     ),
     pytest.param(
@@ -467,11 +468,11 @@ PAIRS = [
         {"b", "c", "d"},
         {"a", "b"},
         {"a", "b", "c", "d"},
-        "changed by something else",
+        "modified by another program",
         id="by the C demo",
     ),
     pytest.param(
-        FILE, {3: FOREIGN}, {"a", "b", "z"}, {"a", "b"}, {"z"}, "belongs to another content", id="of another file"
+        FILE, {3: FOREIGN}, {"a", "b", "z"}, {"a", "b"}, {"z"}, "belongs to another version", id="of another file"
     ),
     pytest.param(
         FILE, {7: JOURNAL, 12: OTHER}, {"b", "c", "d", "y"}, {"a", "b"}, {"a", "b", "c", "d", "y"}, "", id="two files'"
@@ -737,7 +738,7 @@ class Failing(Disk):
         if self.left < 0:
             raise self.error
 
-    def create(self, path: Path) -> File:
+    def create(self, path: Path) -> AppendFile:
         self._count()
         return super().create(path)
 

@@ -1,4 +1,4 @@
-"""The state file: what it holds, what is refused, and that nothing acknowledged is lost or comes back."""
+"""The state file: its content, its errors, and the safety of acknowledged changes."""
 
 import asyncio
 import itertools
@@ -9,7 +9,7 @@ import re
 import resource
 import stat
 import threading
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -28,6 +28,7 @@ from pyinfrakit.record import Attachment, Record, Spec, State
 from pyinfrakit.rpc.client import Client, RemoteError
 from pyinfrakit.schema.decode import NotJSON, WrongShape
 from pyinfrakit.store.file import FileStore, document, recovery
+from pyinfrakit.store.file.store import SOON
 from pyinfrakit.store.records import Change, Drop, Put
 from support.harness import Daemon, command, eventually
 
@@ -47,7 +48,7 @@ Run = Callable[..., Daemon]
 
 
 def keep(home: Path, content: Any, name: str = "rack1") -> Path:
-    """Write a state file where a daemon in *home* has its own; give its path."""
+    """Write the state file of a daemon in *home*. Return its path."""
     path = home / "state" / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
@@ -55,23 +56,23 @@ def keep(home: Path, content: Any, name: str = "rack1") -> Path:
 
 
 def listed(content: dict[str, Any]) -> tuple[list[str], list[str]]:
-    """Give the IDs in service, and those out of it, as the C demo finds them in a file."""
+    """Return the IDs in service and the IDs out of service, as the C demo reads them from a file."""
     service, aside = content["Instances"], content["NonFunctional"]
     return [each["ID"] for each in service], [each["ID"] for each in aside]
 
 
 def provisions(client: Client, count: int, first: int = 0) -> list[str]:
-    """Provision in one batch; give the IDs in the order of acceptance."""
+    """Provision in one batch. Return the IDs in the order of acceptance."""
     calls = [{"jsonrpc": "2.0", "method": "Instance.Provision", "params": {}, "id": first + n} for n in range(count)]
     replies = json.loads(client._exchange("POST", "/", json.dumps(calls).encode()))
     return [each["result"]["ID"] for each in sorted(replies, key=lambda each: int(each["id"]))]
 
 
-# what the C demo and this project make of each other's files
+# The C demo's files, and files for the C demo
 
 
 def test_a_c_demo_file_loads_as_it_is(home: Path, run: Run) -> None:
-    """Instances of a C demo's file keep their IDs, order, tags and logical IDs; only those in service are described."""
+    """Instances of a C demo file keep their IDs, order, tags and logical IDs; only those in service are described."""
     keep(home, C_DEMO)
     daemon = run(*FAST)
     assert C_DEMO["Instances"] == daemon.call("Instance.DescribeInstances")["Descriptions"]
@@ -81,7 +82,7 @@ def test_a_c_demo_file_loads_as_it_is(home: Path, run: Run) -> None:
 
 
 def test_instances_of_a_c_demo_file_can_be_destroyed(home: Path, run: Run) -> None:
-    """Instances that the C demo made, in service or not, are destroyed like others, and leave the file."""
+    """Instances that the C demo created, in service or not, can be destroyed, and leave the file."""
     keep(home, C_DEMO)
     daemon = run(*FAST)
     for id in ("InfraKit-x1", "InfraKit-broken"):
@@ -91,7 +92,7 @@ def test_instances_of_a_c_demo_file_can_be_destroyed(home: Path, run: Run) -> No
 
 
 def test_new_instances_sort_before_those_of_the_c_demo(home: Path, run: Run) -> None:
-    """An instance that is provisioned beside a C demo's has the smaller ID, so that InfraKit destroys it first."""
+    """A new instance has a smaller ID than those of the C demo, so InfraKit destroys it first."""
     keep(home, C_DEMO)
     daemon = run(*FAST)
     new = daemon.provision()
@@ -100,7 +101,7 @@ def test_new_instances_sort_before_those_of_the_c_demo(home: Path, run: Run) -> 
 
 
 def test_the_c_demo_can_read_a_written_file(simulated: Daemon) -> None:
-    """Every entry has ID, LogicalID and Tags; what is described is in Instances, the rest in NonFunctional."""
+    """Every entry has ID, LogicalID and Tags; described instances are in Instances, the others in NonFunctional."""
     ready = simulated.provision(logical="l", a="1")
     aside = simulated.provision()
     dying = simulated.provision({"destroy_delay": 600})
@@ -127,7 +128,7 @@ def test_the_c_demo_can_read_a_written_file(simulated: Daemon) -> None:
 
 
 def test_unknown_keys_are_kept(home: Path, run: Run) -> None:
-    """Keys that are not this project's stay as they are at every level, through changes and a restart."""
+    """Keys of other programs stay as they are, at every level, through changes and a restart."""
     odd = {"Deep": [1, {"x": None}], "Big": 12345678901234567890123}
     content = {
         "Comment": odd,
@@ -163,14 +164,14 @@ def test_unknown_keys_are_kept(home: Path, run: Run) -> None:
     ],
 )
 def test_the_list_counts_more_than_the_state(name: str, state: str | None, becomes: State) -> None:
-    """Where an entry's list and its State disagree the list is right, as the C demo moves entries without changing State."""
+    """If an entry's list and its State disagree, the list counts, because the C demo moves entries and keeps State."""
     content = {**EMPTY, name: [{"ID": "a", **({"State": state} if state else {})}]}
     (record,) = document.load(json.dumps(content).encode()).records
     assert becomes == record.state
 
 
-def test_what_the_c_demo_moved_back_has_no_past() -> None:
-    """An entry that the C demo put back in service is no longer set aside by hand, and has no reason of why it was."""
+def test_an_entry_that_the_c_demo_moved_back_is_clean() -> None:
+    """An entry that the C demo moved back into service is not set aside by hand, and has no reason."""
     entry = {"ID": "a", "State": "non-functional", "ByHand": True, "Reason": "disk", "Since": 5.0}
     (record,) = document.load(json.dumps({**EMPTY, "Instances": [entry]}).encode()).records
     assert (State.READY, False, "") == (record.state, record.by_hand, record.reason)
@@ -236,21 +237,21 @@ RECORDS = st.builds(
     unknown("Mark", "LastID", "Checkpoint"),
     unknown("Provider", "Instances", "NonFunctional"),
 )
-def test_what_is_written_is_read_again(
+def test_a_written_file_is_read_unchanged(
     found: list[Record], last: str, mark: str, provider: dict[str, Raw], top: dict[str, Raw]
 ) -> None:
-    """A file that was written is read as it was: every record, those in service first, and every unknown key."""
+    """A written file is read unchanged: every record, those in service first, and every unknown key."""
     in_order = [r for r in found if r.state.described] + [r for r in found if not r.state.described]
     content = document.Content(in_order, last, provider, mark, top)
-    for written in (document.dump(content), document.stamped(content, "12ab", 7)):
+    for written in (document.dump(content), document.dump_stamped(content, "12ab", 7)):
         assert content == document.load(b"".join(written))
 
 
-# what is refused
+# Errors at the start
 
 
 def refused(home: Path, path: Path, *arguments: str) -> str:
-    """Start a daemon that must not start; give its one line on stderr."""
+    """Start a daemon that must fail. Return its one line on stderr."""
     done = command(home, "--name", "rack1", "--state", str(path), *arguments)
     assert 0 != done.returncode
     assert "Traceback" not in done.stderr
@@ -265,7 +266,7 @@ def changed(**keys: Any) -> bytes:
 
 
 def entry(**keys: Any) -> bytes:
-    """A file whose second instance has *keys*."""
+    """Return a file whose second instance has *keys*."""
     return changed(Instances=[{"ID": "first"}, {"ID": "i", **keys}])
 
 
@@ -321,10 +322,12 @@ def without(name: str) -> bytes:
         pytest.param(changed(NonFunctional=[{}]), "NonFunctional[0]: missing required field ID", id="no ID"),
         pytest.param(entry(ID=5), "Instances[1].ID: expected a string, got 5", id="ID is a number"),
         pytest.param(entry(ID=""), "Instances[1].ID: expected an ID, got an empty string", id="ID is empty"),
-        pytest.param(entry(ID="first"), 'Instances[1].ID: "first" stands at Instances[0] too', id="ID twice"),
+        pytest.param(
+            entry(ID="first"), 'Instances[1].ID: "first" is a duplicate of the ID at Instances[0]', id="ID twice"
+        ),
         pytest.param(
             changed(NonFunctional=[{"ID": "InfraKit-x0"}]),
-            'NonFunctional[0].ID: "InfraKit-x0" stands at Instances[1] too',
+            'NonFunctional[0].ID: "InfraKit-x0" is a duplicate of the ID at Instances[1]',
             id="ID in both lists",
         ),
         pytest.param(
@@ -347,8 +350,8 @@ def without(name: str) -> bytes:
         pytest.param(changed().replace(b"10.0.0.1", b"a\\qb"), "not JSON", id="bad escape"),
     ],
 )
-def test_a_file_that_makes_no_sense_is_refused(home: Path, content: bytes, says: str) -> None:
-    """A damaged file is refused with an error that names file and place; it is left as it was, byte for byte."""
+def test_an_invalid_file_is_refused(home: Path, content: bytes, says: str) -> None:
+    """A damaged file is refused with an error that names the file and the place, and is left untouched."""
     path = keep(home, content)
     with pytest.raises(Damaged) as caught:
         FileStore(path, "test")
@@ -370,12 +373,12 @@ def test_a_file_that_makes_no_sense_is_refused(home: Path, content: bytes, says:
         pytest.param(changed(Instances=["a\n\nb"]), "Instances[0]: expected an object", id="entry is text in lines"),
         pytest.param(entry(Tags={"n": 5}), "Instances[1].Tags.n: expected a string, got 5", id="tag is a number"),
         pytest.param(entry(Tags={"a\nb": 5}), "Instances[1].Tags.a", id="key in lines"),
-        pytest.param(entry(ID="first"), 'Instances[1].ID: "first" stands', id="ID twice"),
+        pytest.param(entry(ID="first"), 'Instances[1].ID: "first" is a duplicate', id="ID twice"),
         pytest.param(changed(Provider={"LastID": "x"}), "Provider.LastID: expected", id="bad LastID"),
     ],
 )
-def test_a_file_that_makes_no_sense_stops_the_start(home: Path, content: bytes, says: str) -> None:
-    """A daemon does not start on a damaged file: it says in one line which file and where, and leaves it as it was."""
+def test_an_invalid_file_stops_the_start(home: Path, content: bytes, says: str) -> None:
+    """A damaged file stops the start with one line that names the file and the place, and is left untouched."""
     path = keep(home, content)
     assert says in refused(home, path)
     assert content == path.read_bytes()
@@ -383,14 +386,14 @@ def test_a_file_that_makes_no_sense_stops_the_start(home: Path, content: bytes, 
 
 
 def test_an_unknown_state_is_refused_with_the_known_ones(home: Path) -> None:
-    """The error for a State that there is not says which there are."""
+    """The error for an unknown State lists the known ones."""
     line = refused(home, keep(home, entry(State="odd")))
     for state in State:
         assert state in line
 
 
 REAL = b"".join(
-    document.stamped(
+    document.dump_stamped(
         document.Content(
             [
                 Record(
@@ -417,7 +420,7 @@ REAL = b"".join(
 
 
 def test_no_torn_file_is_taken_for_whole() -> None:
-    """A file that was cut off anywhere is told from a whole one."""
+    """A file that was cut off at any byte is not taken for a whole one."""
     for cut in range(len(REAL.rstrip())):
         with pytest.raises((NotJSON, WrongShape)):
             document.load(REAL[:cut])
@@ -425,7 +428,7 @@ def test_no_torn_file_is_taken_for_whole() -> None:
 
 @pytest.mark.parametrize("cut", range(0, len(REAL.rstrip()), len(REAL) // 2))
 def test_a_torn_file_stops_the_start(home: Path, cut: int) -> None:
-    """A daemon does not start on a file that was cut off, and leaves it as it is."""
+    """A file that was cut off stops the start and is left untouched."""
     path = keep(home, REAL[:cut])
     refused(home, path)
     assert REAL[:cut] == path.read_bytes()
@@ -433,7 +436,7 @@ def test_a_torn_file_stops_the_start(home: Path, cut: int) -> None:
 
 @pytest.mark.parametrize("mode", [0o444, 0o000])
 def test_a_file_that_may_not_be_written_is_refused(home: Path, mode: int) -> None:
-    """A read-only file stops the start, also where the daemon runs as root, and stays as it is."""
+    """A read-only file stops the start, even of a daemon that runs as root, and is left untouched."""
     path = keep(home, C_DEMO)
     path.chmod(mode)
     assert f"read-only (mode {mode:04o})" in refused(home, path)
@@ -442,8 +445,8 @@ def test_a_file_that_may_not_be_written_is_refused(home: Path, mode: int) -> Non
     assert C_DEMO == json.loads(path.read_bytes())
 
 
-def test_what_is_no_file_is_refused(home: Path) -> None:
-    """A folder, a FIFO, a socket's folder or a device in place of the file stops the start, which does not wait for it."""
+def test_a_path_to_no_regular_file_is_refused(home: Path) -> None:
+    """A folder, a FIFO or a device in place of the file stops the start at once."""
     home.mkdir()
     os.mkfifo(home / "fifo")
     for path in (home, home / "fifo", Path("/dev/null")):
@@ -454,7 +457,7 @@ def test_what_is_no_file_is_refused(home: Path) -> None:
 def test_a_path_that_leads_nowhere_is_refused(home: Path) -> None:
     """A missing parent, a parent that is a file, a loop of links, or a name that is too long stops the start."""
     path = keep(home, C_DEMO)
-    assert f"there is no folder {home / 'nope'}" in refused(home, home / "nope" / "x.json")
+    assert f"the folder {home / 'nope'} does not exist" in refused(home, home / "nope" / "x.json")
     refused(home, path / "x.json")
     (home / "loop").symlink_to("loop")
     refused(home, home / "loop")
@@ -464,7 +467,7 @@ def test_a_path_that_leads_nowhere_is_refused(home: Path) -> None:
 
 
 def test_one_daemon_a_file(daemon: Daemon) -> None:
-    """A second daemon on the same file, also by way of a link, is refused with an error that names the first."""
+    """A second daemon on the same file, even through a link, fails with an error that names the first."""
     link = daemon.home / "link.json"
     link.symlink_to(daemon.state)
     for path in (daemon.state, link):
@@ -474,11 +477,11 @@ def test_one_daemon_a_file(daemon: Daemon) -> None:
         assert f"state file {path} is in use by plugin rack1 (process {daemon.pid})" in line
 
 
-# the file itself
+# The file itself
 
 
 def test_a_link_stays_a_link(home: Path, run: Run) -> None:
-    """Where the state file is a link, what it points to is replaced, and the link stays."""
+    """If the state file is a link, its target is replaced and the link stays."""
     target = keep(home, C_DEMO, "real")
     link = home / "link.json"
     link.symlink_to(Path("state") / "real.json")
@@ -491,8 +494,8 @@ def test_a_link_stays_a_link(home: Path, run: Run) -> None:
     assert [target] == list(target.parent.iterdir())
 
 
-def test_a_link_to_nothing_begins_a_file_there(home: Path, run: Run) -> None:
-    """Where the state file is a link to a file that is not there yet, that file is made."""
+def test_a_dangling_link_creates_its_target(home: Path, run: Run) -> None:
+    """If the state file is a link to a missing file, the start creates that file."""
     (home / "elsewhere").mkdir(parents=True)
     link = home / "link.json"
     link.symlink_to(home / "elsewhere" / "new.json")
@@ -505,7 +508,7 @@ def test_a_link_to_nothing_begins_a_file_there(home: Path, run: Run) -> None:
 
 @pytest.mark.parametrize("mode", [0o600, 0o666])
 def test_the_file_is_for_its_owner_alone(home: Path, run: Run, mode: int) -> None:
-    """The state file's mode is 0600, whatever it was before, from the start and after changes."""
+    """The state file's mode becomes 0600 at the start and stays so after changes."""
     path = keep(home, EMPTY)
     path.chmod(mode)
     daemon = run(*FAST)
@@ -519,14 +522,14 @@ def test_the_file_is_for_its_owner_alone(home: Path, run: Run, mode: int) -> Non
 
 
 def test_a_stop_leaves_one_file(daemon: Daemon) -> None:
-    """After a clean stop the state file stands alone in its folder."""
+    """After a clean stop the state file is alone in its folder."""
     daemon.provision()
     assert 0 == daemon.stop()
     assert [daemon.state] == list(daemon.state.parent.iterdir())
 
 
 def test_a_restart_changes_nothing(daemon: Daemon) -> None:
-    """A stop and a start leave the file's content as it was, mark and last ID included."""
+    """A stop and a start leave the file's content unchanged, including the mark and the last ID."""
     daemon.provision({"x": [1]}, logical="l", a="1")
     daemon.stop()
     before = daemon.state.read_bytes()
@@ -536,18 +539,18 @@ def test_a_restart_changes_nothing(daemon: Daemon) -> None:
 
 
 def test_the_mark_can_be_set(home: Path, run: Run) -> None:
-    """`--mark` replaces the file's mark, and is kept."""
+    """`--mark` replaces the file's mark for good."""
     keep(home, {**EMPTY, "Provider": {"Mark": "old"}})
     daemon = run("--mark", "mine", *FAST)
     daemon.stop()
     assert "mine" == daemon.saved()["Provider"]["Mark"]
 
 
-# what was acknowledged
+# Acknowledged changes
 
 
 def test_concurrent_provisions_are_all_kept(daemon: Daemon) -> None:
-    """200 provisions at once get 200 IDs, all of which are described, and in the file after a stop."""
+    """200 concurrent provisions get 200 IDs; all are described, and all are in the file after a stop."""
     with ThreadPoolExecutor(40) as pool:
         made = list(pool.map(lambda _: daemon.provision(), range(200)))
     assert 200 == len(set(made))
@@ -557,7 +560,7 @@ def test_concurrent_provisions_are_all_kept(daemon: Daemon) -> None:
 
 
 def test_ids_descend_over_10000_provisions(daemon: Daemon) -> None:
-    """Each of 10,000 IDs sorts before all earlier ones, across a restart too."""
+    """Each of 10,000 IDs sorts before all earlier ones, even after a restart."""
     made: list[str] = []
     for part in range(2):
         if part:
@@ -572,7 +575,7 @@ def test_ids_descend_over_10000_provisions(daemon: Daemon) -> None:
 
 
 def test_ids_descend_when_the_clock_steps_back(home: Path, run: Run) -> None:
-    """Where the last ID is of a later time than the clock says, new IDs sort before it all the same, across restarts too."""
+    """If the clock steps back behind the last ID's time, new IDs still sort before it, even after restarts."""
     last = ids.mint(ids.NEVER, 2**33)
     keep(home, {**EMPTY, "Provider": {"LastID": last}})
     made = [last]
@@ -586,7 +589,7 @@ def test_ids_descend_when_the_clock_steps_back(home: Path, run: Run) -> None:
 
 
 def test_ids_are_not_used_again_after_a_destroy(daemon: Daemon) -> None:
-    """The last ID is remembered after its instance is gone, across a restart."""
+    """The last ID is stored after its instance is gone, and a restart continues from it."""
     gone = daemon.provision()
     daemon.call("Instance.Destroy", Instance=gone)
     eventually(lambda: daemon.record(gone) is None, "it is gone")
@@ -597,7 +600,7 @@ def test_ids_are_not_used_again_after_a_destroy(daemon: Daemon) -> None:
 
 
 class Model:
-    """What a daemon was told, and so must know after any crash: tags and whether in service, by ID."""
+    """The state that a daemon acknowledged and must have after any crash: tags by ID, and the IDs set aside."""
 
     def __init__(self, daemon: Daemon, dice: random.Random) -> None:
         self.daemon = daemon
@@ -606,7 +609,7 @@ class Model:
         self.aside: set[str] = set()
 
     def act(self) -> None:
-        """Make one random call, of which only the acknowledgement is waited for."""
+        """Make one random call and wait for its acknowledgement only."""
         calls = [self.provision]
         if self.tags.keys() - self.aside:
             calls += [self.label, self.destroy, self.set_aside]
@@ -650,8 +653,8 @@ class Model:
         assert self.aside == {id for id, each in records.items() if each["State"] == "non-functional"}
 
 
-def test_what_was_acknowledged_survives_a_kill(daemon: Daemon) -> None:
-    """After a kill -9 right after any acknowledged call nothing is lost, and nothing that was destroyed is back."""
+def test_acknowledged_changes_survive_a_kill(daemon: Daemon) -> None:
+    """A `kill -9` right after an acknowledged call loses nothing and brings no destroyed instance back."""
     seed = random.randrange(2**32)
     print(f"seed {seed}")
     model = Model(daemon, random.Random(seed))
@@ -664,8 +667,8 @@ def test_what_was_acknowledged_survives_a_kill(daemon: Daemon) -> None:
     assert model.tags.keys() - model.aside == set(listed(daemon.saved())[0])
 
 
-def test_an_acknowledged_destroy_is_carried_on_after_a_kill(simulated: Daemon) -> None:
-    """A destroy that was acknowledged is done after a kill and a restart, without being asked for again."""
+def test_an_acknowledged_destroy_resumes_after_a_kill(simulated: Daemon) -> None:
+    """An acknowledged destroy is completed after a kill and a restart, without a new call."""
     id = simulated.provision({"destroy_delay": 0.5})
     simulated.call("Instance.Destroy", Instance=id)
     simulated.kill()
@@ -675,7 +678,7 @@ def test_an_acknowledged_destroy_is_carried_on_after_a_kill(simulated: Daemon) -
 
 
 def test_the_file_is_whole_at_every_instant(daemon: Daemon) -> None:
-    """Whoever reads the file while it is being changed finds a whole document; with its journal it has all acknowledged."""
+    """A reader finds a whole document at every instant; with its journal it holds all acknowledged changes."""
     looks: list[bytes] = []
     ended = threading.Event()
 
@@ -701,7 +704,7 @@ def test_the_file_is_whole_at_every_instant(daemon: Daemon) -> None:
         assert {"Provider", "Instances", "NonFunctional"} == set(json.loads(data))
 
 
-# disks that fail
+# Failing disks
 
 
 def ready(id: str, reason: str = "") -> Record:
@@ -710,7 +713,7 @@ def ready(id: str, reason: str = "") -> Record:
 
 @contextmanager
 def full_disk(folder: Path) -> Iterator[None]:
-    """No file can grow while this lasts, as on a full disk."""
+    """Let no file grow, as on a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
     try:
@@ -721,7 +724,7 @@ def full_disk(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def missing_folder(folder: Path) -> Iterator[None]:
-    """The state file's folder is elsewhere while this lasts."""
+    """Move the state file's folder away for a while."""
     elsewhere = folder.with_name("elsewhere")
     folder.rename(elsewhere)
     try:
@@ -731,27 +734,27 @@ def missing_folder(folder: Path) -> Iterator[None]:
 
 
 def on_disk(path: Path) -> list[str]:
-    """Give the IDs that are found after a crash now."""
+    """Return the IDs that a start after a crash would find."""
     return [record.id for record in recovery.assemble(recovery.read(Disk(), path)).content.records]
 
 
 def in_store(path: Path, story: Callable[[FileStore], Coroutine[Any, Any, None]]) -> None:
     """Run *story* with a store at *path*."""
 
-    async def told() -> None:
+    async def run() -> None:
         with FileStore(path, "test") as store:
             await asyncio.wait_for(story(store), 30)
 
     path.parent.mkdir(exist_ok=True)
-    asyncio.run(told())
+    asyncio.run(run())
 
 
 Trouble = Callable[[Path], Any]
 
 
 @pytest.mark.parametrize("trouble", [full_disk, missing_folder])
-def test_a_commit_that_can_not_be_written_is_taken_back(tmp_path: Path, trouble: Trouble) -> None:
-    """A commit fails where it can't be written, naming the file; memory goes back exactly; later ones work again."""
+def test_a_failed_commit_is_undone(tmp_path: Path, trouble: Trouble) -> None:
+    """A commit that can't be written fails with the file's name; memory is restored exactly; later commits work."""
     path = tmp_path / "s" / "state.json"
 
     async def story(store: FileStore) -> None:
@@ -777,16 +780,15 @@ def test_a_commit_that_can_not_be_written_is_taken_back(tmp_path: Path, trouble:
     in_store(path, story)
 
 
-def test_what_was_decided_upon_a_failed_commit_fails_too(tmp_path: Path) -> None:
-    """Commits that were made while the failing one was being written fail with it, as does waiting for them with nothing."""
+def test_commits_on_top_of_a_failed_commit_fail_too(tmp_path: Path) -> None:
+    """Commits during a failing write fail with it, and so does an empty commit that waits for them."""
     path = tmp_path / "s" / "state.json"
 
     async def story(store: FileStore) -> None:
         await store.commit(Put(ready("a")), Put(ready("b")))
         with full_disk(path):
             first = store.commit(Drop("a"))
-            while store._writing is None:
-                await asyncio.sleep(0)
+            await asyncio.sleep(0)  # the write begins
             upon = store.commit(Put(ready("a", "again")), Put(ready("b"), front=True))
             waits = store.commit()
             outcomes = await asyncio.gather(first, upon, waits, return_exceptions=True)
@@ -799,8 +801,8 @@ def test_what_was_decided_upon_a_failed_commit_fails_too(tmp_path: Path) -> None
     in_store(path, story)
 
 
-def test_flush_takes_back_what_the_file_may_hold(tmp_path: Path) -> None:
-    """After a failed commit a flush writes the file afresh, and fails itself while that can't be done."""
+def test_flush_replaces_a_file_of_unknown_content(tmp_path: Path) -> None:
+    """After a failed commit a flush writes a fresh file; it fails if the disk is still full."""
     path = tmp_path / "s" / "state.json"
 
     async def story(store: FileStore) -> None:
@@ -810,7 +812,7 @@ def test_flush_takes_back_what_the_file_may_hold(tmp_path: Path) -> None:
                 await store.commit(Put(ready("b")))
             with pytest.raises(StoreFailed):
                 await store.flush()
-        path.write_bytes(b"what a disk may have made of it")
+        path.write_bytes(b"any content that a failing disk may leave")
         await store.flush()
         assert ["a"] == on_disk(path)
 
@@ -818,7 +820,7 @@ def test_flush_takes_back_what_the_file_may_hold(tmp_path: Path) -> None:
 
 
 def test_concurrent_commits_are_all_written(tmp_path: Path) -> None:
-    """Many commits at once are all on the disk when they are done, in the order in which they were made."""
+    """Concurrent commits are on the disk when they are done, in the order of the calls."""
     path = tmp_path / "s" / "state.json"
     names = [f"i{n}" for n in range(100)]
 
@@ -833,15 +835,14 @@ def test_concurrent_commits_are_all_written(tmp_path: Path) -> None:
     in_store(path, story)
 
 
-def test_a_commit_of_nothing_waits_for_what_is_being_written(tmp_path: Path) -> None:
-    """A commit without changes is done when all that was committed before is on the disk, also what is being written."""
+def test_an_empty_commit_waits_for_the_write_under_way(tmp_path: Path) -> None:
+    """An empty commit ends together with the write that is under way."""
     path = tmp_path / "s" / "state.json"
 
     async def story(store: FileStore) -> None:
         with full_disk(path):
             failing = store.commit(Put(ready("c")))
-            while store._writing is None:
-                await asyncio.sleep(0)
+            await asyncio.sleep(0)  # the write begins
             outcomes = await asyncio.gather(store.commit(), failing, return_exceptions=True)
         assert [StoreFailed] * 2 == [type(each) for each in outcomes]
 
@@ -849,7 +850,7 @@ def test_a_commit_of_nothing_waits_for_what_is_being_written(tmp_path: Path) -> 
 
 
 def test_a_wait_for_a_commit_may_be_cancelled(tmp_path: Path) -> None:
-    """Whoever stops waiting for a commit does not stop it."""
+    """A cancelled wait for a commit does not stop the commit."""
     path = tmp_path / "s" / "state.json"
 
     async def story(store: FileStore) -> None:
@@ -861,7 +862,7 @@ def test_a_wait_for_a_commit_may_be_cancelled(tmp_path: Path) -> None:
 
 
 def test_a_record_that_can_not_be_encoded_stops_nothing_else(tmp_path: Path) -> None:
-    """A text that is not Unicode, as a provider's error may have from a file's name, does not end the store's work."""
+    """A record with text that is not Unicode, as in some file names, fails without blocking later commits."""
     path = tmp_path / "s" / "state.json"
 
     async def story(store: FileStore) -> None:
@@ -875,8 +876,56 @@ def test_a_record_that_can_not_be_encoded_stops_nothing_else(tmp_path: Path) -> 
     in_store(path, story)
 
 
+def test_a_store_serves_one_event_loop_after_another(tmp_path: Path) -> None:
+    """A store works on each event loop in turn, also if the last one ended in the middle of a write or a checkpoint."""
+    path = tmp_path / "state.json"
+
+    async def abandon(id: str, pause: float) -> None:
+        store.commit(Put(ready(id)))
+        store.commit(Put(ready(f"{id}-later")), urgent=False)
+        await asyncio.sleep(pause)
+
+    async def commit(id: str) -> None:
+        await asyncio.wait_for(store.commit(Put(ready(id))), 30)
+        assert id in on_disk(path)
+
+    with FileStore(path, "test") as store:
+        for round, pause in enumerate((0, 0.001, 0.01, SOON, 0)):
+            asyncio.run(abandon(f"abandoned-{round}", pause))
+            if round != 3:  # twice in a row nothing is waited for
+                asyncio.run(commit(f"kept-{round}"))
+        asyncio.run(store.flush())
+        assert [path, path.with_name("state.json.lock")] == sorted(tmp_path.iterdir())
+        assert [each.id for each in store.records] == on_disk(path)
+        assert 14 == len(store.records)
+
+
+def test_a_failed_checkpoint_is_retried_soon(tmp_path: Path) -> None:
+    """After a checkpoint that fails halfway, the next one comes within seconds, and the journal goes."""
+    path = tmp_path / "s" / "state.json"
+    failures = [OSError("a test"), None]
+
+    class Flaky(Disk):
+        def replace(self, path: Path, pieces: Iterable[bytes]) -> None:
+            if not failures or (failure := failures.pop()) is None:  # the first is the store's start
+                super().replace(path, pieces)
+                return
+            next(iter(pieces))
+            raise failure
+
+    async def story(store: FileStore) -> None:
+        await store.commit(Put(ready("a")))
+        while [*path.parent.glob("*.journal-*")]:
+            await asyncio.sleep(0.01)
+
+    path.parent.mkdir()
+    with FileStore(path, "test", disk=Flaky()) as store:
+        asyncio.run(asyncio.wait_for(story(store), 20))
+    assert not failures
+
+
 def test_one_store_a_file(tmp_path: Path) -> None:
-    """A file that a store has open is refused to another, by whatever path; it is free again once the first lets go."""
+    """A second store on an open file is refused, by any path, until the first store is closed."""
     path = tmp_path / "s" / "state.json"
     (tmp_path / "link").symlink_to(path)
 
@@ -889,8 +938,8 @@ def test_one_store_a_file(tmp_path: Path) -> None:
         in_store(path, story)
 
 
-def test_a_full_disk_is_told_and_over_once_there_is_space(daemon: Daemon) -> None:
-    """On a full disk provisions, labels and destroys fail naming the file, describe answers as before; then all goes on."""
+def test_a_full_disk_fails_calls_until_there_is_space(daemon: Daemon) -> None:
+    """On a full disk, changing calls fail with the file's name and describe still answers; with space, all calls work."""
     kept = daemon.provision(a="1")
     eventually(
         lambda: b'"ready"' in daemon.state.read_bytes() and not [*daemon.state.parent.glob("*.journal-*")],

@@ -1,4 +1,4 @@
-"""The store beside a plain list and a dict: whatever is done to it, and to its disk, it holds what it should."""
+"""The store against a model of plain lists and dicts, on a disk that fails and crashes."""
 
 import asyncio
 import contextlib
@@ -43,7 +43,7 @@ CHANGES = st.lists(
 
 
 def of(type: str, change: Change) -> Change:
-    """Make it a change of a sub-type's record, with an ID that the others have not."""
+    """Turn a change into one of a sub-type's record, with an ID that is unique to it."""
     match change:
         case Put(record, front):
             return Put(replace(record, id=id_of(type, record.id), sub_type=type), front)
@@ -57,7 +57,7 @@ def id_of(type: str, id: str) -> str:
 
 
 class Stored(RuleBasedStateMachine):
-    """A store on a disk that fails and crashes, and what it should hold."""
+    """A store on a disk that fails and crashes, next to its model."""
 
     types: Sequence[str] = ("",)
 
@@ -69,18 +69,19 @@ class Stored(RuleBasedStateMachine):
         self.history = History(Plain())
         self.used: set[str] = set()
         """Minted IDs that were acknowledged."""
+        self.checkpoints: list[asyncio.Task[None]] = []
         self.store: FileStore
         self.open()
 
     def open(self) -> None:
-        """Open the store; the disk does not fail any more."""
+        """Open the store on a disk that works."""
         self.loop = asyncio.new_event_loop()
         self.disk.fail = lambda step: None
         self.disk.wait = self.wait
         self.store = FileStore(self.path, "test", sub_types=self.types, disk=self.disk)
 
     def wait(self, step: Step) -> None:
-        """Have the event loop tell of all that was made durable, before a thread takes its next step."""
+        """Let the event loop acknowledge all durable changes before a thread takes its next step."""
         if threading.current_thread() is not threading.main_thread():
             with contextlib.suppress(RuntimeError):  # the store is closed
                 asyncio.run_coroutine_threadsafe(self.turns(), self.loop).result(30)
@@ -94,7 +95,7 @@ class Stored(RuleBasedStateMachine):
             await asyncio.sleep(0.001)
 
     async def agreement(self) -> None:
-        """Let the loop tell of what has just failed; compare in one turn of it, as the next may bring more."""
+        """Let the loop report recent failures. Compare in one turn, because the next may bring more."""
         for _ in range(10):
             if self.history.memory.seen == self.held(self.store):
                 return
@@ -102,14 +103,11 @@ class Stored(RuleBasedStateMachine):
         assert self.history.memory.seen == self.held(self.store)
 
     def close(self) -> None:
-        """Let go of the store and its event loop, as a process does that ends."""
+        """Close the store and its event loop, like a process that ends."""
 
         async def end() -> None:
-            if self.store._waiting is not None:
-                self.store._hasten(self.store._waiting)
-            self.store._stop_timer()
-            await self.store._idle()
-            self.store._stop_timer()
+            with contextlib.suppress(StoreFailed):
+                await self.store.commit()
             await asyncio.to_thread(self.store.__exit__)
             left = asyncio.all_tasks() - {asyncio.current_task()}
             for task in left:
@@ -128,7 +126,7 @@ class Stored(RuleBasedStateMachine):
         }
 
     def go_on(self) -> None:
-        """What the store holds now is what it has to keep."""
+        """Restart the model from the store's present content."""
         parts = [self.store.part(type).records for type in self.types]
         assert all(records.last_id <= id for id in self.used for records in parts)
         self.history = History(Plain(tuple(chain.from_iterable(parts)), dict(self.store.records.notes)))
@@ -148,7 +146,7 @@ class Stored(RuleBasedStateMachine):
         self.loop.run_until_complete(begin())
 
     def sensible(self, change: Change) -> Change:
-        """What comes back into service comes to the front, as the order of what is not in service is not kept."""
+        """Move a record that returns to service to the front: the file has no order for those out of service."""
         if isinstance(change, Put) and change.record.state.described:
             return Put(
                 change.record, change.front or change.record.id in self.store.part(change.record.sub_type).records
@@ -165,7 +163,7 @@ class Stored(RuleBasedStateMachine):
 
     @rule()
     def begin_checkpoint(self) -> None:
-        self.loop.call_soon(self.store._be_due)
+        self.checkpoints.append(self.loop.create_task(self.store.checkpoint()))
 
     @rule()
     def let_time_pass(self) -> None:
@@ -183,7 +181,7 @@ class Stored(RuleBasedStateMachine):
 
     @rule()
     def restart(self) -> None:
-        """After a clean stop there is one file, with all there was."""
+        """After a clean stop, one file holds everything."""
         self.disk.fail = lambda step: None
         self.loop.run_until_complete(self.store.flush())
         self.loop.run_until_complete(self.all_ended())
@@ -197,7 +195,7 @@ class Stored(RuleBasedStateMachine):
 
     @rule(by_kill=st.booleans(), seed=st.integers(0, 2**32), fault=st.none() | st.integers(0, 12))
     def crash(self, by_kill: bool, seed: int, fault: int | None) -> None:
-        """After a crash there is all that was acknowledged, or a batch more; also when a first attempt to open it fails."""
+        """After a crash, all acknowledged changes are there, and at most one batch more, even if a first start fails."""
         with self.disk.lock:
             resolved = self.history.resolved
             after = self.disk.killed() if by_kill else self.disk.crash(random.Random(seed))

@@ -1,8 +1,8 @@
-"""A disk in memory that keeps what POSIX promises and no more, and that fails or crashes at any step of a run.
+"""A disk in memory that keeps the promises of POSIX and no others, and fails or crashes at any step of a run.
 
-What was synced stays. Of what was appended since, each sector may be there, or zeros, or garbage, and the file may end
-anywhere. What was made, renamed or removed in a folder since that was synced may each be so or not, in any order. After a
-sync that failed, the bytes it was for may never come to the disk, although later syncs succeed.
+Synced data stays. Each sector that was appended since may be there, or be zeros or garbage, and the file may end
+anywhere. Each creation, rename and removal since the last sync of the folder may be there or not, in any order.
+After a failed sync, its bytes may never reach the disk, although later syncs succeed.
 """
 
 import errno
@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from msgspec import Struct
 
-from pyinfrakit.disk import Disk, File
+from pyinfrakit.disk import AppendFile, Disk
 
 SECTOR = 512
 
@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 class Step(Struct, frozen=True):
-    """One operation: the *number*th of the run, of a *kind* that is named as the method, on *path*."""
+    """The *number*th operation of the run, on *path*. *kind* is the name of the method."""
 
     number: int
     kind: str
@@ -31,26 +31,26 @@ class Step(Struct, frozen=True):
 
 
 class Fault(Struct, frozen=True):
-    """How a step fails: with the error *code*, after *done* of it, from 0 to 1, was done all the same."""
+    """The failure of a step with the error *code*, after a share of it, *done* from 0 to 1, was done."""
 
     code: int = errno.EIO
     done: float = 0.0
 
 
 class Inode:
-    """A file's content: what processes see, and what is known to be on the disk."""
+    """A file's content, as processes see it and as it is on the disk."""
 
     def __init__(self, content: bytes = b"", *, private: bool = True) -> None:
         self.content = content
         self.private = private
         self.firm = len(content)
-        """So many bytes are on the disk, but for the *doubtful* ones."""
+        """The number of bytes on the disk, except the *doubtful* ones."""
         self.doubtful: list[tuple[int, int]] = []
         """Ranges of bytes whose sync failed."""
         self.before: list[bytes] = []
-        """What was there since the last sync, and may still be."""
+        """Contents since the last sync, which may still be on the disk."""
         self.room = 0
-        """Up to there it is filled with zeros."""
+        """The length up to which it is filled with zeros."""
 
     @property
     def seen(self) -> bytes:
@@ -80,7 +80,7 @@ class Inode:
         return new
 
     def after_crash(self, random: Random) -> "Inode":
-        """Give one of the contents that a power cut may leave."""
+        """Return one of the contents that a power cut may leave."""
         versions = [self.content, *self.before]
         longest = max(map(len, versions))
         length = random.choice([self.firm, len(self.content), longest, random.randint(self.firm, longest)])
@@ -95,7 +95,7 @@ class Inode:
 
 
 def _sector(versions: list[bytes], start: int, length: int, sources: str, random: Random) -> bytes:
-    """Give what a file may have from *start* to the end of a sector, or of the file, at *length*."""
+    """Return possible bytes from *start* to the end of the sector, or of the file at *length*."""
     end = min(length, (start // SECTOR + 1) * SECTOR)
     version = random.choice([each for each in versions if len(each) > start] or [b""])
     written = version[start:end].ljust(end - start, b"\0")
@@ -107,7 +107,7 @@ def _nothing(length: int, random: Random) -> bytes:
 
 
 class Entry(Struct, frozen=True):
-    """What was done to a folder and may not be on the disk: *inode* lost the name *old*, got the name *new*, or both."""
+    """A folder's change that may not be on the disk: *inode* lost the name *old*, got the name *new*, or both."""
 
     inode: Inode
     old: Path | None
@@ -123,7 +123,7 @@ def _nothing_happens(step: Step) -> None:
 
 
 class FaultyDisk(Disk):
-    """The disk. Before each step *wait* is called, without a lock; then *look*, which sees the disk as it is; then *fail*."""
+    """The disk. Before each step it calls *wait*, without a lock, then *look*, which may read the disk, then *fail*."""
 
     def __init__(self, files: Mapping[Path, bytes] | None = None) -> None:
         self._names = {path: Inode(content) for path, content in (files or {}).items()}
@@ -138,12 +138,12 @@ class FaultyDisk(Disk):
 
     @property
     def files(self) -> dict[Path, bytes]:
-        """What processes see."""
+        """The files, as processes see them."""
         with self.lock:
             return {path: inode.content for path, inode in self._names.items()}
 
     def crash(self, random: Random) -> "FaultyDisk":
-        """Give one of the disks that a power cut now may leave."""
+        """Return one of the disks that a power cut at this instant may leave."""
         with self.lock:
             names = dict(self._firm)
             for entry in self._drawn(random):
@@ -158,7 +158,7 @@ class FaultyDisk(Disk):
         return new
 
     def _drawn(self, random: Random) -> list[Entry]:
-        """Give those of what was done to the folders that come to the disk, in an order in which they may."""
+        """Return the folder changes that reach the disk, in a possible order."""
         match random.choice(["none", "first", "some", "any order", "all"]):
             case "none":
                 return []
@@ -171,7 +171,7 @@ class FaultyDisk(Disk):
         return list(self._unsynced)
 
     def killed(self) -> "FaultyDisk":
-        """Give the disk as the next process finds it when this one is killed now: with all that was written."""
+        """Return the disk that the next process finds if this one is killed now: with everything that was written."""
         with self.lock:
             copies = {id(inode): inode.copy() for inode in (*self._names.values(), *self._firm.values())}
             copies |= {id(entry.inode): entry.inode.copy() for entry in self._unsynced if id(entry.inode) not in copies}
@@ -184,7 +184,7 @@ class FaultyDisk(Disk):
     def do(
         self, kind: str, path: Path, work: Callable[[], T], in_part: Callable[[float], object] = lambda done: None
     ) -> T:
-        """Take one step: *work*, or where it is to fail *in_part*."""
+        """Take one step: do *work*, or *in_part* of it if it is to fail."""
         step = Step(self.steps, kind, path)
         if not self.is_off:
             self.wait(step)
@@ -204,10 +204,10 @@ class FaultyDisk(Disk):
             raise OSError(fault.code, os.strerror(fault.code))
 
     def look_again(self, kind: str, path: Path) -> None:
-        """Have the disk looked at in the middle of a step."""
+        """Call *look* in the middle of a step."""
         self.look(Step(self.steps - 1, kind, path))
 
-    # the interface of Disk
+    # The interface of Disk
 
     def read(self, path: Path) -> bytes:
         return self.do("read", path, lambda: self._inode(path).seen)
@@ -218,7 +218,7 @@ class FaultyDisk(Disk):
     def is_private(self, path: Path) -> bool:
         return self.do("is_private", path, lambda: self._inode(path).private)
 
-    def create(self, path: Path) -> File:
+    def create(self, path: Path) -> AppendFile:
         return self.do("create", path, lambda: self._create(path))
 
     def rename(self, old: Path, new: Path) -> None:
@@ -236,7 +236,7 @@ class FaultyDisk(Disk):
         except KeyError:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path)) from None
 
-    def _create(self, path: Path) -> File:
+    def _create(self, path: Path) -> AppendFile:
         self._remove(path)
         inode = self._names[path] = Inode()
         self._unsynced.append(Entry(inode, None, path))
@@ -263,7 +263,7 @@ class FaultyDisk(Disk):
 
 
 def _vanishes(entry: Entry, random: Random) -> bool:
-    """Does the old name go? A rename is only promised to be one step for other processes."""
+    """Return whether the old name goes. A rename is atomic for other processes, but not for a power cut."""
     return entry.new is None or random.random() < 0.8
 
 
@@ -271,8 +271,8 @@ def _folders(entry: Entry) -> set[Path]:
     return {path.parent for path in (entry.old, entry.new) if path is not None}
 
 
-class FaultyFile(File):
-    """A file on such a disk, which was made as *path*."""
+class FaultyFile(AppendFile):
+    """A file on a `FaultyDisk`, created at *path*."""
 
     def __init__(self, disk: FaultyDisk, path: Path, inode: Inode) -> None:
         self._disk = disk

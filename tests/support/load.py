@@ -1,4 +1,4 @@
-"""Clients that load a daemon, and know what it must have kept, whenever it was killed."""
+"""Clients that put load on a daemon, and know the state that it must have after a kill at any time."""
 
 import json
 import random
@@ -19,11 +19,11 @@ from support.harness import Daemon
 Tags = dict[str, str]
 
 MOST = 40
-"""How many instances a caller has at most, unless it is told."""
+"""The default of a caller's most instances."""
 
 
 class Kept(Struct):
-    """One instance that was asked for, known by its tag `key`: what it may be described with; None: not at all."""
+    """One instance, identified by its tag `key`, and the tags that it may have; None stands for no instance."""
 
     key: str
     outcomes: list[Tags | None]
@@ -31,12 +31,12 @@ class Kept(Struct):
 
     @property
     def lives(self) -> Tags | None:
-        """Its tags, where it is sure that it is there."""
+        """Its tags, or None if it may not exist."""
         return self.outcomes[0] if len(self.outcomes) == 1 else None
 
 
 class Caller:
-    """One client, with instances of its own, that makes one random call after the other."""
+    """One client that makes random calls, one after another, on instances of its own."""
 
     def __init__(self, name: str, seed: int, properties: Any = None, most: int = MOST) -> None:
         self.name = name
@@ -46,7 +46,7 @@ class Caller:
         self.kept: list[Kept] = []
         self.calls = 0
         self.failures: list[str] = []
-        """What calls that failed were told."""
+        """The errors of its failed calls."""
 
     def work(self, daemon: Daemon) -> None:
         """Call until the daemon is killed."""
@@ -58,7 +58,7 @@ class Caller:
             pass
 
     def act(self, client: Client) -> None:
-        """Make one call. One that is answered with an error changed nothing; one that is not answered may have."""
+        """Make one call. A call that is answered with an error changed nothing; an unanswered one may have."""
         living = [each for each in self.kept if each.lives is not None]
         choice = self.dice.random()
         if not living or (choice < 0.4 and len(living) < self.most):
@@ -97,7 +97,7 @@ class Caller:
 
 
 def check(daemon: Daemon, callers: Sequence[Caller]) -> None:
-    """What is described is what the callers know of; where they don't know, they do from now on."""
+    """Compare the described instances with the callers' knowledge, which is certain from then on."""
     described = daemon.call("Instance.DescribeInstances")["Descriptions"]
     found = {each["Tags"]["key"]: each for each in described}
     assert len(described) == len(found) == len({each["ID"] for each in described})
@@ -116,7 +116,7 @@ def check(daemon: Daemon, callers: Sequence[Caller]) -> None:
 
 @contextmanager
 def loaded(daemon: Daemon, callers: Sequence[Caller]) -> Iterator[None]:
-    """Have callers at work meanwhile; the daemon is to be killed before this ends."""
+    """Let callers work, and kill the daemon at the end."""
     with ThreadPoolExecutor(len(callers)) as pool:
         working = [pool.submit(caller.work, daemon) for caller in callers]
         try:
@@ -128,7 +128,7 @@ def loaded(daemon: Daemon, callers: Sequence[Caller]) -> Iterator[None]:
 
 
 class Watcher:
-    """Looks at the state file, and at what is beside it, all the time."""
+    """Checks the state file and the files beside it all the time."""
 
     def __init__(self, state: Path) -> None:
         self.state = state

@@ -1,4 +1,4 @@
-"""What a store should hold, as plain lists and dicts; and what of it a crash may leave."""
+"""A model of a store in plain lists and dicts, and the contents that a crash may leave."""
 
 import asyncio
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,7 +13,7 @@ from pyinfrakit.store.file.document import Content
 from pyinfrakit.store.records import Change, Drop, Note, Put, Records
 
 Seen = tuple[dict[str, list[Record]], dict[str, Record], dict[str, Raw]]
-"""What counts: each sub-type's records in service in order, the others, whose order is not kept, and the notes."""
+"""The content to compare: each sub-type's records in service, in order; the others by ID; and the notes."""
 
 
 class Plain(Struct, frozen=True):
@@ -53,13 +53,13 @@ def seen(records: Iterable[Record], notes: Mapping[str, Raw]) -> Seen:
 
 
 def held(content: Records | Content) -> Seen:
-    """Give what a store has in memory, or a file."""
+    """Return the content of a store's memory, or of a file."""
     records = content if isinstance(content, Records) else content.records
     return seen(records, content.notes)
 
 
 def held_by_parts(store: FileStore, types: Iterable[str]) -> Seen:
-    """Give what the stores of all sub-types have in memory, each its own records and all the same notes."""
+    """Return the content of all sub-types' stores. Each must have only its own records, and all the same notes."""
     parts = {type: store.part(type).records for type in types}
     assert all(type == record.sub_type for type, records in parts.items() for record in records)
     assert all(store.records.notes == records.notes for records in parts.values())
@@ -67,7 +67,7 @@ def held_by_parts(store: FileStore, types: Iterable[str]) -> Seen:
 
 
 class Commit(Struct, eq=False):
-    """Some changes, and what became of them: True where they were acknowledged, False where that failed."""
+    """Some changes and their outcome: True if they were acknowledged, False if they failed, None until then."""
 
     changes: Sequence[Change]
     batch: Any
@@ -75,48 +75,49 @@ class Commit(Struct, eq=False):
 
 
 class History:
-    """What was committed to a store that held *start*, in order, and what became of it."""
+    """The commits to a store that held *start*, in order, with their outcomes."""
 
     def __init__(self, start: Plain) -> None:
         self.start = start
         self.commits: list[Commit] = []
         self.resolved = 0
-        """Of so many commits it is known what became of them."""
+        """The number of commits with an outcome."""
 
     def commit(self, store: FileStore, *changes: Change, urgent: bool = True, type: str = "") -> asyncio.Future[None]:
-        """Commit to a sub-type's records, and note what becomes of it."""
+        """Commit to a sub-type's records, and record the outcome."""
         written = store.part(type).commit(*changes, urgent=urgent)
+        # Crashes keep or lose whole batches, which no public method tells apart.
         commit = Commit(changes, store._waiting)
         self.commits.append(commit)
         written.add_done_callback(lambda done: self._resolve(commit, done))
         return written
 
     def _resolve(self, commit: Commit, done: asyncio.Future[None]) -> None:
-        assert self.commits[self.resolved] is commit, "commits end in the order in which they were made"
+        assert self.commits[self.resolved] is commit, "commits end in the order of their calls"
         commit.outcome = done.exception() is None
         self.resolved += 1
 
     @property
     def memory(self) -> Plain:
-        """What the store shows: all that did not fail."""
-        return _applied(self.start, (each for each in self.commits if each.outcome is not False))
+        """The content of the store's memory: all commits that did not fail."""
+        return _apply(self.start, (each for each in self.commits if each.outcome is not False))
 
     def possible(self, resolved: int, *, failed: bool = False) -> Iterator[Plain]:
-        """Give what a crash may leave when *resolved* commits had ended.
+        """Yield the contents that a crash may leave after *resolved* commits ended.
 
-        That is what was acknowledged, alone or with all of the batch that was under way. *failed*: or with all of one that
-        failed after that: the disk may have it until the store has written its file anew.
+        These are the acknowledged changes, alone or with the whole batch under way. *failed*: or with a whole
+        batch that failed after them, because the disk may have it until the store has written its file anew.
         """
         known, later = self.commits[:resolved], self.commits[resolved:]
         while known and later and later[0].batch is known[-1].batch:
             known.append(later.pop(0))
-        acknowledged = _applied(self.start, (each for each in known if each.outcome))
+        acknowledged = _apply(self.start, (each for each in known if each.outcome))
         yield acknowledged
         if later:
-            yield _applied(acknowledged, _batch(later))
+            yield _apply(acknowledged, _batch(later))
         while failed and known and not known[-1].outcome:
             batch = known[-1].batch
-            yield _applied(acknowledged, (each for each in known if each.batch is batch))
+            yield _apply(acknowledged, (each for each in known if each.batch is batch))
             known = [each for each in known if each.batch is not batch]
 
 
@@ -124,5 +125,5 @@ def _batch(commits: Sequence[Commit]) -> Iterator[Commit]:
     return (each for each in commits if each.batch is commits[0].batch)
 
 
-def _applied(start: Plain, commits: Iterable[Commit]) -> Plain:
+def _apply(start: Plain, commits: Iterable[Commit]) -> Plain:
     return start.after(*(change for commit in commits for change in commit.changes))

@@ -24,7 +24,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from pyinfrakit.disk import Disk, unfinished
+from pyinfrakit.disk import Disk, temporary_path
 from pyinfrakit.errors import GiveUp, TryAgain
 from pyinfrakit.locks import acquire, is_held
 from pyinfrakit.providers.process import proc
@@ -217,8 +217,8 @@ class InstanceFolders:
         folder = InstanceFolder(self.path / id)
         existing = folder.read_metadata()
         if existing is None:
-            # A crash leaves the folder with its metadata, or an unfinished one that the next start removes.
-            new = unfinished(folder.path)
+            # A crash leaves the folder with its metadata, or an temporary_path one that the next start removes.
+            new = temporary_path(folder.path)
             shutil.rmtree(new, ignore_errors=True)
             new.mkdir(0o700)
             InstanceFolder(new).write_metadata(metadata)

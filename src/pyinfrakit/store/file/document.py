@@ -1,18 +1,18 @@
-"""The state file's content: the C demo's JSON form, with keys of our own beside its own.
+"""The state file's content: the C demo's JSON form, with further keys.
 
     {"Instances": [{"ID", "LogicalID", "Tags", …}], "NonFunctional": [{…}], "Provider": {…, "Checkpoint": {…}}}
 
-A file that the C demo wrote loads as it is, and one written here is one that it can read: keys that either
-doesn't know are kept. Which list an entry stands in counts more than its ``State``, as the C demo moves entries without
-knowing of that key; but what was being destroyed still is.
+A file that the C demo wrote loads as it is, and the C demo can read a file that this module wrote. Both keep
+keys that they don't know. The list that holds an entry counts more than the entry's ``State``, because the C
+demo moves entries and does not know that key; only ``destroying`` stays.
 
-The last thing in the file is its stamp: which changes it holds, and a digest of all the bytes before. Where that is not
-right, somebody else has written the file.
+The file ends with its stamp: the changes that it holds, and a digest of all bytes before. If the digest is
+wrong, another program has written the file.
 """
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 
 import msgspec
@@ -24,7 +24,7 @@ from pyinfrakit.record import Attachment, Record, Spec, State
 from pyinfrakit.schema.decode import NotJSON, WrongShape, check_depth, check_text, decode
 
 SLICE = 64
-"""How many entries are written at a time: msgspec and Python keep the interpreter's lock meanwhile, for about 0.15 ms."""
+"""Entries that are encoded at a time. Python keeps the interpreter's lock meanwhile, for about 0.15 ms."""
 
 
 class _Attachment(Struct, frozen=True):
@@ -33,6 +33,8 @@ class _Attachment(Struct, frozen=True):
 
 
 class _Entry(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    # The order of the fields is that of the keys in the file. The C demo's are always there, others if they differ
+    # from the default.
     ID: str
     Type: str = ""
     LogicalID: str | None | UnsetType = UNSET
@@ -50,14 +52,11 @@ class _Entry(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True
 
 
 KEYS_OF_ENTRIES = _Entry.__struct_fields__
-"""In the order in which they are written."""
-
-
-_KEYS = {f.encode_name for f in msgspec.structs.fields(_Entry)}
-
-_NONE: Mapping[str, Raw] = MappingProxyType({})
+"""The keys of an entry, in the order of the file."""
 
 LISTS = ("Instances", "NonFunctional")
+
+_NONE: Mapping[str, Raw] = MappingProxyType({})
 _STATES = {state.value: state for state in State}
 _STAMP = re.compile(rb'"Checkpoint":\{"Epoch":"([0-9a-f]+)","Sequence":(\d+),"Digest":"([0-9a-f]{64})"\}\}\}\n\Z')
 _END = b'"}}}\n'
@@ -65,7 +64,7 @@ _LONGEST_STAMP = 250
 
 
 class Stamp(Struct, frozen=True):
-    """What a state file holds: every change of *epoch* up to number *sequence*. *digest* is of its bytes up to itself."""
+    """The changes in a state file: all of *epoch* up to number *sequence*. *digest* covers the bytes before it."""
 
     epoch: str
     sequence: int
@@ -73,9 +72,9 @@ class Stamp(Struct, frozen=True):
 
 
 class Content(Struct, frozen=True):
-    """A whole state file. *mark* is None where it has none yet; *unknown* holds keys that are not ours.
+    """A whole state file. *mark* is None if it has none yet; *unknown* holds other programs' keys.
 
-    What else stands in its ``Provider`` object are the *notes*.
+    *notes* holds the remaining keys of its ``Provider`` object.
     """
 
     records: Sequence[Record] = ()
@@ -85,119 +84,105 @@ class Content(Struct, frozen=True):
     unknown: Mapping[str, Raw] = {}
 
 
-class _Usual(Struct, forbid_unknown_fields=True):
-    """A file of ours in which nobody has put anything, read at once."""
+class _Document(Struct, forbid_unknown_fields=True):
+    """A file without keys of other programs: msgspec decodes it in one go, several times as fast."""
 
     Provider: dict[str, Raw]
     Instances: list[_Entry]
     NonFunctional: list[_Entry]
 
 
-class _Unusual(Struct):
-    """Any other file, read entry by entry."""
-
-    Provider: dict[str, Raw] | UnsetType = UNSET
-    Instances: list[Raw] | UnsetType = UNSET
-    NonFunctional: list[Raw] | UnsetType = UNSET
-
-
 def load(data: bytes) -> Content:
-    """Read a state file's bytes. Raise `NotJSON` or `WrongShape`."""
+    """Decode a state file. Raise `NotJSON` or `WrongShape`."""
     check_text(data)
     try:
-        usual = msgspec.json.decode(data, type=_Usual)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return _load_unusual(data)
-    records = [_record(entry, _NONE, LISTS[0], index) for index, entry in enumerate(usual.Instances)]
-    aside = [_record(entry, _NONE, LISTS[1], index) for index, entry in enumerate(usual.NonFunctional)]
-    return _content(records, aside, usual.Provider, {})
+        document = msgspec.json.decode(data, type=_Document)
+        described = [_to_record(entry) for entry in document.Instances]
+        aside = [_to_record(entry) for entry in document.NonFunctional]
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, WrongShape):
+        return _load_slowly(data)  # its errors name the place
+    return _to_content(described, aside, document.Provider, {})
 
 
-def _load_unusual(data: bytes) -> Content:
+def _load_slowly(data: bytes) -> Content:
+    """Decode a state file entry by entry, and keep keys of other programs."""
     check_depth(data)
     keys = decode(data, dict[str, Raw])
-    document = decode(data, _Unusual)
     for name in LISTS:
         if name not in keys:
             raise WrongShape(name, "missing; a state file has Provider, Instances and NonFunctional")
-    records = [read_entry(raw, LISTS[0], index) for index, raw in enumerate(document.Instances or ())]
-    aside = [read_entry(raw, LISTS[1], index) for index, raw in enumerate(document.NonFunctional or ())]
-    unknown = {key: keys[key] for key in keys if key not in (*LISTS, "Provider")}
-    return _content(records, aside, document.Provider or {}, unknown)
+    own = decode(keys.pop("Provider", b"{}"), dict[str, Raw], "Provider")
+    described, aside = (
+        [read_entry(raw, f"{name}[{index}]") for index, raw in enumerate(decode(keys.pop(name), list[Raw], name))]
+        for name in LISTS
+    )
+    return _to_content(described, aside, own, keys)
 
 
-def _content(
+def _to_content(
     described: list[Record], aside: list[Record], own: Mapping[str, Raw], unknown: Mapping[str, Raw]
 ) -> Content:
     _check_unique(described, aside)
     records = [in_service(record) for record in described] + [out_of_service(record) for record in aside]
-    notes = _owned(own, "Provider.")
+    notes = _copy_values(own, "Provider.")
     notes.pop("Checkpoint", None)
-    mark = _text(notes.pop("Mark", None), "Provider.Mark")
-    last = _text(notes.pop("LastID", None), "Provider.LastID") or ids.NEVER
+    mark = decode(notes.pop("Mark"), str, "Provider.Mark") if "Mark" in notes else None
+    last = (decode(notes.pop("LastID"), str, "Provider.LastID") if "LastID" in notes else "") or ids.NEVER
     if last != ids.NEVER and not ids.is_minted(last):
         raise WrongShape("Provider.LastID", f'expected an ID that was minted here, got "{last}"')
-    return Content(records, last, notes, mark, _owned(unknown, ""))
+    return Content(records, last, notes, mark, _copy_values(unknown, ""))
 
 
 def _check_unique(described: Sequence[Record], aside: Sequence[Record]) -> None:
-    """Raise `WrongShape` where an ID stands twice."""
+    """Raise `WrongShape` for a duplicate ID."""
     if len({record.id for record in (*described, *aside)}) == len(described) + len(aside):
         return
     places: dict[str, str] = {}
     for name, records in zip(LISTS, (described, aside), strict=True):
         for index, record in enumerate(records):
-            where = f"{name}[{index}]"
-            if (other := places.setdefault(record.id, where)) != where:
-                raise WrongShape(f"{where}.ID", f'"{record.id}" stands at {other} too; an ID may be there once')
+            place = f"{name}[{index}]"
+            if (other := places.setdefault(record.id, place)) != place:
+                raise WrongShape(f"{place}.ID", f'"{record.id}" is a duplicate of the ID at {other}')
 
 
-def _owned(values: Mapping[str, Raw], where: str) -> dict[str, Raw]:
-    """Give values with their own memory: as they are, each keeps the whole file's."""
+def _copy_values(values: Mapping[str, Raw], prefix: str) -> dict[str, Raw]:
+    """Copy values to memory of their own: otherwise each keeps the whole file in memory."""
     for key, value in values.items():
-        _check_depth(value, where + key)
+        _check_depth(value, prefix + key)
     return {key: value.copy() for key, value in values.items()}
 
 
-def _check_depth(value: Raw, name: str, index: int | None = None) -> None:
+def _check_depth(value: Raw, place: str) -> None:
     try:
         check_depth(bytes(value))
     except NotJSON as error:
-        raise WrongShape(_place(name, index), str(error)) from None
+        raise WrongShape(place, str(error)) from None
 
 
-def _text(raw: Raw | None, where: str) -> str | None:
-    return None if raw is None else decode(raw, str, where)
-
-
-def read_entry(raw: Raw | bytes, name: str, index: int | None = None) -> Record:
-    """Read one entry, at *name* or the *index*th of that, with keys that may not be ours; raise `WrongShape`."""
+def read_entry(raw: Raw | bytes, place: str) -> Record:
+    """Decode the entry at *place*, which may have keys of other programs. Raise `WrongShape`."""
     unknown = _NONE
     try:
         entry = msgspec.json.decode(raw, type=_Entry)
     except msgspec.ValidationError:
-        where = _place(name, index)
-        keys = decode(raw, dict[str, Raw], where)
-        unknown = _owned({key: value for key, value in keys.items() if key not in _KEYS}, f"{where}.")
-        known = {key: value for key, value in keys.items() if key in _KEYS}
-        entry = decode(msgspec.json.encode(known), _Entry, where)
-    return _record(entry, unknown, name, index)
+        keys = decode(raw, dict[str, Raw], place)
+        others = {key: value for key, value in keys.items() if key not in KEYS_OF_ENTRIES}
+        unknown = _copy_values(others, f"{place}.")
+        known = {key: value for key, value in keys.items() if key in KEYS_OF_ENTRIES}
+        entry = decode(msgspec.json.encode(known), _Entry, place)
+    return _to_record(entry, unknown, place)
 
 
-def _place(name: str, index: int | None) -> str:
-    return name if index is None else f"{name}[{index}]"
-
-
-def _record(entry: _Entry, unknown: Mapping[str, Raw], name: str, index: int | None) -> Record:
+def _to_record(entry: _Entry, unknown: Mapping[str, Raw] = _NONE, place: str = "") -> Record:
     if not entry.ID:
-        raise WrongShape(f"{_place(name, index)}.ID", "expected an ID, got an empty string")
+        raise WrongShape(f"{place}.ID", "expected an ID, got an empty string")
     properties = None
     if entry.Properties is not UNSET:
-        _check_depth(entry.Properties, name, index)
+        _check_depth(entry.Properties, place)
         properties = entry.Properties.copy()
     state = State.READY if entry.State is UNSET else _STATES.get(entry.State)
     if state is None:
-        raise WrongShape(f"{_place(name, index)}.State", f'expected {", ".join(State)}, got "{entry.State}"')
+        raise WrongShape(f"{place}.State", f'expected {", ".join(State)}, got "{entry.State}"')
     spec = Spec(
         properties=properties,
         tags=entry.Tags or {},
@@ -221,85 +206,82 @@ def _record(entry: _Entry, unknown: Mapping[str, Raw], name: str, index: int | N
 
 
 def in_service(record: Record) -> Record:
-    """Have a record agree with the list that it stands in."""
+    """Return the record of an entry in ``Instances``, with a state that fits."""
     if record.state is State.NON_FUNCTIONAL:
         return replace(record, state=State.READY, reason="", by_hand=False)
     return record
 
 
 def out_of_service(record: Record) -> Record:
-    """Have a record agree with the list that it stands in: what somebody else has set aside stays so until restored by hand."""
+    """Return the record of an entry in ``NonFunctional``, with a state that fits.
+
+    An instance that another program moved there stays set aside until an operator restores it.
+    """
     if record.state.described:
         return replace(record, state=State.NON_FUNCTIONAL, reason="set aside in the state file", by_hand=True)
     return record
 
 
-def stamp(data: bytes) -> Stamp | None:
-    """Give a state file's stamp, where it has one and its bytes are those that were stamped."""
-    found = claimed(data)
-    if found is None or hashlib.sha256(memoryview(data)[: -len(found.digest) - len(_END)]).hexdigest() != found.digest:
+def verify_stamp(data: bytes) -> Stamp | None:
+    """Return a state file's stamp, or None if it has none or its bytes differ from the stamped ones."""
+    stamp = find_stamp(data)
+    if stamp is None or hashlib.sha256(memoryview(data)[: -len(stamp.digest) - len(_END)]).hexdigest() != stamp.digest:
         return None
-    return found
+    return stamp
 
 
-def claimed(data: bytes) -> Stamp | None:
-    """Give the stamp that a state file ends with, whether right or not."""
-    found = _STAMP.search(data, max(0, len(data) - _LONGEST_STAMP))
-    return Stamp(found[1].decode(), int(found[2]), found[3].decode()) if found else None
+def find_stamp(data: bytes) -> Stamp | None:
+    """Return the stamp at the end of a state file, whether right or not, or None."""
+    match = _STAMP.search(data, max(0, len(data) - _LONGEST_STAMP))
+    return Stamp(match[1].decode(), int(match[2]), match[3].decode()) if match else None
 
 
 def dump(content: Content) -> Iterator[bytes]:
-    """Write a state file's bytes, an entry a line, in slices; without a stamp."""
-    yield from _unclosed(content)
+    """Yield a state file's bytes in pieces, with an entry on each line and without a stamp."""
+    yield from _dump_open(content)
     yield b"}}\n"
 
 
-def stamped(content: Content, epoch: str, sequence: int) -> Iterator[bytes]:
-    """Write a state file's bytes as `dump` does, stamped as holding all changes of *epoch* up to *sequence*."""
+def dump_stamped(content: Content, epoch: str, sequence: int) -> Iterator[bytes]:
+    """Yield a state file's bytes like `dump`, with a stamp for all changes of *epoch* up to *sequence*."""
     digest = hashlib.sha256()
-    for chunk in _unclosed(content):
-        digest.update(chunk)
-        yield chunk
+    for piece in _dump_open(content):
+        digest.update(piece)
+        yield piece
     last = b',"Checkpoint":{"Epoch":' + _encode(epoch) + b',"Sequence":' + _encode(sequence) + b',"Digest":"'
     digest.update(last)
     yield last + digest.hexdigest().encode() + _END
 
 
-def _unclosed(content: Content) -> Iterator[bytes]:
-    """Write all but what closes ``Provider``, which is last, and the document."""
+def _dump_open(content: Content) -> Iterator[bytes]:
+    """Yield everything except the brackets that close ``Provider``, the last key, and the document."""
     aside: list[Record] = []
     yield b'{"Instances":['
-    yield from _array(_described(content.records, aside))
+    yield from _dump_array(content.records, aside)
     yield b'],\n"NonFunctional":['
-    yield from _array(_sliced(aside))
+    yield from _dump_array(aside)
     mark = {} if content.mark is None else {"Mark": content.mark}
     unknown = b"".join(_encode(key) + b":" + bytes(value) + b",\n" for key, value in content.unknown.items())
     yield b"],\n" + unknown + b'"Provider":' + _encode({**mark, "LastID": content.last_id, **content.notes})[:-1]
 
 
-def _sliced(records: Sequence[Record]) -> Iterator[Sequence[Record]]:
-    return (records[start : start + SLICE] for start in range(0, len(records), SLICE))
-
-
-def _described(records: Sequence[Record], aside: list[Record]) -> Iterator[Sequence[Record]]:
-    """Give slices of the records in service; put the others *aside*."""
-    for some in _sliced(records):
-        yield [record for record in some if record.state.described]
-        aside.extend(record for record in some if not record.state.described)
-
-
-def _array(slices: Iterable[Sequence[Record]]) -> Iterator[bytes]:
-    begin = b"\n"
-    for some in slices:
+def _dump_array(records: Sequence[Record], aside: list[Record] | None = None) -> Iterator[bytes]:
+    """Yield the entries of *records* in pieces. If there is a list *aside*, move the records out of service there."""
+    separator = b"\n"
+    for start in range(0, len(records), SLICE):
+        some = records[start : start + SLICE]
+        if aside is not None:
+            aside.extend(record for record in some if not record.state.described)
+            some = [record for record in some if record.state.described]
         if some:
-            yield begin + b",\n".join([entry(record) for record in some])
-            begin = b",\n"
-    if begin != b"\n":
+            yield separator + b",\n".join([dump_entry(record) for record in some])
+            separator = b",\n"
+    if separator != b"\n":
         yield b"\n"
 
 
-def entry(record: Record) -> bytes:
-    """Write the file's entry for a record. Raise TypeError or ValueError where JSON can't hold it."""
+def dump_entry(record: Record) -> bytes:
+    """Encode a record as an entry of the file. Raise TypeError or ValueError if JSON can't hold it."""
     spec = record.spec
     data = _encode(
         _Entry(

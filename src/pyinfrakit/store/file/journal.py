@@ -1,15 +1,16 @@
-"""A journal's form: changes, in the order in which they were made durable.
+"""A journal's form: changes, in the order in which they became durable.
 
-A journal is a row of entries. Each is a line, ``=LENGTH SEQUENCE EPOCH CHECKSUM`` in hexadecimal digits, then its payload of so
-many bytes, and a newline. The checksum is CRC-32 of the line up to there and of the payload. Sequence numbers go up by one.
+A journal is a sequence of entries. Each is a line, ``=LENGTH SEQUENCE EPOCH CHECKSUM`` in hexadecimal digits,
+a payload of that length, and a newline. The checksum is CRC-32 of the line before it and of the payload.
+Sequence numbers go up by one.
 
-The first entry's payload is the journal's `Header`, and its sequence number that of the last change before the journal.
-Each later entry holds what was made durable together, by one write and one sync, so that only the last can be torn (the
-first can't, as a journal comes into its place by a rename): a JSON array of ``{"Put": …}`` with an entry as in the state
-file, ``{"Drop": ID}`` and ``{"Note": KEY, "Value": …}``.
+The first entry's payload is the journal's `Header`; its sequence number is that of the last change before the
+journal. Each later entry holds one batch: a JSON array of ``{"Put": …}`` with an entry of the state file,
+``{"Drop": ID}`` and ``{"Note": KEY, "Value": …}``. A batch has one write and one sync, so only the last entry can
+be torn. The first one can't, because a rename puts the journal in its place.
 
-The epoch is a random number. It ties a journal to its state file, and nobody who can write into a payload knows it: no
-text that somebody chose is ever taken for an entry.
+The epoch is a random number. It ties a journal to its state file. Clients do not know it, so no text in a
+payload passes for an entry.
 """
 
 import re
@@ -31,14 +32,14 @@ _SUMMED = len("=LLLLLLLL SSSSSSSSSSSS EEEEEEEEEEEEEEEE ")
 
 
 class Header(Struct, frozen=True, rename="pascal"):
-    """What a journal is of: a state file of its own epoch, or the one of digest *base*, with which the epoch began."""
+    """The journal's version, and the digest of the state file with which its epoch began."""
 
     version: int
     base: str
 
 
 class Entry(Struct, frozen=True):
-    """One entry, at byte *start* up to *end*."""
+    """One entry, from byte *start* to *end*."""
 
     sequence: int
     epoch: str
@@ -48,14 +49,14 @@ class Entry(Struct, frozen=True):
 
 
 class Gap(Struct, frozen=True):
-    """Bytes from *start* up to *end* that are no entry."""
+    """Bytes from *start* to *end* that are not an entry."""
 
     start: int
     end: int
 
 
 class Journal(Struct, frozen=True):
-    """A whole journal: what comes after change number *after*. *torn* bytes at its end were never acknowledged."""
+    """A whole journal, from change number *after* on. *torn* bytes at its end were never acknowledged."""
 
     epoch: str
     base: str
@@ -64,8 +65,8 @@ class Journal(Struct, frozen=True):
     torn: int
 
 
-class Broken(ValueError):
-    """A journal makes no sense at byte *start*, and that is not because its last write was cut short."""
+class BrokenJournal(ValueError):
+    """A journal is invalid at byte *start*, and a write that was cut short does not explain it."""
 
     def __init__(self, start: int, problem: str) -> None:
         super().__init__(f"byte {start}: {problem}")
@@ -81,44 +82,44 @@ class _Change(Struct, frozen=True, forbid_unknown_fields=True):
     Value: Raw | UnsetType = UNSET
 
 
-def begin(epoch: str, base: str, after: int) -> bytes:
-    """Write the first entry of a journal."""
-    return entry(epoch, after, msgspec.json.encode(Header(VERSION, base)))
+def encode_header(epoch: str, base: str, after: int) -> bytes:
+    """Encode the first entry of a journal."""
+    return encode_entry(epoch, after, msgspec.json.encode(Header(VERSION, base)))
 
 
-def entry(epoch: str, sequence: int, payload: bytes) -> bytes:
-    """Write an entry; *epoch* has 16 hexadecimal digits."""
+def encode_entry(epoch: str, sequence: int, payload: bytes) -> bytes:
+    """Encode an entry. *epoch* has 16 hexadecimal digits."""
     line = f"={len(payload):08x} {sequence:012x} {epoch} ".encode()
     return b"%b%08x\n%b\n" % (line, zlib.crc32(payload, zlib.crc32(line)), payload)
 
 
-def changed(change: Change) -> bytes:
-    """Write one change. Raise TypeError or ValueError where JSON can't hold it."""
+def encode_change(change: Change) -> bytes:
+    """Encode a change. Raise TypeError or ValueError if JSON can't hold it."""
     match change:
         case Put(record, front):
-            return b'{"Put":' + document.entry(record) + (b',"Front":true}' if front else b"}")
+            return b'{"Put":' + document.dump_entry(record) + (b',"Front":true}' if front else b"}")
         case Drop(id):
             return msgspec.json.encode({"Drop": id})
         case Note(key, value):
             return msgspec.json.encode({"Note": key, "Value": value})
 
 
-def together(changes: Iterable[bytes]) -> bytes:
-    """Put changes, as `changed` wrote them, into one payload."""
+def join_changes(changes: Iterable[bytes]) -> bytes:
+    """Return the payload for a batch of encoded changes."""
     return b"[" + b",".join(changes) + b"]"
 
 
-def changes(found: Entry) -> Sequence[Change]:
-    """Read an entry's changes; raise `Broken`."""
+def read_changes(entry: Entry) -> Sequence[Change]:
+    """Decode an entry's changes. Raise `BrokenJournal`."""
     try:
-        return [_change(each, index) for index, each in enumerate(decode(found.payload, list[_Change]))]
+        return [_read_change(each, index) for index, each in enumerate(decode(entry.payload, list[_Change]))]
     except (WrongShape, NotJSON) as error:
-        raise Broken(found.start, f"an entry that this version does not understand: {error}") from None
+        raise BrokenJournal(entry.start, f"this version does not understand the entry: {error}") from None
 
 
-def _change(change: _Change, index: int) -> Change:
+def _read_change(change: _Change, index: int) -> Change:
     if change.Put is not UNSET:
-        return Put(document.read_entry(change.Put, "", index), change.Front)
+        return Put(document.read_entry(change.Put, f"[{index}]"), change.Front)
     if change.Drop is not UNSET:
         return Drop(change.Drop)
     if change.Note is not UNSET and change.Value is not UNSET:
@@ -127,73 +128,53 @@ def _change(change: _Change, index: int) -> Change:
 
 
 def read(data: bytes) -> Journal:
-    """Read a journal, without a torn end. Raise `Broken`."""
-    found = list(scan(data))
+    """Decode a journal, without a torn end. Raise `BrokenJournal`."""
+    parts = list(scan(data))
     torn = 0
-    if len(found) > 1 and isinstance(found[-1], Gap):
-        gap = found.pop()
-        torn = gap.end - gap.start
-    entries = [each for each in found if isinstance(each, Entry)]
+    if len(parts) > 1 and isinstance(parts[-1], Gap):
+        torn = parts[-1].end - parts.pop().start
+    entries = [part for part in parts if isinstance(part, Entry)]
     if not entries:
-        raise Broken(0, "expected a journal's first entry")
-    if gaps := [each for each in found if isinstance(each, Gap)]:
-        raise Broken(gaps[0].start, f"{gaps[0].end - gaps[0].start} bytes that are no entry, with entries behind them")
-    return _journal(entries, torn)
-
-
-def _journal(entries: Sequence[Entry], torn: int) -> Journal:
+        raise BrokenJournal(0, "expected a journal's first entry")
+    for part in parts:
+        if isinstance(part, Gap):
+            raise BrokenJournal(part.start, f"{part.end - part.start} bytes are not an entry, but entries follow")
     first, *rest = entries
-    header = _header(first)
-    for sequence, each in enumerate(rest, first.sequence + 1):
-        if (each.sequence, each.epoch) != (sequence, first.epoch):
-            raise Broken(
-                each.start, f"entry {each.sequence} of epoch {each.epoch}, expected {sequence} of {first.epoch}"
-            )
+    header = _read_header(first)
+    for sequence, entry in enumerate(rest, first.sequence + 1):
+        if (entry.sequence, entry.epoch) != (sequence, first.epoch):
+            problem = f"entry {entry.sequence} of epoch {entry.epoch}, expected {sequence} of {first.epoch}"
+            raise BrokenJournal(entry.start, problem)
     return Journal(first.epoch, header.base, first.sequence, rest, torn)
 
 
-def _header(first: Entry) -> Header:
+def _read_header(first: Entry) -> Header:
     try:
         header = decode(first.payload, Header)
     except (WrongShape, NotJSON) as error:
-        raise Broken(first.start, f"expected a journal's first entry: {error}") from None
+        raise BrokenJournal(first.start, f"expected a journal's first entry: {error}") from None
     if header.version != VERSION:
-        raise Broken(
-            first.start, f"version {header.version} of the journal's form; this program knows version {VERSION}"
-        )
+        raise BrokenJournal(first.start, f"journal version {header.version}; this program knows version {VERSION}")
     return header
 
 
 def scan(data: bytes) -> Iterator[Entry | Gap]:
-    """Give all entries whose checksums are right, and what is between them. Zeros at the end are room that was not used."""
-    data = data.rstrip(b"\0")
+    """Yield all entries with a right checksum, and the gaps between them."""
+    data = data.rstrip(b"\0")  # room that was reserved and not used
     position = 0
-    while position < len(data):
-        found = _entry_at(data, position)
-        if found is None:
-            start = position
-            found = _next_entry(data, start + 1)
-            position = len(data) if found is None else found.start
-            yield Gap(start, position)
-        if found is not None:
-            yield found
-            position = found.end
+    for line in _LINE.finditer(data):
+        entry = _read_entry(data, line) if line.start() >= position else None  # a payload may contain a line
+        if entry is not None:
+            if entry.start > position:
+                yield Gap(position, entry.start)
+            yield entry
+            position = entry.end
+    if position < len(data):
+        yield Gap(position, len(data))
 
 
-def _next_entry(data: bytes, position: int) -> Entry | None:
-    while (line := _LINE.search(data, position)) is not None:
-        found = _entry_at(data, line.start())
-        if found is not None:
-            return found
-        position = line.start() + 1
-    return None
-
-
-def _entry_at(data: bytes, start: int) -> Entry | None:
-    line = _LINE.match(data, start)
-    if line is None:
-        return None
-    end = line.end() + int(line[1], 16)
+def _read_entry(data: bytes, line: re.Match[bytes]) -> Entry | None:
+    start, end = line.start(), line.end() + int(line[1], 16)
     if data[end : end + 1] != b"\n":
         return None
     payload = data[line.end() : end]
@@ -203,15 +184,15 @@ def _entry_at(data: bytes, start: int) -> Entry | None:
 
 
 def journal_path(path: Path, after: int) -> Path:
-    """Give the name of the journal of what comes after change number *after*."""
+    """Return the path of the journal with the changes after number *after*."""
     return path.with_name(f"{path.name}.journal-{after}")
 
 
 def unfinished_journal(path: Path) -> Path:
-    """Give the name that a journal has until it comes into its place."""
+    """Return the path of a journal that is not yet in its place."""
     return path.with_name(f".{path.name}.journal.new")
 
 
 def after(path: Path) -> int:
-    """Give the number in a journal's name."""
+    """Return the number in a journal's name."""
     return int(path.name.rpartition("-")[2])

@@ -23,7 +23,7 @@ def replace(disk: Disk, pair: Pair, content: Content) -> Sequence[Path]:
     """
     try:
         kept = _keep(disk, pair)
-        disk.replace(pair.path, document.stamped(content, *_end(pair)))
+        disk.replace(pair.path, document.dump_stamped(content, *_end(pair)))
         for path, _ in pair.journals:
             disk.remove(path)
         disk.remove(journal.unfinished_journal(pair.path))

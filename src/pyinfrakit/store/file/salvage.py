@@ -17,7 +17,7 @@ from pyinfrakit.schema.decode import NotJSON, WrongShape, check, check_text, dec
 from pyinfrakit.store.file import document, fragments, journal, judging, recovery
 from pyinfrakit.store.file.document import LISTS, Content
 from pyinfrakit.store.file.fragments import Value
-from pyinfrakit.store.file.journal import Broken, Entry, Gap
+from pyinfrakit.store.file.journal import BrokenJournal, Entry, Gap
 from pyinfrakit.store.file.recovery import Pair
 from pyinfrakit.store.records import Change, Drop, Put, Records
 
@@ -307,7 +307,7 @@ def _with_journals(pair: Pair, content: Content, findings: list[Finding]) -> tup
     """Make the journals' changes that the file does not hold, as far as they can be read; give the IDs in them too."""
     records = Records(content.records, content.last_id, content.notes)
     changed: set[str] = set()
-    stamp = document.stamp(pair.file or b"")
+    stamp = document.verify_stamp(pair.file or b"")
     position, epoch = 0, ""
     for path, data in pair.journals:
         unread = b""
@@ -345,8 +345,8 @@ def _entries(data: bytes) -> Iterator[Entry | Gap]:
 
 def _changes(entry: Entry, name: str, findings: list[Finding]) -> Sequence[Change]:
     try:
-        return journal.changes(entry)
-    except Broken as error:
+        return journal.read_changes(entry)
+    except BrokenJournal as error:
         findings.append(Finding(name, str(error), f"change {entry.sequence}{_with_ids(entry.payload)}"))
         return ()
 

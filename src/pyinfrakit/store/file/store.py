@@ -1,20 +1,19 @@
-"""The default store: one JSON file, and beside it a journal of what came since the file was last written.
+"""The default store: one JSON file, and a journal of the changes since the file was last written.
 
-On the event loop changes are made in memory and gathered into batches; threads write. A batch is one entry of the journal, with
-one sync; changes that come meanwhile are the next batch. From time to time the file is written anew, from the
-records as they are between two batches, while the next ones go to a new journal; then the old one is removed.
+The event loop makes changes in memory and gathers them into batches. One task writes the batches, each as
+one journal entry with one sync; changes that come during a write form the next batch. From time to time, the
+task has a thread write the file anew (a checkpoint). The checkpoint holds the records as they are between
+two batches. Later batches go to a new journal, and the old one is removed after the checkpoint.
 """
 
 import asyncio
-import contextlib
 import logging
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 from pyinfrakit import paths
 from pyinfrakit.disk import Disk
@@ -24,20 +23,24 @@ from pyinfrakit.record import Record
 from pyinfrakit.store import Store
 from pyinfrakit.store.file import journal, recovery
 from pyinfrakit.store.file.document import Content
-from pyinfrakit.store.file.recovery import opened, usable
-from pyinfrakit.store.file.writer import Failure, Pace, Thread, attempted
+from pyinfrakit.store.file.writer import Pace, Thread, Writer
 from pyinfrakit.store.records import Change, Records, Undo, UndoNote
 
 log = logging.getLogger(__name__)
 
 LINGER = 0.02
-"""Seconds that changes which nobody waits for may wait for others."""
+"""Seconds that changes which are not urgent wait for others."""
 
 SOON = 0.3
-"""Seconds after a change until the state file is written, where it may be written so often."""
+"""Seconds from a change to the next checkpoint, unless the pace allows fewer of them."""
 
 RETRY = 1.0
-"""Seconds after a write that failed until the next one, if no change comes before."""
+"""Seconds after a failed write until the next one, if no commit comes before."""
+
+NEVER = float("inf")
+
+TICK = 0.001
+"""Seconds by which a timer may fire early: uvloop rounds to milliseconds."""
 
 
 def default_path(name: str) -> Path:
@@ -46,7 +49,7 @@ def default_path(name: str) -> Path:
 
 
 def open_file(url: str | None, name: str, mark: str | None, sub_types: Sequence[str]) -> Store:
-    """Open the file at *url*, which may have the scheme ``file``, or the default one; the `OpenStore` of files."""
+    """Open the file at *url*, a path or ``file://`` and a path, or the default file. This is an `OpenStore`."""
     if url is None:
         path = default_path(name)
         paths.make_folder(path.parent)
@@ -56,22 +59,23 @@ def open_file(url: str | None, name: str, mark: str | None, sub_types: Sequence[
 
 
 class _Batch:
-    """Changes that are written together: what takes them back, and what whoever made them waits for."""
+    """Changes that are written together, with their undos and the futures of their commits."""
 
-    def __init__(self) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
         self.entries: list[bytes] = []
         self.undos: list[tuple[Records, list[Undo | UndoNote]]] = []
-        self.hurried = 0
-        """How many are in a hurry for it."""
         self._waits: list[asyncio.Future[None]] = []
+        self.urgent = 0  # the number of urgent commits
+        self.due = NEVER  # the time on the monotonic clock at which to write the batch
 
     def wait(self) -> asyncio.Future[None]:
-        """Give a wait of its own, which may be cancelled."""
-        wait = asyncio.get_running_loop().create_future()
+        """Return a new future for the batch's end. Each commit has its own, because a caller may cancel it."""
+        wait = self._loop.create_future()
         self._waits.append(wait)
         return wait
 
-    def settle(self, error: StoreFailed | None) -> None:
+    def settle(self, error: StoreFailed | None = None) -> None:
         for wait in self._waits:
             if wait.done():
                 continue
@@ -81,294 +85,289 @@ class _Batch:
                 wait.set_exception(error)
 
 
-class FileStore(Store):
-    """A state file, locked for as long as this store is open; the `Store` of the first sub-type that it keeps.
+class _SubTypeStore(Store):
+    """The records of one sub-type in a `FileStore`."""
 
-    `part` gives those of the others. They have their changes in the same batches, one after the other as they came.
-    """
-
-    def __init__(
-        self, path: Path, holder: str, mark: str | None = None, sub_types: Sequence[str] = ("",), disk: Disk = Disk()
-    ) -> None:
-        """Read the file, or start one; *holder* is who has it, for others who want it; *mark* replaces the file's.
-
-        *sub_types* are the plugin's sub-types. Raises `Damaged` where the file makes no sense, `InUse`, or `CannotStart` for
-        an unusable path or a record of no such sub-type. Then the file is left as it was.
-        """
-        self.path = usable(path)
-        self.location = f"state file {path}"
-        self.folder = path.absolute().parent
-        self._written_at = f"state file {self.path}"
-        self._lock = recovery.lock(self.path, self.location, holder)
-        try:
-            content, self._writer = opened(disk, self.path, mark, sub_types)
-        except CannotStart:
-            self._lock.release()
-            raise
-        except OSError as error:
-            self._lock.release()
-            raise CannotStart(f"{self.location} can't be written: {_reason(error)}") from None
-        assert content.mark is not None
-        self._mark = content.mark
-        self._parts = _parted(content, sub_types)
-        self.sub_type = sub_types[0]
-        self.mark = _marked(self._mark, self.sub_type)
-        self.records = self._parts[self.sub_type]
-        self._unknown = content.unknown
-        self._waiting: _Batch | None = None
-        self._writing: _Batch | None = None
-        self._looks = False
-        """Will `_work` be called in this turn of the event loop?"""
-        self._failed = False
-        """Must the file be written anew before anything else, as the journal may hold what was taken back?"""
-        self._due = False
-        """Is it time to write the file?"""
-        self._timer: asyncio.TimerHandle | None = None
-        """When the file is due next."""
-        self._rested = 0.0
-        """Until when the file is not to be written again, on the monotonic clock."""
-        self._checkpoint: asyncio.Task[None] | None = None
-        self._recovery: asyncio.Task[None] | None = None
-        self._is_behind = False
-        """Did the last checkpoint fail?"""
-        self._pace = Pace()
-        # Threads of its own: providers may keep the event loop's busy for as long as they like.
-        self._appending = Thread("journal")
-        self._checkpointing = ThreadPoolExecutor(1, "checkpoint")
-
-    def close(self) -> None:
-        self._pace.hurry()
-        self._appending.end()
-        self._checkpointing.shutdown()
-        self._writer.close()
-        self._lock.release()
-
-    def part(self, sub_type: str) -> Store:
-        """Give the store of one sub-type's records, for as long as this one is open."""
-        return (
-            self
-            if sub_type == self.sub_type
-            else _Part(self, _marked(self._mark, sub_type), sub_type, self._parts[sub_type])
-        )
-
-    def commit(self, *changes: Change, urgent: bool = True) -> asyncio.Future[None]:
-        return self._commit(self.records, changes, urgent)
-
-    def find_elsewhere(self, id: str) -> str:
-        return self._find_elsewhere(id, self.sub_type)
-
-    def _find_elsewhere(self, id: str, sub_type: str) -> str:
-        return next((other for other, records in self._parts.items() if other != sub_type and id in records), "")
-
-    def _commit(self, records: Records, changes: Sequence[Change], urgent: bool) -> asyncio.Future[None]:
-        if not changes:
-            return self._under_way()
-        try:
-            entries = [journal.changed(change) for change in changes]
-        except (TypeError, ValueError) as error:  # JSON can't hold it
-            return self._refused(StoreFailed(self._written_at, str(error)))
-        batch = self._gathering(urgent)
-        batch.entries.extend(entries)
-        batch.undos.append((records, [records.apply(change) for change in changes]))
-        return batch.wait()
-
-    def _under_way(self) -> asyncio.Future[None]:
-        if self._waiting is not None:
-            return self._gathering(urgent=True).wait()
-        if self._writing is not None:
-            return self._writing.wait()
-        nothing = asyncio.get_running_loop().create_future()
-        nothing.set_result(None)
-        return nothing
-
-    def _refused(self, error: StoreFailed) -> asyncio.Future[None]:
-        refused = asyncio.get_running_loop().create_future()
-        refused.set_exception(error)
-        return refused
-
-    def _gathering(self, urgent: bool) -> _Batch:
-        """Give the batch that is written next."""
-        if self._waiting is None:
-            self._waiting = _Batch()
-            if not urgent:
-                asyncio.get_running_loop().call_later(LINGER, self._hasten, self._waiting)
-        if urgent:
-            self._hasten(self._waiting)
-        return self._waiting
-
-    def _hasten(self, batch: _Batch) -> None:
-        """Have a batch written, with all that is added to it in this turn of the event loop."""
-        batch.hurried += 1
-        self._look()
-
-    def _look(self) -> None:
-        if not self._looks:
-            self._looks = True
-            asyncio.get_running_loop().call_soon(self._work)
-
-    def _work(self) -> None:
-        """Begin to write what waits, unless a write is under way, or there is no hurry."""
-        self._looks = False
-        if self._writing is not None or not (self._due or (self._waiting is not None and self._waiting.hurried > 0)):
-            return
-        batch, self._waiting = self._waiting or _Batch(), None
-        self._writing = batch
-        due, self._due = self._due and self._checkpoint is None, False  # one that is under way plans the next itself
-        content = self._content() if due or self._failed else None
-        if content is not None and self._failed:
-            self._recovery = asyncio.create_task(self._start_anew(batch, content))
-        elif batch.entries:
-            append = partial(self._writer.append, journal.together(batch.entries))
-            if batch.hurried == 1 and self._writer.is_quick:
-                self._written(batch, content, attempted(append))  # to ask a thread would take as long again
-            else:
-                self._appending.do(append, partial(self._written, batch, content))
-        else:
-            self._written(batch, content, None)
-
-    def _written(self, batch: _Batch, content: Content | None, error: Failure | None) -> None:
-        """Tell those who wait for a batch; with *content*, begin to write the file, which is due."""
-        self._writing = None
-        if error is None:
-            batch.settle(None)
-            if content is not None:
-                self._writer.rotate()
-                self._checkpoint = asyncio.create_task(self._write_file(content))
-            self._plan()
-        else:
-            self._take_back(batch, StoreFailed(self._written_at, _reason(error)))
-        if self._due or self._waiting is not None:
-            self._look()
-
-    async def _start_anew(self, batch: _Batch, content: Content) -> None:
-        """Write the file with all there is, as the journal can't be trusted any more."""
-        await self._end_checkpoint()
-        failed: Failure | None = None
-        try:
-            await self._in_background(self._writer.start_anew, content)
-        except (OSError, MemoryError) as error:
-            failed = error
-        else:
-            self._failed = False
-            log.log(NOTICE, "%s can be written again", self.location)
-        self._written(batch, None, failed)
-
-    def _content(self) -> Content:
-        parts = self._parts.values()
-        records, last_id = list(chain.from_iterable(parts)), min(part.last_id for part in parts)
-        return Content(records, last_id, dict(self.records.notes), self._mark, self._unknown)
-
-    async def _in_background(self, work: Callable[..., None], *arguments: Any) -> None:
-        await asyncio.get_running_loop().run_in_executor(self._checkpointing, work, *arguments)
-
-    async def _write_file(self, content: Content) -> None:
-        began = time.monotonic()
-        try:
-            paced = partial(self._pace.pieces, len(content.records))
-            await self._in_background(self._writer.checkpoint, content, paced)
-            self._is_behind = False
-            pause = 0.0
-        except (OSError, MemoryError) as error:
-            if not self._is_behind:
-                log.error(
-                    "%s can't be written anew: %s; all is safe in the journal beside it", self.location, _reason(error)
-                )
-            self._is_behind = True
-            pause = RETRY
-        ended = time.monotonic()
-        self._rested = ended + max(pause, self._pace.rest(ended - began))
-        self._checkpoint = None
-        self._plan()
-
-    async def _end_checkpoint(self) -> None:
-        """Have a checkpoint that is under way ended soon, and wait for it."""
-        if self._checkpoint is not None:
-            self._pace.hurry()
-            await asyncio.wait({self._checkpoint})
-        self._pace = Pace()
-
-    def _plan(self) -> None:
-        """Have the file written in a while, if it does not hold everything."""
-        if self._writer.has_journals and self._timer is None and self._checkpoint is None:
-            self._set_timer(max(SOON, self._rested - time.monotonic()))
-
-    def _set_timer(self, delay: float) -> None:
-        self._stop_timer()
-        self._timer = asyncio.get_running_loop().call_later(delay, self._be_due)
-
-    def _stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def _be_due(self) -> None:
-        self._stop_timer()
-        self._due = True
-        self._look()
-
-    def _take_back(self, batch: _Batch, error: StoreFailed) -> None:
-        """Fail *batch* and what was decided on top of it. The disk may hold it all the same, until the file is written anew."""
-        self._failed = True
-        failed = [batch] if self._waiting is None else [batch, self._waiting]
-        self._waiting = None
-        self._set_timer(RETRY)
-        for each in reversed(failed):
-            for records, undos in reversed(each.undos):
-                records.undo(reversed(undos))
-        for each in failed:
-            each.settle(error)
-
-    async def flush(self) -> None:
-        """Write everything to the one file, and remove the journals; leave these where that fails. Raise `StoreFailed`."""
-        await self._idle()
-        await self._end_checkpoint()
-        for _ in range(2):  # after a checkpoint that failed there are two journals, and one ends the older
-            if self._failed or self._writer.has_journals:
-                self._pace.hurry()
-                self._be_due()
-                await self._idle()
-                await self._end_checkpoint()
-        self._stop_timer()
-        if self._failed:
-            raise StoreFailed(self._written_at, "not even at the end")
-
-    async def _idle(self) -> None:
-        """Wait until nothing is left to write but the file."""
-        while self._due or self._waiting is not None or self._writing is not None:
-            batch = self._writing or self._gathering(urgent=True)
-            with contextlib.suppress(StoreFailed):
-                await batch.wait()
-
-
-class _Part(Store):
-    """One sub-type's records in a state file that keeps others' too."""
-
-    def __init__(self, file: FileStore, mark: str, sub_type: str, records: Records) -> None:
+    def __init__(self, file: "FileStore", sub_type: str) -> None:
         self._file = file
         self.location = file.location
         self.folder = file.folder
-        self.mark = mark
         self.sub_type = sub_type
-        self.records = records
+        # With the same provider, two sub-types must not claim each other's machines.
+        self.mark = f"{file.own_mark}-{sub_type}" if sub_type else file.own_mark
+        self.records = file.parts[sub_type]
 
     def commit(self, *changes: Change, urgent: bool = True) -> asyncio.Future[None]:
-        return self._file._commit(self.records, changes, urgent)
+        return self._file.commit_to(self.records, changes, urgent)
 
     def find_elsewhere(self, id: str) -> str:
-        return self._file._find_elsewhere(id, self.sub_type)
+        parts = self._file.parts.items()
+        return next((other for other, records in parts if other != self.sub_type and id in records), "")
 
     def part(self, sub_type: str) -> Store:
-        return self._file.part(sub_type)
+        return self if sub_type == self.sub_type else _SubTypeStore(self._file, sub_type)
 
     async def flush(self) -> None:
         await self._file.flush()
 
     def close(self) -> None:
-        """Do nothing: the file belongs to the store whose part this is."""
+        """Do nothing: the `FileStore` closes the file."""
 
 
-def _parted(content: Content, sub_types: Sequence[str]) -> dict[str, Records]:
-    """Give the records of each sub-type. What is kept beside the records they share, and all mint on from the same last ID."""
+class FileStore(_SubTypeStore):
+    """A state file, which stays locked while this store is open; the `Store` of the file's first sub-type.
+
+    `part` returns the stores of the other sub-types. All commit to the same batches, in order.
+    """
+
+    def __init__(
+        self, path: Path, holder: str, mark: str | None = None, sub_types: Sequence[str] = ("",), disk: Disk = Disk()
+    ) -> None:
+        """Read the file at *path*, or create it. *mark* replaces the file's own mark.
+
+        *holder* names this process to others that want the file. Raise `Damaged` if the file is invalid, `InUse`
+        if it is locked, and `CannotStart` if the path is unusable or a record is of none of *sub_types*. The file
+        is left untouched then.
+        """
+        self.path = recovery.resolve_path(path)
+        self.location = f"state file {path}"
+        self.folder = path.absolute().parent
+        self._subject = f"state file {self.path}"
+        self._lock = recovery.lock(self.path, self.location, holder)
+        try:
+            content, stamp = recovery.start(disk, self.path, mark, sub_types)
+        except (CannotStart, OSError) as error:
+            self._lock.release()
+            if isinstance(error, CannotStart):
+                raise
+            raise CannotStart(f"{self.location} can't be written: {_explain(error)}") from None
+        assert content.mark is not None
+        self._writer = Writer(disk, self.path, stamp.digest, stamp.sequence)
+        self.own_mark = content.mark
+        self.parts = _split(content, sub_types)
+        super().__init__(self, sub_types[0])
+        self._unknown = content.unknown
+        self._waiting: _Batch | None = None
+        self._writing: _Batch | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._wake: asyncio.Future[None] | None = None  # wakes the task, if it rests
+        self._timer: asyncio.TimerHandle | None = None  # wakes the task, too; one timer serves many commits
+        self._alarm = NEVER  # the time of the timer
+        self._checkpoint: asyncio.Future[None] | None = None  # the one under way
+        self._due = NEVER  # the time of the next checkpoint; none is due while one is under way
+        self._rested = 0.0  # the time before which no checkpoint begins
+        self._is_behind = False  # whether the last checkpoint failed
+        self._failed = False  # whether a write failed: until a fresh file follows, the journal may hold undone changes
+        self._is_closed = False
+        self._pace = Pace()
+        # The store has its own threads: providers may occupy those of the event loop for as long as they like.
+        self._appending = Thread("journal")
+        self._checkpointing = Thread("checkpoint")
+
+    def close(self) -> None:
+        self._is_closed = True
+        self._pace.hurry()
+        self._appending.end()
+        self._checkpointing.end()
+        self._writer.close()
+        self._lock.release()
+
+    def commit_to(self, records: Records, changes: Sequence[Change], urgent: bool) -> asyncio.Future[None]:
+        """Commit changes to one sub-type's records."""
+        if not changes:
+            return self._wait_for_all()
+        try:
+            entries = [journal.encode_change(change) for change in changes]
+        except (TypeError, ValueError) as error:  # JSON can't hold it
+            return _resolve(StoreFailed(self._subject, str(error)))
+        batch = self._gather(urgent)
+        batch.entries.extend(entries)
+        batch.undos.append((records, [records.apply(change) for change in changes]))
+        return batch.wait()
+
+    def _wait_for_all(self) -> asyncio.Future[None]:
+        if self._waiting is None and self._writing is not None and self._loop is asyncio.get_running_loop():
+            return self._writing.wait()
+        return self._gather(urgent=True).wait() if self._waiting or self._writing else _resolve()
+
+    def _gather(self, urgent: bool) -> _Batch:
+        """Return the batch that is written next. *urgent*: have it written in the next turn of the event loop."""
+        loop = asyncio.get_running_loop()
+        if self._task is None or loop is not self._loop:
+            self._start_task(loop)
+        batch = self._waiting
+        if batch is None:
+            batch = self._waiting = _Batch(loop)
+        if urgent:
+            batch.urgent += 1
+            if batch.due > 0:
+                batch.due = 0.0
+                self._wake_up()
+        elif batch.due == NEVER:
+            batch.due = time.monotonic() + LINGER
+            self._set_alarm(batch.due)
+        return batch
+
+    # ---- The task that writes. It starts with a commit, and ends when the file holds everything.
+
+    def _start_task(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._writing or self._checkpoint or self._waiting:
+            # The last task ended in the middle of its work, with its event loop. Nobody waits for it, but its
+            # outcome is unknown until a fresh file holds everything in memory.
+            self._failed = True
+            self._writing = self._checkpoint = None
+            self._waiting = self._waiting if loop is self._loop else None
+        self._loop, self._wake, self._timer, self._alarm = loop, None, None, NEVER
+        self._task = loop.create_task(self._write(), name="store")
+
+    async def _write(self) -> None:
+        """Write batches, and begin and finish checkpoints, for as long as there is something to write."""
+        task, loop = self._task, asyncio.get_running_loop()
+        try:
+            while not self._is_closed:
+                if self._checkpoint is not None and self._checkpoint.done():
+                    self._finish_checkpoint(self._checkpoint.exception())
+                now = time.monotonic() + TICK
+                due = NEVER if self._waiting is None else self._waiting.due
+                if due <= now or self._due <= now:
+                    await self._write_batch(is_due=self._due <= now)
+                elif due < NEVER or self._due < NEVER or self._checkpoint is not None:
+                    self._set_alarm(min(due, self._due))
+                    self._wake = loop.create_future()
+                    await self._wake
+                else:
+                    return
+        finally:
+            if self._task is task:  # a task of a closed event loop comes here late
+                self._task = None
+
+    async def _write_batch(self, is_due: bool) -> None:
+        """Write the waiting batch. If a checkpoint *is_due*, begin it right after the batch."""
+        batch, self._waiting = self._waiting or _Batch(asyncio.get_running_loop()), None
+        self._writing = batch
+        if is_due:
+            self._due = NEVER
+        content = None
+        try:
+            # Until the first await, memory holds this batch and nothing later.
+            if is_due and self._checkpoint is None and not self._failed:
+                content = self._copy_content()
+            if self._failed:
+                await self._start_anew(self._copy_content())
+            elif batch.entries:
+                append = partial(self._writer.append, journal.join_changes(batch.entries))
+                if batch.urgent <= 1 and self._writer.is_quick:
+                    append()  # a thread would take as long again to wake up and to reply
+                else:
+                    await self._appending.do(append)
+        except (OSError, MemoryError) as error:
+            self._undo(batch, StoreFailed(self._subject, _explain(error)))
+        else:
+            self._writing = None
+            batch.settle()
+            if content is not None:
+                self._begin_checkpoint(content)
+            elif self._due == NEVER:
+                self._plan()
+        if self._waiting is not None:
+            # The callers of this batch run first: their next commits share a sync with those that wait already.
+            await asyncio.sleep(0)
+
+    async def _start_anew(self, content: Content) -> None:
+        """Write the file with everything, because the journal is not to be trusted after a failed write."""
+        if self._checkpoint is not None:
+            self._pace.hurry()
+        await self._appending.do(lambda: None)  # an append that a closed event loop left behind ends first
+        await self._checkpointing.do(partial(self._writer.start_anew, content))  # so does a checkpoint
+        self._failed, self._due = False, NEVER
+        log.log(NOTICE, "%s can be written again", self.location)
+
+    def _undo(self, batch: _Batch, error: StoreFailed) -> None:
+        """Fail *batch*, and the changes that were decided on top of it."""
+        failures = [batch] if self._waiting is None else [batch, self._waiting]
+        self._writing = self._waiting = None
+        self._failed = True
+        self._due = time.monotonic() + RETRY
+        for each in reversed(failures):
+            for records, undos in reversed(each.undos):
+                records.undo(reversed(undos))
+        for each in failures:
+            each.settle(error)
+
+    def _copy_content(self) -> Content:
+        records = list(chain.from_iterable(self.parts.values()))
+        last_id = min(part.last_id for part in self.parts.values())
+        return Content(records, last_id, dict(self.records.notes), self.own_mark, self._unknown)
+
+    def _begin_checkpoint(self, content: Content) -> None:
+        self._writer.rotate()
+        self._pace = Pace()
+        paced = partial(self._pace.pieces, len(content.records))
+        self._checkpoint = self._checkpointing.do(partial(self._writer.checkpoint, content, paced))
+        # To look at the exception here keeps asyncio quiet if the store is closed before the task looks.
+        self._checkpoint.add_done_callback(asyncio.Future.exception)
+        self._checkpoint.add_done_callback(lambda _: self._wake_up())
+
+    def _finish_checkpoint(self, error: BaseException | None) -> None:
+        if error is not None and not self._is_behind:
+            template = "%s can't be written anew: %s; no change is lost, the journal beside it holds them all"
+            log.error(template, self.location, _explain(error))
+        self._is_behind = error is not None
+        self._rested = time.monotonic() + max(RETRY if self._is_behind else 0.0, self._pace.rest())
+        self._checkpoint = None
+        self._plan()
+
+    def _plan(self) -> None:
+        """Set the time of the next checkpoint, if there are changes that the file does not hold."""
+        if self._due == NEVER and self._checkpoint is None and self._writer.has_journals:
+            self._due = max(time.monotonic() + SOON, self._rested)
+
+    def _set_alarm(self, due: float) -> None:
+        if due < self._alarm:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = asyncio.get_running_loop().call_later(max(0.0, due - time.monotonic()), self._ring)
+            self._alarm = due
+
+    def _ring(self) -> None:
+        self._timer, self._alarm = None, NEVER
+        self._wake_up()
+
+    def _wake_up(self) -> None:
+        if self._wake is not None and not self._wake.done():
+            self._wake.set_result(None)
+
+    async def checkpoint(self) -> None:
+        """Write everything to the file now, or have a checkpoint that is under way end soon. Failures are logged."""
+        self._due = 0.0
+        with suppress(StoreFailed):
+            await self._gather(urgent=True).wait()
+        if self._checkpoint is not None:
+            self._pace.hurry()
+            await asyncio.wait({self._checkpoint})
+
+    async def flush(self) -> None:
+        """Write everything to the one file and remove the journals. Raise `StoreFailed` if changes may reappear."""
+        with suppress(StoreFailed):
+            await self._wait_for_all()
+        # The first attempt may only end an older checkpoint, and each folds in one of at most two journals.
+        for _ in range(3):
+            if self._failed or self._writer.has_journals:
+                await self.checkpoint()
+        if self._failed:
+            raise StoreFailed(self._subject, "the last attempt failed too")
+
+
+def _resolve(error: StoreFailed | None = None) -> asyncio.Future[None]:
+    batch = _Batch(asyncio.get_running_loop())
+    wait = batch.wait()
+    batch.settle(error)
+    return wait
+
+
+def _split(content: Content, sub_types: Sequence[str]) -> dict[str, Records]:
+    """Return the records of each sub-type. All share the notes, and mint IDs from the same last one."""
     records: dict[str, list[Record]] = {sub_type: [] for sub_type in sub_types}
     for record in content.records:
         records[record.sub_type].append(record)
@@ -379,10 +378,5 @@ def _parted(content: Content, sub_types: Sequence[str]) -> dict[str, Records]:
     return parts
 
 
-def _marked(mark: str, sub_type: str) -> str:
-    """Give a sub-type's own mark: with the same provider it must not take another's machines for its own."""
-    return f"{mark}-{sub_type}" if sub_type else mark
-
-
-def _reason(error: Failure) -> str:
+def _explain(error: BaseException) -> str:
     return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__

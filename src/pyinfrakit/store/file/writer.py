@@ -1,49 +1,62 @@
-"""Write a state file and its journals: what the store has done in threads, where a disk may keep it waiting."""
+"""Write a state file and its journals, and the threads and the pace at which the store does so."""
 
 import asyncio
-import contextlib
 import errno
+import secrets
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from queue import SimpleQueue
 
-from pyinfrakit.disk import Disk, File
+from pyinfrakit.disk import AppendFile, Disk
 from pyinfrakit.store.file import document, journal
 from pyinfrakit.store.file.document import Content
 
 QUICK = 0.001
-"""Seconds. A disk that takes no longer is a local one, and quicker than a thread can be asked and answer."""
+"""Seconds. A disk that needs no more is a local one, and faster than a round trip to a thread."""
 
 ROOM = 256 * 1024
 """Bytes that are reserved in a journal at a time."""
 
+SHORTEST, LONGEST = 1.0, 9.0
+"""The bounds of a pause in a checkpoint, as a multiple of the work before it; more records mean longer pauses.
+
+In a pause other threads get the interpreter's lock; otherwise they would wait 5 ms for it each time.
+"""
+
+MANY = 10_000
+"""The number of records above which pauses are longer than the shortest."""
+
+SHARE = 0.1
+"""The share of the time that checkpoints may take, including the rests between them."""
+
 
 class Writer:
-    """The files of one store: the state file at *path*, the journal that is appended to, and those before it.
+    """The files of one store: the state file at *path*, the current journal, and the one before it.
 
-    *epoch* and *base* are those of the journals; *sequence* is the number of the last change in the file. What raises OSError
-    may have been done in part; after an `append` that did, only `start_anew` may follow.
+    *base* is the digest of the state file, and *sequence* the number of its last change. A method that raises
+    OSError may have done part of its work. After an `append` that failed, only `start_anew` may follow.
     """
 
-    def __init__(self, disk: Disk, path: Path, epoch: str, base: str, sequence: int) -> None:
+    def __init__(self, disk: Disk, path: Path, base: str, sequence: int) -> None:
         self._disk = disk
         self._path = path
-        self._epoch = epoch
+        self._epoch = secrets.token_hex(8)
         self._base = base
         self._sequence = sequence
-        self._complete = sequence
-        """What the next checkpoint holds."""
-        self._journal: File | None = None
+        self._rotated = sequence
+        """The last change that the next checkpoint holds."""
+        self._journal: AppendFile | None = None
         self._length = 0
         self._room = 0
-        self._usual = 1.0
-        """Seconds that an append takes, of late: a disk is slow until it has proven to be quick."""
+        self._average = 1.0
+        """Recent seconds for an append: a disk counts as slow until it proves to be quick."""
         self._current: list[Path] = []
-        """The journal that is appended to, if there is one."""
+        """The journal in use, if there is one."""
         self._old: list[Path] = []
-        """The one before it, while the state file does not hold all of it."""
+        """The journal before it, until the state file holds all its changes."""
 
     @property
     def has_journals(self) -> bool:
@@ -51,174 +64,160 @@ class Writer:
 
     @property
     def is_quick(self) -> bool:
-        """Will the next append likely not be noticed by whoever has to wait for it?"""
-        return self._journal is not None and self._usual < QUICK
+        """Whether the next append is likely to be short enough to be done on the event loop."""
+        return self._journal is not None and self._average < QUICK
 
     def append(self, payload: bytes) -> None:
-        """Make an entry durable. Its number is used up even where that fails."""
+        """Make an entry durable. It uses up a sequence number even if it fails."""
         file = self._journal or self._begin()
         began = time.perf_counter()
         self._sequence += 1
-        data = journal.entry(self._epoch, self._sequence, payload)
+        data = journal.encode_entry(self._epoch, self._sequence, payload)
         try:
-            self._make_room(file, self._length + len(data))
+            if self._length + len(data) > self._room:
+                file.reserve(ROOM)
+                self._room = self._length + ROOM
             file.append(data)
             file.sync()
+            # If someone removed or moved the journal, the entry would be lost with the last close of the file.
             if not file.is_at(self._current[0]):
                 raise FileNotFoundError(errno.ENOENT, f"its journal {self._current[0].name} is gone")
         except OSError:
-            with contextlib.suppress(OSError):  # a daemon that is killed now leaves nothing that it said had failed
+            with suppress(OSError):  # a daemon that is killed now must not leave a change that it reported as failed
                 file.truncate(self._length)
                 file.sync()
             raise
         self._length += len(data)
-        self._usual += (time.perf_counter() - began - self._usual) / 8
+        self._average += (time.perf_counter() - began - self._average) / 8
 
-    def _make_room(self, file: File, length: int) -> None:
-        if length > self._room:
-            file.reserve(ROOM)
-            self._room = self._length + ROOM
-
-    def _begin(self) -> File:
-        """Begin a journal; it comes into its place whole, so that one with a torn head is damage."""
+    def _begin(self) -> AppendFile:
+        """Create a journal. A rename puts it in its place complete, so a journal with a torn first entry is damaged."""
         path = journal.journal_path(self._path, self._sequence)
-        made = journal.unfinished_journal(self._path)
-        head = journal.begin(self._epoch, self._base, self._sequence)
-        file = self._disk.create(made)
+        temporary = journal.unfinished_journal(self._path)
+        head = journal.encode_header(self._epoch, self._base, self._sequence)
+        file = self._disk.create(temporary)
         try:
             file.append(head)
             file.reserve(ROOM)
             file.sync()
             self._current = [path]
-            self._disk.rename(made, path)
+            self._disk.rename(temporary, path)
             self._disk.sync_folder(path.parent)
         except OSError:
-            with contextlib.suppress(OSError):  # a full disk gets its room back
+            with suppress(OSError):  # free the room on a full disk
                 file.close()
-                self._disk.remove(made)
+                self._disk.remove(temporary)
             raise
         self._journal, self._length, self._room = file, len(head), len(head) + ROOM
         return file
 
     def rotate(self) -> None:
-        """Begin what `checkpoint` ends: all up to now is to go to the file, and what comes now to a new journal.
+        """Begin a checkpoint: it holds all changes up to now, and later ones go to a new journal.
 
-        Where the last checkpoint failed the journal stays the same, so that they don't grow in number.
+        If the last checkpoint failed, the current journal continues, so that there are never more than two.
         """
-        self._complete = self._sequence
+        self._rotated = self._sequence
         if not self._old:
             self.close()
             self._old, self._current = self._current, []
 
-    def checkpoint(self, content: Content, paced: Callable[[Iterable[bytes]], Iterable[bytes]]) -> None:
-        """Write the state file as it was at `rotate`, and remove the journals that it holds all of."""
-        self._disk.replace(self._path, paced(document.stamped(content, self._epoch, self._complete)))
+    def checkpoint(self, content: Content, pace: Callable[[Iterable[bytes]], Iterable[bytes]]) -> None:
+        """Write *content*, the records at the time of `rotate`, to the state file; then remove the older journal."""
+        self._disk.replace(self._path, pace(document.dump_stamped(content, self._epoch, self._rotated)))
         for path in self._old:
             self._disk.remove(path)
         self._old = []
 
     def start_anew(self, content: Content) -> None:
-        """Write the state file with all there is, and let go of all journals.
+        """Write *content*, all records, to the state file, and remove all journals.
 
-        They stay harmless where they can't be removed, as the file is ahead of them.
+        A journal that can't be removed is harmless, because the file is ahead of it.
         """
         self._sequence += 1
-        self._disk.replace(self._path, document.stamped(content, self._epoch, self._sequence))
+        self._disk.replace(self._path, document.dump_stamped(content, self._epoch, self._sequence))
         self.close()
         for path in (*self._old, *self._current):
-            with contextlib.suppress(OSError):
+            with suppress(OSError):
                 self._disk.remove(path)
         self._old, self._current = [], []
 
     def close(self) -> None:
-        """Close the journal. All in it is synced, or not counted on: an error would say nothing."""
+        """Close the journal. Errors mean nothing here: each entry is either synced or reported as failed."""
         file, self._journal = self._journal, None
         if file is not None:
-            with contextlib.suppress(OSError):
+            with suppress(OSError):
                 file.close()
 
 
-# ==== A thread for what a disk may keep waiting. It costs a commit less than an executor's would, with its locks and futures.
-Failure = OSError | MemoryError
-Work = Callable[[], None]
-Told = Callable[[Failure | None], None]
-
-
-def attempted(work: Work) -> Failure | None:
-    """Do *work*; give what it raised."""
-    try:
-        work()
-    except (OSError, MemoryError) as error:
-        return error
-    return None
-
-
 class Thread:
-    """A thread that does one thing after another."""
+    """A thread that does work in order. It costs a commit less than an executor, with its locks and its two futures."""
 
     def __init__(self, name: str) -> None:
-        self._todo: SimpleQueue[tuple[asyncio.AbstractEventLoop, Work, Told] | None] = SimpleQueue()
+        self._queue: SimpleQueue[tuple[asyncio.Future[None], Callable[[], None]] | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
-    def do(self, work: Work, told: Told) -> None:
-        """Have *work* done, and then *told*, on the running event loop, what it raised."""
-        self._todo.put((asyncio.get_running_loop(), work, told))
+    def do(self, work: Callable[[], None]) -> asyncio.Future[None]:
+        """Do *work*; return a future of the running event loop that raises the OSError or MemoryError of *work*."""
+        end = asyncio.get_running_loop().create_future()
+        self._queue.put((end, work))
+        return end
 
     def end(self) -> None:
-        """Wait until all is done."""
-        self._todo.put(None)
+        """Wait until all work is done."""
+        self._queue.put(None)
         self._thread.join()
 
     def _run(self) -> None:
-        while (todo := self._todo.get()) is not None:
-            loop, work, told = todo
-            error = attempted(work)
-            with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile: nobody waits
-                loop.call_soon_threadsafe(told, error)
+        while (item := self._queue.get()) is not None:
+            end, work = item
+            failure: OSError | MemoryError | None = None
+            try:
+                work()
+            except (OSError, MemoryError) as error:
+                failure = error
+            with suppress(RuntimeError):  # the event loop is closed, so nobody waits
+                end.get_loop().call_soon_threadsafe(_resolve, end, failure)
+            del item, end, work, failure  # a checkpoint's content is large
 
 
-# ==== Keep long work, done in a thread, to a share of the time.
-SHORTEST, LONGEST = 1.0, 9.0
-"""How many times as long as a piece of work the pause after it takes: the longer, the more work there is. The pause lets others
-at the interpreter's lock: without it they would wait for five milliseconds each time."""
-
-MUCH = 10_000
-"""Above so many records there is much work."""
-
-SHARE = 0.1
-"""The share of the time that work may take, with rests between one work and the next."""
+def _resolve(end: asyncio.Future[None], failure: Exception | None) -> None:
+    if failure is not None and not end.done():
+        end.set_exception(failure)
+    elif not end.done():  # the task that waits may be cancelled
+        end.set_result(None)
 
 
 class Pace:
-    """The pace of one thread's work: in pieces, and then an end, in which it mostly waits for the disk."""
+    """The pace of one checkpoint, which a thread writes in pieces with pauses; at the end it waits for the disk."""
 
     def __init__(self) -> None:
         self._hurry = threading.Event()
-        self._worked = 0.0
-        self._end_began = 0.0
+        self._work = 0.0
+        self._began = self._end_began = time.monotonic()
 
     def hurry(self) -> None:
         """Make no more pauses."""
         self._hurry.set()
 
     def pieces(self, records: int, work: Iterable[bytes]) -> Iterator[bytes]:
-        """Give *work* on so many records, with a pause after each piece; what the taker does with it counts as work.
+        """Yield the pieces of *work* on a number of *records*, and pause after each.
 
-        The processor's time counts: to wait for the interpreter's lock is no work.
+        The caller's own work on a piece counts too. It is measured in processor time: to wait for the
+        interpreter's lock is no work.
         """
-        self._worked = 0.0
-        pause = min(max(SHORTEST, records / MUCH), LONGEST)
+        pause = min(max(SHORTEST, records / MANY), LONGEST)
         began = time.thread_time()
         for piece in work:
             yield piece
             spent = time.thread_time() - began
-            self._worked += spent
+            self._work += spent
             self._hurry.wait(spent * pause)
             began = time.thread_time()
         self._end_began = time.monotonic()
 
-    def rest(self, took: float) -> float:
-        """Give how many seconds to rest after work that has just ended, and took so many with its pauses."""
-        worked = self._worked + time.monotonic() - self._end_began
-        return max(0.0, worked / SHARE - took)
+    def rest(self) -> float:
+        """Return the seconds to rest after the checkpoint, which has just ended."""
+        now = time.monotonic()
+        work = self._work + now - self._end_began
+        return max(0.0, work / SHARE - (now - self._began))
