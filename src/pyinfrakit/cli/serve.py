@@ -17,8 +17,7 @@ FAMILIES = {
     "operations": ("set-aside", "restore", "confirm", "orphans", "adopt", "machines", "info"),
     "provider": ("provider", "new"),
     "conformance": ("conformance",),
-    "export": ("export",),
-    "fsck": ("fsck",),
+    "state": ("fsck", "export"),
 }
 """The commands in each module of `pyinfrakit.cli`."""
 

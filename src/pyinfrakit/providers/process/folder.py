@@ -217,7 +217,7 @@ class InstanceFolders:
         folder = InstanceFolder(self.path / id)
         existing = folder.read_metadata()
         if existing is None:
-            # A crash leaves the folder with its metadata, or an temporary_path one that the next start removes.
+            # A crash leaves the folder with its metadata, or a temporary folder that the next start removes.
             new = temporary_path(folder.path)
             shutil.rmtree(new, ignore_errors=True)
             new.mkdir(0o700)

@@ -261,8 +261,9 @@ def _dump_open(content: Content) -> Iterator[bytes]:
     yield b'],\n"NonFunctional":['
     yield from _dump_array(aside)
     mark = {} if content.mark is None else {"Mark": content.mark}
-    unknown = b"".join(_encode(key) + b":" + bytes(value) + b",\n" for key, value in content.unknown.items())
-    yield b"],\n" + unknown + b'"Provider":' + _encode({**mark, "LastID": content.last_id, **content.notes})[:-1]
+    unknown = b"".join(_encode(key) + b":" + _unfold(bytes(value)) + b",\n" for key, value in content.unknown.items())
+    provider = _unfold(_encode({**mark, "LastID": content.last_id, **content.notes})[:-1])
+    yield b"],\n" + unknown + b'"Provider":' + provider
 
 
 def _dump_array(records: Sequence[Record], aside: list[Record] | None = None) -> Iterator[bytes]:
@@ -301,7 +302,17 @@ def dump_entry(record: Record) -> bytes:
             Properties=UNSET if spec.properties is None else spec.properties,
         )
     )
-    return data[:-1] + b"," + _encode(record.unknown)[1:] if record.unknown else data
+    if record.unknown:
+        data = data[:-1] + b"," + _encode(record.unknown)[1:]
+    return _unfold(data)
+
+
+def _unfold(data: bytes) -> bytes:
+    """Return JSON in one line: `fsck` reads by lines, and must not take a line of a client's properties for an entry.
+
+    JSON has no line ends inside strings, so that they never mean anything.
+    """
+    return data.replace(b"\n", b" ") if b"\n" in data else data
 
 
 _encode = msgspec.json.Encoder().encode
