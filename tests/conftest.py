@@ -1,4 +1,4 @@
-"""Fixtures: daemons that end with their test."""
+"""Fixtures for daemons that stop with their test."""
 
 import signal
 import uuid
@@ -18,15 +18,15 @@ from support.processes import AS_USER, Instances, kill_all
 FAST = ("--sync-interval", "0.1")
 
 settings.register_profile("steady", derandomize=True)
-"""Judges a change by the same examples each time; without it they are drawn, and may find what is older than the change."""
+"""Draws the same examples in each run. Without it, a run may find an older bug than the change under test."""
 
 signal.signal(signal.SIGINT, signal.default_int_handler)
-"""What a shell runs in the background ignores it, and so would what is started here."""
+"""A shell's background jobs ignore SIGINT, and the daemons of these tests would inherit that."""
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Have two workers begin with what takes longest, most of which waits, while the others do the rest."""
+    """Start the longest tests first on two workers: they mostly wait, while other workers run the rest."""
     items.sort(key=lambda item: item.get_closest_marker("long") is None)
     for number, item in enumerate(item for item in items if item.get_closest_marker("long")):
         item.add_marker(pytest.mark.xdist_group(f"long {number % 2}"))
@@ -34,39 +34,39 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture
 def home() -> Iterator[Path]:
-    """InfraKit's home for one test: somewhere short, as a socket's path may have 107 bytes."""
+    """Create InfraKit's home for one test, in a short path because a socket's path has at most 107 bytes."""
     with TemporaryDirectory(prefix="ik-", ignore_cleanup_errors=True) as folder:
         yield Path(folder) / "ik"
 
 
 @pytest.fixture
 def run(home: Path) -> Iterator[Callable[..., Daemon]]:
-    """Start daemons: `run("--flag", name=...)`."""
+    """Return a function that starts daemons: `run("--flag", name=...)`."""
     with ExitStack() as stack:
         yield lambda *arguments, **settings: stack.enter_context(Daemon(home, *arguments, **settings))
 
 
 @pytest.fixture
 def daemon(run: Callable[..., Daemon]) -> Daemon:
-    """A daemon with the file provider."""
+    """Start a daemon with the file provider."""
     return run(*FAST)
 
 
 @pytest.fixture
 def simulated(run: Callable[..., Daemon]) -> Daemon:
-    """A daemon with the simulator, which observes ten times a second."""
+    """Start a daemon with the simulator, which it observes ten times a second."""
     return run("--provider", "simulator", *FAST)
 
 
 @pytest.fixture(scope="session")
 def examples(tmp_path_factory: pytest.TempPathFactory) -> Examples:
-    """The examples of executables."""
+    """Return the examples of executables."""
     return Examples(tmp_path_factory.mktemp("examples"))
 
 
 @pytest.fixture
 def mark() -> Iterator[str]:
-    """A mark for one test's processes. None of them is left after it."""
+    """Return a mark for one test's processes, and check that all of them end with the test."""
     mark = f"test-{uuid.uuid4().hex}"
     yield mark
     eventually(lambda: kill_all(f"PYINFRAKIT_MARK={mark}"), "all of the test's processes end")
@@ -74,9 +74,9 @@ def mark() -> Iterator[str]:
 
 @pytest.fixture
 def start(mark: str, run: Callable[..., Daemon]) -> Callable[..., Daemon]:
-    """Start daemons with processes as instances."""
+    """Return a function that starts daemons whose instances are processes."""
 
-    def started(*arguments: str, grace: float = 1, **settings: Any) -> Daemon:
+    def start_daemon(*arguments: str, grace: float = 1, **settings: Any) -> Daemon:
         return run(
             "--provider",
             "process",
@@ -90,10 +90,10 @@ def start(mark: str, run: Callable[..., Daemon]) -> Callable[..., Daemon]:
             **settings,
         )
 
-    return started
+    return start_daemon
 
 
 @pytest.fixture
 def instances(mark: str) -> Instances:
-    """The processes of the test's instances."""
+    """Return the processes of the test's instances."""
     return Instances(mark)

@@ -1,4 +1,4 @@
-"""Providers that are found, and what is wrong with those that are not: one line, whatever it is."""
+"""Providers load by name or path, and each failure to load one is explained in one line."""
 
 import json
 import os
@@ -13,7 +13,7 @@ import pytest
 from conftest import FAST
 from pyinfrakit import paths
 from pyinfrakit.errors import CannotStart
-from support.harness import Daemon, command
+from support.harness import Daemon, command, read_usage_error, root_only
 
 RACK = '''
 from typing import Annotated
@@ -49,11 +49,11 @@ class Rack(Provider):
 '''
 
 NEXT = RACK.count("\n") + 1
-"""The line after it."""
+"""The number of the line after `RACK`."""
 
 WRONG = {
     "no class": ("", "Rakc", "/rack.py has no class 'Rakc'; it has Rack"),
-    "no provider": ("", "Wanted", r"expected a subclass of pyinfrakit\.provider\.Provider, got <class '.*Wanted'>"),
+    "another class": ("", "Wanted", r"expected a subclass of pyinfrakit\.provider\.Provider, got <class '.*Wanted'>"),
     "no such module": (
         "import nothere",
         "Rack",
@@ -66,7 +66,7 @@ WRONG = {
         rf"JSONDecodeError: .*\(.*/rack\.py, line {NEXT + 1}\)",
     ),
     "an exit": ("raise SystemExit(0)", "Rack", rf"SystemExit: 0 \(.*/rack\.py, line {NEXT}\)"),
-    "lacking methods": (
+    "missing methods": (
         "class Half(Provider):\n    def observe(self): ...",
         "Half",
         "class Half lacks destroy, provision; a provider has provision, destroy and observe",
@@ -87,22 +87,22 @@ WRONG = {
         r"expected Bad\.__init__\(self, name, folder, options\), got \(self\)",
     ),
     "no method": ("class Bad(Rack):\n    observe = 5", "Bad", r"Bad\.observe: expected a method, got 5"),
-    "properties of no type": (
+    "a dict as the type of properties": (
         "class Bad(Rack):\n    Properties = dict",
         "Bad",
         "Bad.Properties: expected a msgspec Struct type or Raw",
     ),
-    "options of no type": (
+    "None as the type of options": (
         "class Bad(Rack):\n    Options = None",
         "Bad",
         "Bad.Options: expected a msgspec Struct type, got None",
     ),
-    "a type that JSON can not hold": (
+    "a type that JSON cannot hold": (
         "import pathlib\nclass Odd(Struct):\n    x: list[pathlib.Path] = []\nclass Bad(Rack):\n    Options = Odd",
         "Bad",
         r"Bad\.Options has Path, which msgspec can't decode",
     ),
-    "no batch": ("class Bad(Rack):\n    batch = 0", "Bad", r"Bad\.batch: expected an integer >= 1, got 0"),
+    "a batch of zero": ("class Bad(Rack):\n    batch = 0", "Bad", r"Bad\.batch: expected an integer >= 1, got 0"),
     "a batch in quotes": (
         "class Bad(Rack):\n    batch = '20'",
         "Bad",
@@ -113,18 +113,18 @@ WRONG = {
         "Bad",
         r"Bad\.example: expected a dict or None, got 5",
     ),
-    "an example that JSON can not hold": (
+    "an example that JSON cannot hold": (
         "class Bad(Rack):\n    example = {'cpus': object()}",
         "Bad",
         r"Bad\.example: TypeError: Encoding objects of type object is unsupported",
     ),
-    "a type that there is not": (
+    "an undefined type": (
         "class Odd(Struct):\n    x: 'Nothing'\nclass Bad(Rack):\n    Options = Odd",
         "Bad",
         "Bad.Options: NameError: name 'Nothing' is not defined",
     ),
 }
-"""What is appended to a file that is right, the class that is asked for, and what is said."""
+"""The code appended to a valid file, the class to load, and a pattern of the error."""
 
 FORMS = {
     "rack.py": "expected a class, too, as in rack.py:Rack",
@@ -139,7 +139,7 @@ FORMS = {
     "..rack:Rack": "no module",
     "nope": "simulator; others are module:Class or path/to/file.py:Class",
 }
-"""Names of no provider, and what is said."""
+"""Names of no provider, each with its error."""
 
 HARMLESS = [
     "def provision(self, id, spec, more=None): ...",
@@ -147,14 +147,12 @@ HARMLESS = [
     "@staticmethod\n    def observe(): return []",
     "@classmethod\n    def observe(cls): return []",
 ]
-"""Methods that can be called with what they will be called with."""
-
-root_only = pytest.mark.skipif(os.geteuid() != 0, reason="only what root runs must be root's")
+"""Methods whose parameters differ from the SDK's but accept its calls."""
 
 
 @pytest.fixture
-def rack(tmp_path: Path) -> Callable[[str], Path]:
-    """Write a file with a provider that is right, and something after it; give its path."""
+def write_rack(tmp_path: Path) -> Callable[[str], Path]:
+    """Return a function that writes a valid provider, followed by more code, to a file and returns its path."""
 
     def write(more: str = "") -> Path:
         path = tmp_path / "rack.py"
@@ -164,89 +162,88 @@ def rack(tmp_path: Path) -> Callable[[str], Path]:
     return write
 
 
-def fails(home: Path, *arguments: str, **variables: str) -> str:
-    """Run a command that must fail as wrong use; give its one line on stderr, without its name."""
-    done = command(home, *arguments, **variables)
-    assert (2, "") == (done.returncode, done.stdout)
-    (line,) = done.stderr.splitlines()
-    return line.removeprefix("infrakit-instance: ")
-
-
-def in_path(folder: Path) -> str:
+def join_python_path(folder: Path) -> str:
+    """Return a PYTHONPATH that starts with *folder*."""
     return os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
 
 
-def test_a_provider_in_a_file_is_run(run: Callable[..., Daemon], rack: Callable[..., Path]) -> None:
-    """A daemon runs a provider that is in a file, and keeps nothing compiled beside it."""
-    path = rack()
+def test_a_provider_in_a_file_runs(run: Callable[..., Daemon], write_rack: Callable[..., Path]) -> None:
+    """A daemon runs a provider from a file, and leaves no compiled file beside it."""
+    path = write_rack()
     daemon = run("--provider", f"{path}:Rack", "--option", "address=10.0.0.2", *FAST)
     id = daemon.provision({"cpus": 2})
     assert [id] == daemon.described()
     assert not (path.parent / "__pycache__").exists()
 
 
-def test_a_provider_in_a_module_is_found(home: Path, rack: Callable[..., Path]) -> None:
-    """A provider may be in any module that Python finds, also as a class within another."""
-    path = rack("class Outer:\n    Inner = Rack")
+def test_a_provider_in_a_module_is_found(home: Path, write_rack: Callable[..., Path]) -> None:
+    """A provider may be in any module that Python can import, even as a nested class."""
+    path = write_rack("class Outer:\n    Inner = Rack")
     for name in ("rack:Rack", "rack:Outer.Inner"):
-        assert command(home, "provider", name, PYTHONPATH=in_path(path.parent)).stdout.startswith(
+        assert command(home, "provider", name, PYTHONPATH=join_python_path(path.parent)).stdout.startswith(
             "Rack: Machines in a rack.\n"
         )
 
 
-@pytest.mark.parametrize("wrong", WRONG)
-def test_what_is_wrong_with_a_provider_is_told(home: Path, rack: Callable[..., Path], wrong: str) -> None:
-    """Whatever is wrong with a file or a class in it is one line that names it, and where it can the line of the file."""
-    more, name, says = WRONG[wrong]
-    path = rack(more)
-    line = fails(home, "--provider", f"{path}:{name}")
+@pytest.mark.parametrize("mistake", WRONG)
+def test_a_mistake_in_a_provider_is_explained(home: Path, write_rack: Callable[..., Path], mistake: str) -> None:
+    """A mistake in a provider's file or class is one line that names it and, if possible, the line of the file."""
+    more, name, message = WRONG[mistake]
+    path = write_rack(more)
+    line = read_usage_error(home, "--provider", f"{path}:{name}")
     assert line.startswith(f"provider '{path}:{name}': ")
-    assert re.search(says, line)
+    assert re.search(message, line)
 
 
 @pytest.mark.parametrize("name", FORMS)
-def test_what_names_no_provider_is_told(home: Path, name: str) -> None:
-    """What names no provider is one line that says what was looked for; installed ones are named."""
-    line = fails(home, "--provider", name)
+def test_a_name_of_no_provider_is_explained(home: Path, name: str) -> None:
+    """A name of no provider causes a one-line error that says what the loader looked for and which providers exist."""
+    line = read_usage_error(home, "--provider", name)
     assert line.startswith(f"provider {name!r}")
     assert FORMS[name] in line
 
 
 @pytest.mark.parametrize("method", HARMLESS)
-def test_methods_that_can_be_called_are_right(home: Path, rack: Callable[..., Path], method: str) -> None:
-    """Methods need not have the SDK's parameters, as long as they take what they are called with."""
-    path = rack(f"class Other(Rack):\n    {method}")
+def test_methods_with_compatible_parameters_are_valid(home: Path, write_rack: Callable[..., Path], method: str) -> None:
+    """Methods need not have the SDK's parameters if they accept its calls."""
+    path = write_rack(f"class Other(Rack):\n    {method}")
     assert 0 == command(home, "provider", f"{path}:Other").returncode
 
 
-def test_an_exception_when_a_provider_is_made_is_told(home: Path, rack: Callable[..., Path]) -> None:
-    """What a provider's `__init__` raises is one line, with the line of the file; `--log 5` has the traceback."""
-    path = rack("class Boom(Rack):\n    def __init__(self, *arguments):\n        raise KeyError('fan')")
-    assert f"provider Boom: KeyError: 'fan' ({path}, line {NEXT + 2})" == fails(home, "--provider", f"{path}:Boom")
+def test_an_exception_in_a_constructor_is_explained(home: Path, write_rack: Callable[..., Path]) -> None:
+    """An exception from a provider's `__init__` is one line with its place in the file; `--log 5` adds the traceback."""
+    path = write_rack("class Boom(Rack):\n    def __init__(self, *arguments):\n        raise KeyError('fan')")
+    assert f"provider Boom: KeyError: 'fan' ({path}, line {NEXT + 2})" == read_usage_error(
+        home, "--provider", f"{path}:Boom"
+    )
     assert "Traceback" in command(home, "--provider", f"{path}:Boom", "--log", "5").stderr
 
 
-def test_two_installed_providers_of_one_name_are_told(home: Path, tmp_path: Path, rack: Callable[..., Path]) -> None:
-    """A name that two distributions have is refused, with both; others are found."""
-    rack()
+def test_a_provider_name_of_two_distributions_is_refused(
+    home: Path, tmp_path: Path, write_rack: Callable[..., Path]
+) -> None:
+    """A name that two distributions use is refused, and the error names both; other names still load."""
+    write_rack()
     for name, more in (("racks", "single = rack:Rack"), ("shelves", "")):
         folder = tmp_path / f"{name}-1.0.dist-info"
         folder.mkdir()
         (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
         (folder / "entry_points.txt").write_text(f"[pyinfrakit.providers]\ndouble = rack:Rack\n{more}\n")
-    line = fails(home, "--provider", "double", PYTHONPATH=in_path(tmp_path))
+    line = read_usage_error(home, "--provider", "double", PYTHONPATH=join_python_path(tmp_path))
     assert "provider 'double' is installed by racks and shelves" in line
-    assert 0 == command(home, "provider", "single", PYTHONPATH=in_path(tmp_path)).returncode
-    _, _, installed = fails(home, "--provider", "nope", PYTHONPATH=in_path(tmp_path)).partition("installed: ")
+    assert 0 == command(home, "provider", "single", PYTHONPATH=join_python_path(tmp_path)).returncode
+    _, _, installed = read_usage_error(home, "--provider", "nope", PYTHONPATH=join_python_path(tmp_path)).partition(
+        "installed: "
+    )
     assert {"double", "file", "simulator", "single"} <= set(installed.partition(";")[0].split(", "))
 
 
-# the command `provider`
+# --- The command `provider`
 
 
-def test_the_command_shows_what_a_provider_takes(home: Path, rack: Callable[..., Path]) -> None:
-    """`provider` shows the docstring's first line, properties and options as tables, and an example of each."""
-    lines = command(home, "provider", f"{rack()}:Rack").stdout.splitlines()
+def test_the_command_describes_a_provider(home: Path, write_rack: Callable[..., Path]) -> None:
+    """`provider` prints the docstring's first line, tables of properties and options, and an example of each."""
+    lines = command(home, "provider", f"{write_rack()}:Rack").stdout.splitlines()
     assert "Rack: Machines in a rack." == lines[0]
     assert ["PROPERTY", "TYPE", "DEFAULT"] == lines[2].split()
     assert ["cpus", "integer", ">=", "1", "required", "how", "many"] == lines[3].split()
@@ -256,53 +253,59 @@ def test_the_command_shows_what_a_provider_takes(home: Path, rack: Callable[...,
     assert "For example: --option address=10.0.0.1" == lines[11]
 
 
-def test_the_command_shows_a_schema(home: Path, rack: Callable[..., Path]) -> None:
-    """`provider --schema` prints the JSON Schema of the properties, in which a secret is only written."""
-    schema = json.loads(command(home, "provider", f"{rack()}:Rack", "--schema").stdout)
+def test_the_command_shows_a_schema(home: Path, write_rack: Callable[..., Path]) -> None:
+    """`provider --schema` prints the JSON Schema of the properties, which marks secrets as write-only."""
+    schema = json.loads(command(home, "provider", f"{write_rack()}:Rack", "--schema").stdout)
     properties = schema["$defs"]["Wanted"]["properties"]
     assert {"type": "integer", "minimum": 1, "description": "how many"} == properties["cpus"]
     assert {"type": "string", "writeOnly": True} == properties["token"]["anyOf"][0]
 
 
-def test_the_command_tells_that_anything_is_right(home: Path) -> None:
-    """For a provider that takes any properties and no options, `provider` says so."""
-    shown = command(home, "provider", "file").stdout
-    assert "Any properties." in shown
-    assert "No options." in shown
+def test_the_command_describes_a_provider_without_a_schema(home: Path) -> None:
+    """`provider` says so if a provider takes any properties and no options."""
+    output = command(home, "provider", "file").stdout
+    assert "Any properties." in output
+    assert "No options." in output
 
 
-# who may change what root runs
+# --- Permissions of files that root loads
 
 
 @root_only
 @pytest.mark.parametrize(
-    ("mode", "owner", "says"), [(0o664, 0, "0664"), (0o646, 0, "0646"), (0o600, 65534, "belongs to user 65534")]
+    ("mode", "owner", "message"), [(0o664, 0, "0664"), (0o646, 0, "0646"), (0o600, 65534, "belongs to user 65534")]
 )
-def test_root_runs_no_file_of_others(home: Path, rack: Callable[..., Path], mode: int, owner: int, says: str) -> None:
-    """A provider's file that others may write, or own, is not run by root, and neither is a module's."""
-    path = rack("print('this was run')")
+def test_root_loads_no_file_that_others_may_change(
+    home: Path, write_rack: Callable[..., Path], mode: int, owner: int, message: str
+) -> None:
+    """Root refuses a provider's file or module that another user owns or may write."""
+    path = write_rack("print('this was run')")
     path.chmod(mode)
     os.chown(path, owner, 0)
     for name in (f"{path}:Rack", "rack:Rack"):
-        line = fails(home, "--provider", name, PYTHONPATH=in_path(path.parent))
+        line = read_usage_error(home, "--provider", name, PYTHONPATH=join_python_path(path.parent))
         assert line.startswith(f"provider '{name}': {path}: {path} ")
-        assert says in line
+        assert message in line
 
 
 @root_only
 @pytest.mark.parametrize(("mode", "owner"), [(0o777, 0), (0o775, 0), (0o755, 65534), (0o1777, 65534)])
-def test_root_runs_nothing_in_folders_of_others(home: Path, tmp_path: Path, mode: int, owner: int) -> None:
-    """Where others may put another folder in the place of one on the way to the file, it is not run; the folder is named."""
+def test_root_loads_nothing_from_folders_that_others_may_change(
+    home: Path, tmp_path: Path, mode: int, owner: int
+) -> None:
+    """Root refuses a file if others may replace a folder on its path, and the error names that folder."""
     (tmp_path / "open" / "own").mkdir(parents=True)
     (tmp_path / "open" / "own" / "rack.py").write_text(RACK)
     (tmp_path / "open").chmod(mode)
     os.chown(tmp_path / "open", owner, 0)
-    assert f": {tmp_path / 'open'} " in fails(home, "--provider", f"{tmp_path / 'open' / 'own' / 'rack.py'}:Rack")
+    assert f": {tmp_path / 'open'} " in read_usage_error(
+        home, "--provider", f"{tmp_path / 'open' / 'own' / 'rack.py'}:Rack"
+    )
 
 
 @root_only
-def test_root_runs_its_own_file_in_a_sticky_folder(home: Path, tmp_path: Path) -> None:
-    """In a folder such as /tmp others can't replace what is root's, and that is run."""
+def test_root_loads_its_own_file_in_a_sticky_folder(home: Path, tmp_path: Path) -> None:
+    """Root loads its own file from a sticky folder such as /tmp, because others cannot replace it."""
     (tmp_path / "sticky").mkdir()
     (tmp_path / "sticky").chmod(0o1777)
     (tmp_path / "sticky" / "rack.py").write_text(RACK)
@@ -310,8 +313,8 @@ def test_root_runs_its_own_file_in_a_sticky_folder(home: Path, tmp_path: Path) -
 
 
 @root_only
-def test_root_follows_links_that_others_can_not_turn(tmp_path: Path) -> None:
-    """A link's folder counts as well as its target's, and so does the link's owner."""
+def test_root_follows_links_that_others_cannot_redirect(tmp_path: Path) -> None:
+    """Root checks the owner and the folder of a link as well as those of its target."""
     for folder in ("own", "open", "sticky"):
         (tmp_path / folder).mkdir()
     target = tmp_path / "own" / "rack.py"
@@ -331,10 +334,11 @@ def test_root_follows_links_that_others_can_not_turn(tmp_path: Path) -> None:
 
 @root_only
 def test_a_user_may_run_what_others_may_write(tmp_path: Path) -> None:
-    """For anybody but root, who may write a file is their own affair."""
+    """Users other than root may load files that others may write."""
     path = tmp_path / "rack.py"
     path.touch()
     path.chmod(0o666)
-    script = "import os, pathlib, sys; from pyinfrakit import paths; os.setuid(65534); paths.check_trusted(pathlib.Path(sys.argv[1]))"
-    done = subprocess.run([sys.executable, "-c", script, path], capture_output=True, text=True, check=False)
-    assert ("", 0) == (done.stderr, done.returncode)
+    script = "import os, pathlib, sys; from pyinfrakit import paths; "
+    script += "os.setuid(65534); paths.check_trusted(pathlib.Path(sys.argv[1]))"
+    result = subprocess.run([sys.executable, "-c", script, path], capture_output=True, text=True, check=False)
+    assert ("", 0) == (result.stderr, result.returncode)

@@ -117,7 +117,7 @@ def test_a_sub_type_is_checked_by_its_name(tmp_path: Path) -> None:
 
 def test_our_own_sub_types_hold(home: Path, run: Callable[..., Daemon]) -> None:
     """Every check holds for each sub-type of our own daemon, and NAME/TYPE selects it."""
-    run(program=(sys.executable, str(PROGRAMS / "typed.py"), "simulator", "compute,storage"))
+    run(program=(sys.executable, str(PROGRAMS / "sub_types.py"), "simulator", "compute,storage"))
     for name in ("rack1/compute", "rack1/storage"):
         done = command(home, "conformance", name, "--count", "2")
         assert (0, f"holds: {len(CHECKS) + 1}") == (done.returncode, done.stdout.splitlines()[-1].split(",")[0])

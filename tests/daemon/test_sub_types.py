@@ -1,4 +1,4 @@
-"""Sub-types: one daemon and one state file, and for each sub-type a plugin that knows nothing of the others."""
+"""Sub-types share one daemon and one state file, but each is a plugin independent of the others."""
 
 import asyncio
 import json
@@ -22,60 +22,61 @@ from pyinfrakit.rpc.operator.types import StatusResult
 from pyinfrakit.store.file import FileStore
 from pyinfrakit.store.records import Drop, Note, Put
 from support.faulty_disk import Fault, FaultyDisk
-from support.harness import PROGRAMS, Daemon, command, dotted, eventually
+from support.harness import PROGRAMS, Daemon, command, eventually, replace_underscores
 
-TYPES = ("compute", "storage")
-PROGRAM = (sys.executable, str(PROGRAMS / "typed.py"), "simulator")
+SUB_TYPES = ("compute", "storage")
+PROGRAM = (sys.executable, str(PROGRAMS / "sub_types.py"), "simulator")
 
 Run = Callable[..., Daemon]
 
 
-def typed(run: Run, *types: str) -> Daemon:
-    return run(program=(*PROGRAM, ",".join(types or TYPES)))
+def run_sub_types(run: Run, *sub_types: str) -> Daemon:
+    """Run a daemon with sub-types, by default `SUB_TYPES`."""
+    return run(program=(*PROGRAM, ",".join(sub_types or SUB_TYPES)))
 
 
 @contextmanager
-def remote(daemon: Daemon, type: str) -> Iterator[OperatorClient]:
+def remote(daemon: Daemon, sub_type: str) -> Iterator[OperatorClient]:
     with daemon.client() as client:
-        yield OperatorClient(client, type)
+        yield OperatorClient(client, sub_type)
 
 
-def provision(daemon: Daemon, type: str, *, logical: str | None = None, **tags: str) -> str:
-    with remote(daemon, type) as plugin:
-        return plugin.provision(types.SpecParams(Tags=dotted(tags), LogicalID=logical))
+def provision(daemon: Daemon, sub_type: str, *, logical: str | None = None, **tags: str) -> str:
+    with remote(daemon, sub_type) as plugin:
+        return plugin.provision(types.SpecParams(Tags=replace_underscores(tags), LogicalID=logical))
 
 
-def described(daemon: Daemon, type: str) -> list[str]:
-    with remote(daemon, type) as plugin:
+def describe(daemon: Daemon, sub_type: str) -> list[str]:
+    with remote(daemon, sub_type) as plugin:
         return [each.ID for each in plugin.describe({})]
 
 
-def status(daemon: Daemon, type: str) -> StatusResult:
-    with remote(daemon, type) as plugin:
+def read_status(daemon: Daemon, sub_type: str) -> StatusResult:
+    with remote(daemon, sub_type) as plugin:
         return plugin.status()
 
 
-def observed_again(daemon: Daemon) -> None:
-    """Wait until each has been observed twice more: what is there now was seen by then."""
-    for type in (*TYPES, *TYPES):
-        before = status(daemon, type).Observed
-        eventually(partial(has_changed, daemon, type, before), f"{type} is observed")
+def wait_for_observations(daemon: Daemon) -> None:
+    """Wait for two more observations of each sub-type. The second one has seen everything that was there before."""
+    for sub_type in (*SUB_TYPES, *SUB_TYPES):
+        before = read_status(daemon, sub_type).Observed
+        eventually(partial(has_changed, daemon, sub_type, before), f"{sub_type} is observed")
 
 
-def has_changed(daemon: Daemon, type: str, observed: float | None) -> bool:
-    return status(daemon, type).Observed != observed
+def has_changed(daemon: Daemon, sub_type: str, observed: float | None) -> bool:
+    return read_status(daemon, sub_type).Observed != observed
 
 
-def by_type(daemon: Daemon) -> dict[str, set[str]]:
-    """Give the IDs in the state file and its journal, by the sub-type that stands there."""
+def group_by_sub_type(daemon: Daemon) -> dict[str, set[str]]:
+    """Return the IDs in the state file and its journal by their recorded sub-type."""
     found: dict[str, set[str]] = {}
     for each in (*daemon.saved()["Instances"], *daemon.saved()["NonFunctional"]):
         found.setdefault(each.get("Type", ""), set()).add(each["ID"])
     return found
 
 
-def files(daemon: Daemon) -> dict[Path, bytes]:
-    """Give the state file and its journals."""
+def read_files(daemon: Daemon) -> dict[Path, bytes]:
+    """Return the state file and its journals."""
     found = daemon.state.parent.glob(f"{daemon.state.name}*")
     return {path: path.read_bytes() for path in found if path.suffix != ".lock"}
 
@@ -85,9 +86,9 @@ def files(daemon: Daemon) -> dict[Path, bytes]:
 
 def test_handshakes_name_the_sub_types(run: Run) -> None:
     """`Handshake.Types` and `Handshake.Hello` list the sub-types in place of the default object."""
-    daemon = typed(run)
-    types = daemon.call("Handshake.Types")["Types"]
-    assert {("compute", "storage")} == {tuple(names) for names in types.values()}
+    daemon = run_sub_types(run)
+    names = daemon.call("Handshake.Types")["Types"]
+    assert {("compute", "storage")} == {tuple(each) for each in names.values()}
     for objects in daemon.call("Handshake.Hello")["Objects"].values():
         assert [{"Name": "compute", "ProxyFor": ""}, {"Name": "storage", "ProxyFor": ""}] == objects
 
@@ -99,9 +100,9 @@ CALLS = [
 ]
 
 
-def test_a_call_of_no_known_sub_type_is_an_error(run: Run) -> None:
-    """An unknown sub-type is named in InfraKit's words; where none is given the error says what there are."""
-    daemon = typed(run)
+def test_a_call_without_a_known_sub_type_is_an_error(run: Run) -> None:
+    """An unknown sub-type causes InfraKit's own error, and a missing one causes an error that lists the sub-types."""
+    daemon = run_sub_types(run)
     id = provision(daemon, "compute")
     for method in CALLS:
         with pytest.raises(RemoteError, match=r"^no-plugin:disk$"):
@@ -109,12 +110,12 @@ def test_a_call_of_no_known_sub_type_is_an_error(run: Run) -> None:
         for none in (None, "", "."):
             with pytest.raises(RemoteError, match=r"^no-plugin: say NAME/compute or NAME/storage$"):
                 daemon.call(method, Type=none, Instance=id)
-    assert [id] == described(daemon, "compute")
+    assert [id] == describe(daemon, "compute")
 
 
 def test_the_api_document_is_of_the_first_sub_type(run: Run) -> None:
-    """The requests in `/info/api.json` name the first sub-type, so that they can be sent as they stand there."""
-    daemon = typed(run)
+    """The requests in `/info/api.json` name the first sub-type, so clients can send them unchanged."""
+    daemon = run_sub_types(run)
     _, _, body = daemon.exchange(b"GET /info/api.json HTTP/1.1\r\nHost: h\r\n\r\n")
     requests = [each["Request"] for each in json.loads(body)["Interfaces"][0]["Methods"]]
     assert ["compute"] * len(requests) == [each["params"]["Type"] for each in requests]
@@ -123,25 +124,25 @@ def test_the_api_document_is_of_the_first_sub_type(run: Run) -> None:
             assert json.loads(daemon.post(json.dumps(request))[2]).get("error") is None
 
 
-def test_our_command_line_names_a_sub_type_by_a_slash(run: Run) -> None:
-    """`NAME/TYPE` is one sub-type to every command; `NAME` alone is an error that names them."""
-    daemon = typed(run)
+def test_commands_name_a_sub_type_after_a_slash(run: Run) -> None:
+    """`NAME/SUB-TYPE` selects a sub-type in every command, and `NAME` alone is an error that lists the sub-types."""
+    daemon = run_sub_types(run)
     spec = json.dumps({"Properties": {}})
-    made = command(daemon.home, "provision", "rack1/storage", "-", input=spec)
-    assert (0, "") == (made.returncode, made.stderr)
-    assert described(daemon, "storage") == command(daemon.home, "describe", "rack1/storage", "-q").stdout.split()
+    result = command(daemon.home, "provision", "rack1/storage", "-", input=spec)
+    assert (0, "") == (result.returncode, result.stderr)
+    assert describe(daemon, "storage") == command(daemon.home, "describe", "rack1/storage", "-q").stdout.split()
     assert [] == command(daemon.home, "describe", "rack1/compute", "-q").stdout.split()
     assert "say NAME/compute or NAME/storage" in command(daemon.home, "describe", "rack1").stderr
 
 
-# --- Each for itself
+# --- Separation
 
 
 def test_instances_of_one_sub_type_are_unknown_to_the_other(run: Run) -> None:
-    """What is described, labelled, destroyed, set aside and counted is the sub-type's own."""
-    daemon = typed(run)
+    """A sub-type describes, labels, destroys, sets aside and counts its own instances only."""
+    daemon = run_sub_types(run)
     mine, others = provision(daemon, "compute", tier="web"), provision(daemon, "storage", tier="web")
-    assert ([mine], [others]) == tuple(described(daemon, type) for type in TYPES)
+    assert ([mine], [others]) == tuple(describe(daemon, sub_type) for sub_type in SUB_TYPES)
     with remote(daemon, "compute") as plugin:
         for method in (
             plugin.destroy,
@@ -153,136 +154,140 @@ def test_instances_of_one_sub_type_are_unknown_to_the_other(run: Run) -> None:
                 method(others)
         assert [mine] == [each.ID for each in plugin.records({"tier": "web"})]
         plugin.destroy(mine)
-    eventually(lambda: sum(status(daemon, "compute").States.values()) == 0, "the instance is gone")
-    assert {"ready": 1} == {state: count for state, count in status(daemon, "storage").States.items() if count}
-    assert [others] == described(daemon, "storage")
+    eventually(lambda: sum(read_status(daemon, "compute").States.values()) == 0, "the instance is gone")
+    assert {"ready": 1} == {state: count for state, count in read_status(daemon, "storage").States.items() if count}
+    assert [others] == describe(daemon, "storage")
 
 
-def test_a_logical_id_is_one_sub_types_own(run: Run) -> None:
-    """Both may have the same logical ID in the same group: it is the identity of two things."""
-    daemon = typed(run)
-    ids = {type: provision(daemon, type, logical="10.0.0.1", infrakit_group="g") for type in TYPES}
-    assert ids == {type: provision(daemon, type, logical="10.0.0.1", infrakit_group="g") for type in TYPES}
-    assert {type: {id} for type, id in ids.items()} == by_type(daemon)
+def test_sub_types_have_separate_logical_ids(run: Run) -> None:
+    """Two sub-types may use the same logical ID in the same group for different instances."""
+    daemon = run_sub_types(run)
+    ids = {sub_type: provision(daemon, sub_type, logical="10.0.0.1", infrakit_group="g") for sub_type in SUB_TYPES}
+    assert ids == {
+        sub_type: provision(daemon, sub_type, logical="10.0.0.1", infrakit_group="g") for sub_type in SUB_TYPES
+    }
+    assert {sub_type: {id} for sub_type, id in ids.items()} == group_by_sub_type(daemon)
 
 
 def test_machines_of_one_sub_type_are_not_orphans_of_the_other(run: Run) -> None:
-    """With the same provider each tells its machines by a mark of its own."""
-    daemon = typed(run)
-    ids = {type: provision(daemon, type) for type in TYPES}
-    observed_again(daemon)
-    assert {"compute": [], "storage": []} == {type: status(daemon, type).Orphans for type in TYPES}
+    """Each sub-type recognizes its machines by its own mark, even with a shared provider."""
+    daemon = run_sub_types(run)
+    ids = {sub_type: provision(daemon, sub_type) for sub_type in SUB_TYPES}
+    wait_for_observations(daemon)
+    assert {"compute": [], "storage": []} == {sub_type: read_status(daemon, sub_type).Orphans for sub_type in SUB_TYPES}
     mark = daemon.saved()["Provider"]["Mark"]
-    assert {id: f"{mark}-{type}" for type, id in ids.items()} == {
+    assert {id: f"{mark}-{sub_type}" for sub_type, id in ids.items()} == {
         id: machine.mark for id, machine in daemon.world.look().machines.items()
     }
 
 
-def test_adopted_machines_are_of_the_sub_type_that_adopted_them(run: Run) -> None:
-    """A record of an orphan, whether adopted or to be destroyed, is of the sub-type whose mark the machine has."""
-    daemon = typed(run)
+def test_an_orphan_belongs_to_the_sub_type_of_its_mark(run: Run) -> None:
+    """An orphan can be adopted or destroyed only by the sub-type whose mark it has."""
+    daemon = run_sub_types(run)
     id, destroyed = provision(daemon, "storage"), provision(daemon, "storage")
     daemon.stop()
     saved = json.loads(daemon.state.read_bytes())
     daemon.state.write_text(json.dumps({**saved, "Instances": []}))
     daemon.start()
-    observed_again(daemon)
+    wait_for_observations(daemon)
     with pytest.raises(RemoteError):
         daemon.call("Operator.AdoptOrphans", Type="compute", Instances=[id])
     daemon.call("Operator.DestroyOrphans", Type="storage", Instances=[destroyed])
     daemon.call("Operator.AdoptOrphans", Type="storage", Instances=[id])
-    eventually(lambda: by_type(daemon) == {"storage": {id}}, "one is adopted, the other destroyed")
+    eventually(lambda: group_by_sub_type(daemon) == {"storage": {id}}, "one orphan is adopted and the other destroyed")
     daemon.kill()
     daemon.start()
-    assert ([], [id]) == tuple(described(daemon, type) for type in TYPES)
+    assert ([], [id]) == tuple(describe(daemon, sub_type) for sub_type in SUB_TYPES)
 
 
 def test_a_restart_keeps_sub_types_apart(run: Run) -> None:
-    """After a kill and after a clean stop each has what it had, in its order; later IDs sort before all that were minted."""
-    daemon = typed(run)
+    """After a kill or a clean stop, each sub-type has its instances in order, and new IDs sort before all earlier ones."""
+    daemon = run_sub_types(run)
     for _ in range(3):
-        for type in TYPES:
-            provision(daemon, type)
+        for sub_type in SUB_TYPES:
+            provision(daemon, sub_type)
     with remote(daemon, "storage") as plugin:
-        plugin.set_aside(described(daemon, "storage")[1], "to be seen after a restart")
-    before = {type: described(daemon, type) for type in TYPES}
+        plugin.set_aside(describe(daemon, "storage")[1], "must survive a restart")
+    before = {sub_type: describe(daemon, sub_type) for sub_type in SUB_TYPES}
     for end in (daemon.kill, daemon.stop):
         end()
         daemon.start()
-        observed_again(daemon)
-        assert before == {type: described(daemon, type) for type in TYPES}
-        assert {"non-functional": 1, "ready": 2} == {k: n for k, n in status(daemon, "storage").States.items() if n}
-    oldest = min(id for ids in by_type(daemon).values() for id in ids)
-    assert all(provision(daemon, type) < oldest for type in TYPES)
+        wait_for_observations(daemon)
+        assert before == {sub_type: describe(daemon, sub_type) for sub_type in SUB_TYPES}
+        assert {"non-functional": 1, "ready": 2} == {
+            k: n for k, n in read_status(daemon, "storage").States.items() if n
+        }
+    oldest = min(id for ids in group_by_sub_type(daemon).values() for id in ids)
+    assert all(provision(daemon, sub_type) < oldest for sub_type in SUB_TYPES)
 
 
-def test_all_is_in_one_file_after_a_stop(run: Run) -> None:
-    """A stop waits for the calls of all providers, and leaves one file, in which each entry names its sub-type."""
-    daemon = typed(run)
-    ids = {type: {provision(daemon, type)} for type in TYPES}
+def test_a_stop_leaves_one_file(run: Run) -> None:
+    """A stop waits for the calls of all providers and leaves one file, in which each entry names its sub-type."""
+    daemon = run_sub_types(run)
+    ids = {sub_type: {provision(daemon, sub_type)} for sub_type in SUB_TYPES}
     assert 0 == daemon.stop()
-    assert ids == by_type(daemon)
-    assert [daemon.state] == list(files(daemon))
-    for type in TYPES:
-        assert f"{type}: provider Simulator: 0 instances" in daemon.log
+    assert ids == group_by_sub_type(daemon)
+    assert [daemon.state] == list(read_files(daemon))
+    for sub_type in SUB_TYPES:
+        assert f"{sub_type}: provider Simulator: 0 instances" in daemon.log
 
 
-def test_a_held_loss_is_of_one_sub_type(run: Run) -> None:
-    """Losses that are held in one sub-type are so after a restart; the other is free of them, and confirms none."""
-    daemon = typed(run)
+def test_a_held_loss_belongs_to_one_sub_type(run: Run) -> None:
+    """A sub-type's held losses survive a restart, and another sub-type neither holds nor confirms them."""
+    daemon = run_sub_types(run)
     lost = sorted(provision(daemon, "compute") for _ in range(4))
     kept = provision(daemon, "storage")
-    observed_again(daemon)
+    wait_for_observations(daemon)
     with daemon.world.change() as scene:
         scene.machines = {kept: scene.machines[kept]}
-    eventually(lambda: sorted(status(daemon, "compute").Held) == lost, "the losses are held")
+    eventually(lambda: sorted(read_status(daemon, "compute").Held) == lost, "the losses are held")
     assert {"Watch/compute"} == {key for key in daemon.saved()["Provider"] if key.startswith("Watch")}
     daemon.kill()
     daemon.start()
-    observed_again(daemon)
-    assert (lost, []) == tuple(sorted(status(daemon, type).Held) for type in TYPES)
+    wait_for_observations(daemon)
+    assert (lost, []) == tuple(sorted(read_status(daemon, sub_type).Held) for sub_type in SUB_TYPES)
     with remote(daemon, "storage") as storage, remote(daemon, "compute") as compute:
         assert [] == list(storage.confirm())
         assert lost == sorted(compute.confirm())
-    eventually(lambda: described(daemon, "compute") == [], "they are dropped")
-    assert [kept] == described(daemon, "storage")
+    eventually(lambda: describe(daemon, "compute") == [], "the losses are dropped")
+    assert [kept] == describe(daemon, "storage")
 
 
 def test_fsck_and_export_keep_the_sub_type(run: Run, home: Path) -> None:
-    """An export, and what is saved of a damaged file, say of each instance which sub-type it is of."""
-    daemon = typed(run)
-    ids = {type: {provision(daemon, type), provision(daemon, type)} for type in TYPES}
+    """An export and a repaired copy keep each instance's sub-type."""
+    daemon = run_sub_types(run)
+    ids = {sub_type: {provision(daemon, sub_type), provision(daemon, sub_type)} for sub_type in SUB_TYPES}
     copy = home / "copy.json"
     assert 0 == command(home, "export", str(daemon.state), "-o", str(copy)).returncode
     daemon.stop()
     copy.write_bytes(copy.read_bytes().replace(b'"Provider":', b'"Provider";', 1))
     assert 0 == command(home, "fsck", str(copy), "--repair").returncode
     daemon.state.write_bytes(copy.read_bytes())
-    assert ids == by_type(daemon)
+    assert ids == group_by_sub_type(daemon)
     daemon.start()
-    assert ids == {type: set(described(daemon, type)) for type in TYPES}
+    assert ids == {sub_type: set(describe(daemon, sub_type)) for sub_type in SUB_TYPES}
 
 
 # --- The store
 
 
-def record(id: str, type: str, **tags: str) -> Record:
-    return Record(id=id, sub_type=type, state=State.READY, spec=Spec(tags=tags))
+def make_record(id: str, sub_type: str, **tags: str) -> Record:
+    return Record(id=id, sub_type=sub_type, state=State.READY, spec=Spec(tags=tags))
 
 
-def content(*entries: Any) -> bytes:
+def format_state(*entries: Any) -> bytes:
     return json.dumps({"Instances": entries, "NonFunctional": [], "Provider": {}}).encode()
 
 
 @pytest.mark.parametrize(
-    ("types", "entry", "says"),
+    ("sub_types", "entry", "message"),
     [
         (
-            TYPES,
+            SUB_TYPES,
             {"ID": "i2", "Type": "disk"},
             "instance i2 is of sub-type 'disk', but this plugin has the sub-types compute, storage",
         ),
-        (TYPES, {"ID": "i2"}, "instance i2 has no sub-type, but this plugin has the sub-types compute, storage"),
+        (SUB_TYPES, {"ID": "i2"}, "instance i2 has no sub-type, but this plugin has the sub-types compute, storage"),
         (
             ("",),
             {"ID": "i2", "Type": "compute"},
@@ -290,65 +295,65 @@ def content(*entries: Any) -> bytes:
         ),
     ],
 )
-def test_a_record_that_nobody_would_look_after_stops_the_start(
-    tmp_path: Path, types: Sequence[str], entry: dict[str, str], says: str
+def test_a_record_of_an_unknown_sub_type_stops_the_start(
+    tmp_path: Path, sub_types: Sequence[str], entry: dict[str, str], message: str
 ) -> None:
-    """The error, of one line, names the instance, its sub-type and those that are known; the file is left as it was."""
+    """A record of an unknown sub-type stops the start with one line that names it and the known ones; the file stays."""
     path = tmp_path / "state.json"
-    before = content({"ID": "i1", "Type": types[0]}, entry)
+    before = format_state({"ID": "i1", "Type": sub_types[0]}, entry)
     path.write_bytes(before)
-    with pytest.raises(CannotStart, match=re.escape(says)) as caught:
-        FileStore(path, "test", sub_types=types)
+    with pytest.raises(CannotStart, match=re.escape(message)) as caught:
+        FileStore(path, "test", sub_types=sub_types)
     assert "\n" not in str(caught.value)
     assert before == path.read_bytes()
     assert [path] == [each for each in tmp_path.iterdir() if each.suffix != ".lock"]
 
 
-def test_the_journal_of_another_sub_type_stops_the_start_too(run: Run) -> None:
-    """What a kill left in the journal is of the daemon's sub-types as well, or file and journal are left as they are."""
-    daemon = typed(run)
+def test_a_journal_of_an_unknown_sub_type_stops_the_start(run: Run) -> None:
+    """A journal with a record of an unknown sub-type stops the start, and the file and journal stay."""
+    daemon = run_sub_types(run)
     for _ in range(20):
         id = provision(daemon, "storage")
         daemon.kill()
-        if len(before := files(daemon)) > 1:  # else all of it came into the state file before the kill
+        if len(before := read_files(daemon)) > 1:  # Otherwise the state file took over the journal before the kill.
             break
         daemon.state.unlink()
         daemon.start()
     assert 1 < len(before)
     with pytest.raises(CannotStart, match=rf"instance {id} is of sub-type 'storage'"):
         FileStore(daemon.state, "test", sub_types=["compute"])
-    assert before == files(daemon)
+    assert before == read_files(daemon)
 
 
-def test_a_failed_write_takes_back_the_changes_of_all(tmp_path: Path) -> None:
-    """Changes that are written together fail together, each in the records that it was made to."""
+def test_a_failed_write_undoes_the_changes_of_all_sub_types(tmp_path: Path) -> None:
+    """Changes that are written together fail together, each in its own sub-type's records."""
     disk = FaultyDisk()
 
-    async def story() -> None:
-        with FileStore(tmp_path / "state.json", "test", sub_types=TYPES, disk=disk) as store:
-            compute, storage = (store.part(type) for type in TYPES)
+    async def commit_and_fail() -> None:
+        with FileStore(tmp_path / "state.json", "test", sub_types=SUB_TYPES, disk=disk) as store:
+            compute, storage = (store.part(sub_type) for sub_type in SUB_TYPES)
             await asyncio.gather(
-                compute.commit(Put(record("c", "compute"))), storage.commit(Put(record("s", "storage")))
+                compute.commit(Put(make_record("c", "compute"))), storage.commit(Put(make_record("s", "storage")))
             )
             disk.fail = lambda step: Fault()
             failed = await asyncio.gather(
-                compute.commit(Put(record("c", "compute", changed="1")), Note("n", Raw(b"1"))),
+                compute.commit(Put(make_record("c", "compute", changed="1")), Note("n", Raw(b"1"))),
                 storage.commit(Drop("s"), Note("n", Raw(b"2"))),
-                compute.commit(Put(record("c", "compute", changed="2")), Put(record("new", "compute"))),
+                compute.commit(Put(make_record("c", "compute", changed="2")), Put(make_record("new", "compute"))),
                 return_exceptions=True,
             )
             disk.fail = lambda step: None
             assert [StoreFailed] * 3 == [type(each) for each in failed]
-            assert ([record("c", "compute")], {}) == (list(compute.records), compute.records.notes)
-            assert ([record("s", "storage")], {}) == (list(storage.records), storage.records.notes)
+            assert ([make_record("c", "compute")], {}) == (list(compute.records), compute.records.notes)
+            assert ([make_record("s", "storage")], {}) == (list(storage.records), storage.records.notes)
             await store.flush()
 
-    asyncio.run(story())
+    asyncio.run(commit_and_fail())
 
 
-def test_the_first_sub_type_is_the_stores_own(tmp_path: Path) -> None:
-    """A store is that of its first sub-type, so one without sub-types needs no part."""
-    with FileStore(tmp_path / "state.json", "test", "m", TYPES) as store:
+def test_a_store_is_the_part_of_its_first_sub_type(tmp_path: Path) -> None:
+    """A store is the part of its first sub-type, so a store without sub-types needs no part."""
+    with FileStore(tmp_path / "state.json", "test", "m", SUB_TYPES) as store:
         assert ("compute", "m-compute") == (store.sub_type, store.mark)
         assert store is store.part("compute")
         assert ("storage", "m-storage") == (store.part("storage").sub_type, store.part("storage").mark)

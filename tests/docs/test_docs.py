@@ -58,7 +58,7 @@ def test_every_method_is_documented() -> None:
     assert [] == [method for method in served if f"`{method}`" not in page]
 
 
-def test_every_module_is_in_the_plan_of_the_building() -> None:
+def test_every_module_is_in_the_design_page() -> None:
     """docs/design.md names every module and folder of the package."""
     page = (ROOT / "docs" / "design.md").read_text()
     names = [
@@ -84,11 +84,11 @@ def test_the_sdk_is_documented(name: str) -> None:
     assert re.search(rf"`{name}\b", SDK)
 
 
-@pytest.mark.parametrize("kind", SHARED)
-def test_what_a_provider_is_given_and_gives_is_documented(kind: str) -> None:
-    """docs/sdk.md has a table of each of the SDK's structures, with their fields."""
-    table = SDK.partition(f"\n## `{kind}`")[2].partition("\n## ")[0]
-    assert [] == [field for field in SHARED[kind].__struct_fields__ if f"`{field}`" not in table and field not in INNER]
+@pytest.mark.parametrize("name", SHARED)
+def test_the_structures_of_the_sdk_are_documented(name: str) -> None:
+    """docs/sdk.md has a table of fields for each structure of the SDK."""
+    table = SDK.partition(f"\n## `{name}`")[2].partition("\n## ")[0]
+    assert [] == [field for field in SHARED[name].__struct_fields__ if f"`{field}`" not in table and field not in INNER]
 
 
 def test_what_may_be_given_to_the_contract_is_documented() -> None:
@@ -97,8 +97,8 @@ def test_what_may_be_given_to_the_contract_is_documented() -> None:
     assert [] == [name for name in {*hooks, *testing.__all__} - {"Wrapped"} if f"`{name}" not in SDK]
 
 
-def test_the_limits_are_as_documented() -> None:
-    """docs/sdk.md has the real bounds of calls."""
+def test_the_call_limits_are_documented() -> None:
+    """docs/sdk.md states the limits that apply to calls."""
     bounds = CallLimits()
     for calls in ("`provision` and `adopt`", "`destroy`", "`label`"):
         assert f"| {calls} | {bounds.at_once} | {bounds.timeout:g} |" in SDK

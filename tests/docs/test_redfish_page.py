@@ -9,12 +9,12 @@ import msgspec
 import pytest
 
 from pyinfrakit.providers.redfish.options import Media, Properties
-from support.console import Console, blocks
+from support.console import Console, read_blocks
 from support.harness import ROOT
 from support.rack import BMCS, Rack, rack
 
 PAGE = ROOT / "docs" / "redfish.md"
-BLOCKS = blocks(PAGE)
+BLOCKS = read_blocks(PAGE)
 EMULATOR = "python bmcs.py --bmcs 2 --systems 3 --port 15001"
 
 
@@ -38,7 +38,7 @@ def test_the_page_is_true(console: Console) -> None:
     """Each command on the page prints the output on the page."""
     for block in BLOCKS:
         if block.file:
-            (console.folder / block.file).write_text(console.real(block.text))
+            (console.folder / block.file).write_text(console.fill_in(block.text))
         for command, output in block.commands:
             if command != EMULATOR:
                 console.type(command, output)

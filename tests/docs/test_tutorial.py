@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from support.console import Console, blocks
+from support.console import Console, read_blocks
 from support.harness import ROOT
 
 TUTORIAL = ROOT / "docs" / "tutorial.md"
-BLOCKS = blocks(TUTORIAL)
+BLOCKS = read_blocks(TUTORIAL)
 
 
 @pytest.fixture

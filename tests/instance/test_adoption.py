@@ -1,4 +1,4 @@
-"""Machines that exist without a record: orphans, and those that had nothing to do with the plugin before."""
+"""The plugin adopts machines without a record: orphans with its mark, and machines from before its time."""
 
 import asyncio
 import json
@@ -24,82 +24,83 @@ Run = Callable[..., Daemon]
 SIMULATED = ("--provider", "simulator", *FAST)
 
 
-def placed(daemon: Daemon, id: str, **settings: object) -> None:
-    """Put a machine into the world behind the daemon's back."""
+def add_machine(daemon: Daemon, id: str, **settings: object) -> None:
+    """Add a machine to the world behind the daemon's back."""
     with daemon.world.change() as scene:
         scene.machines[id] = SimulatedMachine(**settings)  # type: ignore[arg-type]
 
 
-def orphans(daemon: Daemon) -> list[str]:
+def list_orphans(daemon: Daemon) -> list[str]:
+    """Return the IDs of the daemon's orphans."""
     with daemon.remote() as plugin:
         return [orphan.ID for orphan in plugin.orphans()]
 
 
 @pytest.fixture
-def lost(run: Run, home: Path) -> tuple[Daemon, list[str]]:
-    """A daemon that has lost its state file, but for the mark, and the IDs of the three machines that are there."""
+def daemon_without_state(run: Run, home: Path) -> tuple[Daemon, list[str]]:
+    """Start a daemon that lost its state file but not its mark. Return it with the IDs of its three machines."""
     daemon = run(*SIMULATED, "--mark", "mine")
-    made = [daemon.provision(infrakit_group="w", tier=str(number), logical=f"m{number}") for number in range(3)]
+    lost = [daemon.provision(infrakit_group="w", tier=str(number), logical=f"m{number}") for number in range(3)]
     daemon.stop()
     daemon.state.unlink()
     daemon.start()
-    eventually(lambda: set(made) == set(orphans(daemon)))
-    return daemon, made
+    eventually(lambda: set(lost) == set(list_orphans(daemon)))
+    return daemon, lost
 
 
-def test_orphans_are_told_and_left_alone(lost: tuple[Daemon, list[str]]) -> None:
-    """They are listed with what is written on them, not described, and not touched."""
-    daemon, made = lost
-    shown = command(daemon.home, "orphans", "rack1")
-    assert 0 == shown.returncode
-    assert ["ID", "HANDLE", "LOGICAL", "WORKS", "TAGS"] == shown.stdout.splitlines()[0].split()
-    assert f"{made[1]} sim-{made[1]} m1 yes infrakit.group=w,tier=1" in " ".join(shown.stdout.split())
-    assert set(made) == {each["ID"] for each in json.loads(command(daemon.home, "orphans", "rack1", "--raw").stdout)}
+def test_orphans_are_listed_and_left_alone(daemon_without_state: tuple[Daemon, list[str]]) -> None:
+    """Orphans are listed with their tags and logical IDs, but InfraKit does not see them and nothing touches them."""
+    daemon, lost = daemon_without_state
+    output = command(daemon.home, "orphans", "rack1")
+    assert 0 == output.returncode
+    assert ["ID", "HANDLE", "LOGICAL", "WORKS", "TAGS"] == output.stdout.splitlines()[0].split()
+    assert f"{lost[1]} sim-{lost[1]} m1 yes infrakit.group=w,tier=1" in " ".join(output.stdout.split())
+    assert set(lost) == {each["ID"] for each in json.loads(command(daemon.home, "orphans", "rack1", "--raw").stdout)}
     assert [] == daemon.described()
-    assert set(made) == daemon.world.look().machines.keys()
+    assert set(lost) == daemon.world.look().machines.keys()
     assert "orphans" in daemon.log
 
 
-def test_records_are_rebuilt_from_orphans(lost: tuple[Daemon, list[str]]) -> None:
-    """After a lost state file they have their IDs, tags and logical IDs again, and survive a restart."""
-    daemon, made = lost
+def test_records_are_rebuilt_from_orphans(daemon_without_state: tuple[Daemon, list[str]]) -> None:
+    """Adopted orphans keep their IDs, tags and logical IDs after the loss of a state file, and survive a restart."""
+    daemon, lost = daemon_without_state
     adopted = command(daemon.home, "adopt", "rack1", "--orphans", "--tags", "found=yes")
-    assert {f"adopted {id}" for id in made} == set(adopted.stdout.splitlines())
-    assert [] == orphans(daemon)
+    assert {f"adopted {id}" for id in lost} == set(adopted.stdout.splitlines())
+    assert [] == list_orphans(daemon)
     daemon.kill()
     daemon.start()
-    assert set(made) == set(daemon.described(infrakit_group="w", found="yes"))
-    record = daemon.record(made[2])
+    assert set(lost) == set(daemon.described(infrakit_group="w", found="yes"))
+    record = daemon.record(lost[2])
     assert record is not None
-    assert ("m2", "ready", f"sim-{made[2]}") == (record.LogicalID, record.State, record.Handle)
-    assert daemon.provision() < min(made), "IDs go on where they were"
-    daemon.call("Instance.Destroy", Instance=made[0])
-    eventually(lambda: made[0] not in daemon.world.look().machines)
+    assert ("m2", "ready", f"sim-{lost[2]}") == (record.LogicalID, record.State, record.Handle)
+    assert daemon.provision() < min(lost), "new IDs continue the old order"
+    daemon.call("Instance.Destroy", Instance=lost[0])
+    eventually(lambda: lost[0] not in daemon.world.look().machines)
 
 
-def test_an_orphan_is_destroyed_on_command(lost: tuple[Daemon, list[str]]) -> None:
-    """That one, and no other; what is no orphan is refused, and then nothing is done."""
-    daemon, made = lost
-    wrong = command(daemon.home, "orphans", "rack1", "--destroy", made[0], "--destroy", "nobody")
+def test_an_orphan_is_destroyed_on_command(daemon_without_state: tuple[Daemon, list[str]]) -> None:
+    """`orphans --destroy` destroys only the named orphan; if one of its IDs is no orphan, it destroys nothing."""
+    daemon, lost = daemon_without_state
+    wrong = command(daemon.home, "orphans", "rack1", "--destroy", lost[0], "--destroy", "nobody")
     assert 1 == wrong.returncode
     assert "no instance 'nobody'" in wrong.stderr
-    done = command(daemon.home, "orphans", "rack1", "--destroy", made[0])
-    assert f"destroying {made[0]}\n" == done.stdout
-    eventually(lambda: set(made[1:]) == daemon.world.look().machines.keys())
-    eventually(lambda: daemon.record(made[0]) is None)
-    assert set(made[1:]) == set(orphans(daemon))
+    result = command(daemon.home, "orphans", "rack1", "--destroy", lost[0])
+    assert f"destroying {lost[0]}\n" == result.stdout
+    eventually(lambda: set(lost[1:]) == daemon.world.look().machines.keys())
+    eventually(lambda: daemon.record(lost[0]) is None)
+    assert set(lost[1:]) == set(list_orphans(daemon))
 
 
-def test_no_orphans(simulated: Daemon) -> None:
-    """Nothing is printed as output, and it is said."""
+def test_a_plugin_without_orphans_says_so(simulated: Daemon) -> None:
+    """A plugin without orphans prints no output and says so on stderr."""
     for arguments in (["orphans", "rack1"], ["adopt", "rack1", "--orphans"]):
         result = command(simulated.home, *arguments)
         assert (0, "", "no orphans\n") == (result.returncode, result.stdout, result.stderr)
 
 
-def test_a_machine_that_existed_before_is_taken_in(simulated: Daemon) -> None:
-    """It is marked, becomes a member of the group with the hash that InfraKit does not replace, and the last one to go."""
-    placed(simulated, "old-server")
+def test_a_foreign_machine_is_adopted_into_a_group(simulated: Daemon) -> None:
+    """An adopted machine gets the mark, a hash that InfraKit never replaces, and an ID that is destroyed last."""
+    add_machine(simulated, "old-server")
     newer = simulated.provision(infrakit_group="w")
     result = command(
         simulated.home, "adopt", "rack1", "old-server", "--group", "w", "--tags", "site=b", "--logical-id", "10.0.0.9"
@@ -118,11 +119,11 @@ def test_a_machine_that_existed_before_is_taken_in(simulated: Daemon) -> None:
     assert {id, newer} == set(simulated.described(infrakit_group="w"))
 
 
-def test_what_can_not_be_adopted_is_refused(simulated: Daemon) -> None:
-    """A machine that is not there, one of somebody else's, one that is known already; and nothing is left of the attempt."""
-    placed(simulated, "theirs", mark="somebody else")
-    placed(simulated, "ours", logical_id=None)
-    placed(simulated, "second")
+def test_machines_that_cannot_be_adopted_are_refused(simulated: Daemon) -> None:
+    """Adoption fails without a trace for a missing machine, another plugin's, a known one, and a logical ID in use."""
+    add_machine(simulated, "theirs", mark="somebody else")
+    add_machine(simulated, "ours", logical_id=None)
+    add_machine(simulated, "second")
     command(simulated.home, "adopt", "rack1", "ours", "--logical-id", "a")
     known = simulated.described()
     for handle, options, says in (
@@ -136,23 +137,23 @@ def test_what_can_not_be_adopted_is_refused(simulated: Daemon) -> None:
         assert says in result.stderr
         assert 1 == len(result.stderr.splitlines())
     assert known == simulated.described()
-    assert [] == orphans(simulated)
+    assert [] == list_orphans(simulated)
 
 
 @pytest.mark.parametrize("arguments", [[], ["a", "--orphans"], ["--orphans", "--logical-id", "x"]])
-def test_adopt_wants_a_machine_or_orphans(simulated: Daemon, arguments: list[str]) -> None:
-    """Neither, both, or one logical ID for several is wrong use."""
+def test_adopt_expects_a_machine_or_orphans(simulated: Daemon, arguments: list[str]) -> None:
+    """`adopt` with neither, with both, or with one logical ID for several orphans is a usage error."""
     result = command(simulated.home, "adopt", "rack1", *arguments)
     assert 2 == result.returncode
     assert 1 == len(result.stderr.splitlines())
 
 
 def test_two_orphans_with_one_logical_id_are_not_adopted(run: Run) -> None:
-    """Which of them is it is for the operator to say; none is adopted meanwhile."""
+    """Two orphans with one logical ID are both refused until the operator names one."""
     daemon = run(*SIMULATED, "--mark", "mine")
     for id in ("0a", "0b"):
-        placed(daemon, id, mark="mine", logical_id="x", tags={"infrakit.group": "w"})
-    eventually(lambda: ["0a", "0b"] == sorted(orphans(daemon)))
+        add_machine(daemon, id, mark="mine", logical_id="x", tags={"infrakit.group": "w"})
+    eventually(lambda: ["0a", "0b"] == sorted(list_orphans(daemon)))
     with pytest.raises(RemoteError, match="another orphan has logical ID x too"):
         daemon.call("Operator.AdoptOrphans")
     assert [] == daemon.described()
@@ -161,7 +162,7 @@ def test_two_orphans_with_one_logical_id_are_not_adopted(run: Run) -> None:
 
 
 class Slow(Store):
-    """Another store; who waits for it waits for something else, too, once."""
+    """A store that delegates to another, and can run a coroutine once while its caller waits."""
 
     def __init__(self, other: Store) -> None:
         self.location, self.records, self.mark = other.location, other.records, other.mark
@@ -182,11 +183,11 @@ class Slow(Store):
         await self.flush_now()
 
     def close(self) -> None:
-        """Do nothing: the other store is closed by its own owner."""
+        """Do nothing: the other store's owner closes it."""
 
 
 class Stuck(Provider):
-    """Has one machine, for ever."""
+    """A provider with one machine that cannot be destroyed."""
 
     def provision(self, id: str, spec: Spec) -> None: ...
 
@@ -197,8 +198,8 @@ class Stuck(Provider):
         return [Machine("0a")]
 
 
-def test_an_orphan_that_is_destroyed_is_told_no_more(tmp_path: Path) -> None:
-    """Also where the operator's call came while an observation that saw it was concluded: it could be adopted again."""
+def test_an_orphan_being_destroyed_is_no_longer_listed(tmp_path: Path) -> None:
+    """An orphan leaves the list even if its destroy arrives while an observation that saw it completes."""
 
     async def test() -> None:
         with FileStore(tmp_path / "state.json", "a test") as file:
@@ -221,8 +222,8 @@ def test_an_orphan_that_is_destroyed_is_told_no_more(tmp_path: Path) -> None:
     asyncio.run(test())
 
 
-def test_the_file_provider_adopts_anything_with_a_name(daemon: Daemon) -> None:
-    """A handle must be given."""
+def test_the_file_provider_adopts_any_handle(daemon: Daemon) -> None:
+    """The file provider adopts any handle except an empty one."""
     with pytest.raises(RemoteError, match="Handle: expected the provider's name for a machine"):
         daemon.call("Operator.Adopt", Handle="")
     id = daemon.call("Operator.Adopt", Handle="h")["Instances"][0]
@@ -230,7 +231,7 @@ def test_the_file_provider_adopts_anything_with_a_name(daemon: Daemon) -> None:
 
 
 def test_an_instance_of_another_sub_type_is_no_orphan(tmp_path: Path) -> None:
-    """Where a provider ignores the mark it is neither adopted nor destroyed: an ID that stands twice is a damaged file."""
+    """A sub-type refuses to adopt or destroy an instance of another, even if the provider ignores marks."""
 
     class Markless(Provider):
         def provision(self, id: str, spec: Spec) -> None:
@@ -244,7 +245,7 @@ def test_an_instance_of_another_sub_type_is_no_orphan(tmp_path: Path) -> None:
 
     async def test() -> None:
         with FileStore(tmp_path / "state.json", "a test", sub_types=("a", "b")) as store:
-            one, other = (Plugin(store.part(type), Markless(type, tmp_path), interval=0.05) for type in ("a", "b"))
+            one, other = (Plugin(store.part(name), Markless(name, tmp_path), interval=0.05) for name in ("a", "b"))
             await one.start()
             await other.start()
             id = await one.provision(Spec())
@@ -262,7 +263,7 @@ def test_an_instance_of_another_sub_type_is_no_orphan(tmp_path: Path) -> None:
 
 
 def test_ids_of_adopted_machines_sort_last_and_differ() -> None:
-    """After all that are minted, now or later."""
+    """IDs of adopted machines are unique and sort after all minted IDs, now and later."""
     adopted = [ids.mint_adopted(1_700_000_000 + number / 1_000_000) for number in range(100)]
     assert 100 == len(set(adopted))
     assert ids.mint(ids.NEVER, 0) < min(adopted)

@@ -1,4 +1,4 @@
-"""Calls to providers: async and plain ones, limits, time-outs, batches, and what is wrong with what comes back."""
+"""Calls to providers: async and plain methods, limits, timeouts, batches, and invalid results."""
 
 import asyncio
 import gc
@@ -17,32 +17,31 @@ from pyinfrakit.instance.plugin import Plugin
 from pyinfrakit.provider import Machine, Provider
 from pyinfrakit.record import Record, Spec, State
 from pyinfrakit.store.file import FileStore
-
-PATIENCE = 20.0
+from support.harness import PATIENCE, until
 
 
 class Plain(Provider):
-    """Plain methods, with machines in a dict; a test may put itself in the place of any."""
+    """A provider with plain methods and machines in a dict. A test may replace any method through `instead`."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__("plain", folder)
         self.machines: dict[str, Machine] = {}
-        self.asked: list[tuple[str, ...]] = []
-        self.at_once = 0
-        self.most_at_once = 0
+        self.calls: list[tuple[str, ...]] = []
+        self.running = 0
+        self.most_running = 0
         self._lock = threading.Lock()
         self.instead: dict[str, Callable[..., Any]] = {}
 
-    def _do(self, what: str, ids: Sequence[str], usual: Callable[[], Any], *given: Any) -> Any:
+    def _do(self, method: str, ids: Sequence[str], default: Callable[[], Any], *arguments: Any) -> Any:
         with self._lock:
-            self.asked.append((what, *ids))
-            self.at_once += 1
-            self.most_at_once = max(self.most_at_once, self.at_once)
+            self.calls.append((method, *ids))
+            self.running += 1
+            self.most_running = max(self.most_running, self.running)
         try:
-            return self.instead[what](*given) if what in self.instead else usual()
+            return self.instead[method](*arguments) if method in self.instead else default()
         finally:
             with self._lock:
-                self.at_once -= 1
+                self.running -= 1
 
     def provision(self, id: str, spec: Spec) -> Any:
         return self._do("provision", [id], lambda: self.machines.setdefault(id, Machine(id, f"plain-{id}")), id)
@@ -57,8 +56,8 @@ class Plain(Provider):
     def observe(self) -> Any:
         return self._do("observe", [], lambda: list(self.machines.values()))
 
-    def asked_for(self, what: str) -> list[str]:
-        return [id for kind, *ids in self.asked if kind == what for id in ids]
+    def find_ids(self, method: str) -> list[str]:
+        return [id for name, *ids in self.calls if name == method for id in ids]
 
 
 class Batching(Plain):
@@ -69,7 +68,7 @@ Test = Callable[[Plugin, Any], Awaitable[None]]
 
 
 def with_plugin(folder: Path, provider: Provider, test: Test, **settings: Any) -> None:
-    """Run *test* on a plugin with *provider*, and stop it in the usual way, which has a bound."""
+    """Run *test* on a plugin with *provider*, and check that the plugin stops in time."""
 
     async def run() -> None:
         with FileStore(folder / "state.json", "a test") as store:
@@ -84,17 +83,11 @@ def with_plugin(folder: Path, provider: Provider, test: Test, **settings: Any) -
     asyncio.run(run())
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(PATIENCE):
-        while not condition():
-            await asyncio.sleep(0.01)
-
-
-def record(id: str) -> Record:
+def make_record(id: str) -> Record:
     return Record(id=id, state=State.DESTROYING, spec=Spec())
 
 
-def calls(provider: Provider, limits: CallLimits = CallLimits()) -> Calls:
+def make_calls(provider: Provider, limits: CallLimits = CallLimits()) -> Calls:
     return Calls(provider, limits)
 
 
@@ -102,7 +95,7 @@ def calls(provider: Provider, limits: CallLimits = CallLimits()) -> Calls:
 
 
 def test_a_plain_provider_is_as_good_as_an_async_one(tmp_path: Path) -> None:
-    """It provisions, is observed, and destroys, with what it returned kept."""
+    """A provider with plain methods provisions, is observed and destroys like an async one."""
 
     async def test(plugin: Plugin, provider: Plain) -> None:
         id = await plugin.provision(Spec())
@@ -114,22 +107,22 @@ def test_a_plain_provider_is_as_good_as_an_async_one(tmp_path: Path) -> None:
     with_plugin(tmp_path, Plain(tmp_path), test)
 
 
-def test_plain_methods_run_at_once_and_keep_nothing_waiting(tmp_path: Path) -> None:
-    """Ten provisions that block wait side by side, while the plugin answers."""
+def test_plain_methods_run_in_parallel(tmp_path: Path) -> None:
+    """Ten blocking provisions wait in parallel, and the plugin still answers."""
     gate = threading.Event()
 
     async def test(plugin: Plugin, provider: Plain) -> None:
         provider.instead["provision"] = lambda id: gate.wait(PATIENCE) and None
-        made = [asyncio.create_task(plugin.provision(Spec())) for _ in range(10)]
-        await until(lambda: provider.at_once >= 10)
+        tasks = [asyncio.create_task(plugin.provision(Spec())) for _ in range(10)]
+        await until(lambda: provider.running >= 10)
         assert 10 == len(plugin.records)
         gate.set()
-        assert 10 == len({await each for each in made})
+        assert 10 == len({await each for each in tasks})
 
     with_plugin(tmp_path, Plain(tmp_path), test)
 
 
-GIVEN: Mapping[str, tuple[Callable[[str], Any], str | None]] = {
+RESULTS: Mapping[str, tuple[Callable[[str], Any], str | None]] = {
     "None": (lambda id: None, None),
     "a handle": (lambda id: "h-1", "h-1"),
     "a machine": (lambda id: Machine(id, "h-2", properties={"power": "on"}), "h-2"),
@@ -137,10 +130,10 @@ GIVEN: Mapping[str, tuple[Callable[[str], Any], str | None]] = {
 }
 
 
-@pytest.mark.parametrize("given", GIVEN)
-def test_a_provision_returns_a_machine_its_handle_or_nothing(tmp_path: Path, given: str) -> None:
-    """Each makes an instance ready, with the handle if there is one."""
-    answer, handle = GIVEN[given]
+@pytest.mark.parametrize("result", RESULTS)
+def test_a_provision_returns_a_machine_its_handle_or_nothing(tmp_path: Path, result: str) -> None:
+    """A provision may return a machine, a handle or None; each makes the instance ready."""
+    answer, handle = RESULTS[result]
 
     async def test(plugin: Plugin, provider: Plain) -> None:
         provider.instead = {"provision": answer, "observe": lambda: 1 / 0}
@@ -151,32 +144,32 @@ def test_a_provision_returns_a_machine_its_handle_or_nothing(tmp_path: Path, giv
     with_plugin(tmp_path, Plain(tmp_path), test)
 
 
-def generated() -> Iterator[Machine]:
+def generate() -> Iterator[Machine]:
     assert threading.current_thread() is not threading.main_thread()
     yield Machine("a")
 
 
-async def generated_async() -> Any:
+async def generate_async() -> Any:
     yield Machine("a")
 
 
-@pytest.mark.parametrize("answer", [lambda: [Machine("a")], lambda: (Machine("a"),), generated, generated_async])
-def test_an_observation_is_anything_with_machines_in_it(tmp_path: Path, answer: Callable[[], Any]) -> None:
-    """A generator is gone through in its thread."""
+@pytest.mark.parametrize("answer", [lambda: [Machine("a")], lambda: (Machine("a"),), generate, generate_async])
+def test_an_observation_is_any_iterable_of_machines(tmp_path: Path, answer: Callable[[], Any]) -> None:
+    """An observation may be any iterable of machines; a plain generator runs in its own thread."""
     provider = Plain(tmp_path)
     provider.instead["observe"] = answer
-    assert ["a"] == list(asyncio.run(calls(provider).observe()))
+    assert ["a"] == list(asyncio.run(make_calls(provider).observe()))
 
 
-def test_two_machines_with_one_id_are_told_and_not_confused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A copied machine has its original's ID: the first that is given counts, and an operator is told once."""
+def test_two_machines_with_one_id_are_reported_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """If a copied machine has its original's ID, the first one counts and the log reports the duplicate once."""
     provider = Plain(tmp_path)
     provider.instead["observe"] = lambda: [Machine("a", "one"), Machine("b", "two"), Machine("a", "copy")]
 
     async def test() -> None:
-        asking = calls(provider)
+        calls = make_calls(provider)
         for _ in range(2):
-            assert {"a": "one", "b": "two"} == {id: machine.handle for id, machine in (await asking.observe()).items()}
+            assert {"a": "one", "b": "two"} == {id: machine.handle for id, machine in (await calls.observe()).items()}
 
     asyncio.run(test())
     assert ["a: several machines of the provider have this ID: one, copy; only the first one is managed"] == [
@@ -193,7 +186,7 @@ class Wordless(Exception):
 
 
 class Apart(BaseException):
-    """As some libraries' time-outs are."""
+    """A `BaseException`, like the timeouts of some libraries."""
 
 
 RAISED: Mapping[str, tuple[BaseException, str]] = {
@@ -210,9 +203,9 @@ RAISED: Mapping[str, tuple[BaseException, str]] = {
 
 @pytest.mark.parametrize("is_async", [False, True])
 @pytest.mark.parametrize("raised", RAISED)
-def test_whatever_a_method_raises_comes_as_an_error_of_ours(tmp_path: Path, raised: str, is_async: bool) -> None:
-    """Also what would end a thread, a generator, or the process."""
-    error, says = RAISED[raised]
+def test_any_exception_becomes_an_error_of_the_package(tmp_path: Path, raised: str, is_async: bool) -> None:
+    """Any exception of a provider becomes a `PyInfrakitError`, even one that could end the process."""
+    error, message = RAISED[raised]
 
     class Raising(Plain):
         def observe(self) -> Any:
@@ -223,39 +216,39 @@ def test_whatever_a_method_raises_comes_as_an_error_of_ours(tmp_path: Path, rais
             raise error
 
     provider = (RaisingLater if is_async else Raising)(tmp_path)
-    with pytest.raises(PyInfrakitError, match=says):
-        asyncio.run(calls(provider).observe())
+    with pytest.raises(PyInfrakitError, match=message):
+        asyncio.run(make_calls(provider).observe())
 
 
 def test_try_again_says_when(tmp_path: Path) -> None:
-    """The provider is asked again after as many seconds as it said, and not after the usual pause."""
+    """The plugin retries after the seconds that `TryAgain` names rather than after its usual pause."""
 
     async def test(plugin: Plugin, provider: Plain) -> None:
         id = await plugin.provision(Spec())
 
-        def busy(instances: Sequence[Record]) -> None:
-            if provider.asked_for("destroy").count(id) < 20:
+        def raise_busy(instances: Sequence[Record]) -> None:
+            if provider.find_ids("destroy").count(id) < 20:
                 raise TryAgain("busy", after=0)
             del provider.instead["destroy"], provider.machines[id]
 
-        provider.instead["destroy"] = busy
+        provider.instead["destroy"] = raise_busy
         await plugin.destroy(id, "terminate")
         await until(lambda: not plugin.records)
-        assert 20 == provider.asked_for("destroy").count(id)
+        assert 20 == provider.find_ids("destroy").count(id)
 
     with_plugin(tmp_path, Plain(tmp_path), test)
 
 
-def test_at_once_is_not_without_a_pause(tmp_path: Path) -> None:
-    """A provider that always says "again in 0 seconds" is not asked again and again without end."""
+def test_retries_after_zero_seconds_still_pause(tmp_path: Path) -> None:
+    """Retries pause even if a provider always asks for a retry in 0 seconds."""
 
     async def test(plugin: Plugin, provider: Plain) -> None:
         id = await plugin.provision(Spec())
 
-        def busy(instances: Sequence[Record]) -> None:
+        def raise_busy(instances: Sequence[Record]) -> None:
             raise TryAgain("busy", after=0)
 
-        provider.instead["destroy"] = busy
+        provider.instead["destroy"] = raise_busy
         await plugin.destroy(id, "terminate")
         await until(lambda: plugin.last_failure(id) == "busy")
 
@@ -263,17 +256,17 @@ def test_at_once_is_not_without_a_pause(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("after", ["5", float("nan")])
-def test_a_time_that_is_none_is_a_bug(tmp_path: Path, after: Any) -> None:
-    """What is no number of seconds is told where it is said, and the instance is asked for again."""
+def test_an_invalid_retry_time_is_a_bug(tmp_path: Path, after: Any) -> None:
+    """An invalid number of seconds is reported as the provider's bug, and the plugin retries the call."""
 
     async def test(plugin: Plugin, provider: Plain) -> None:
         id = await plugin.provision(Spec())
 
-        def wrong(instances: Sequence[Record]) -> None:
+        def raise_invalid(instances: Sequence[Record]) -> None:
             del provider.instead["destroy"]
             raise TryAgain("busy", after=after)
 
-        provider.instead["destroy"] = wrong
+        provider.instead["destroy"] = raise_invalid
         await plugin.destroy(id, "terminate")
         await until(lambda: "expected a number of seconds, or None, as after" in plugin.last_failure(id))
         await until(lambda: not plugin.records)
@@ -284,28 +277,28 @@ def test_a_time_that_is_none_is_a_bug(tmp_path: Path, after: Any) -> None:
 # --- Limits
 
 
-def test_no_more_calls_of_a_kind_run_than_may(tmp_path: Path) -> None:
-    """Thirty provisions with room for four: never a fifth at once, and all are made."""
+def test_calls_of_one_method_have_a_limit(tmp_path: Path) -> None:
+    """At most four of thirty provisions run at once if the limit is four, and all complete."""
 
     async def test(plugin: Plugin, provider: Plain) -> None:
         provider.instead["provision"] = lambda id: time.sleep(0.01)
         provider.instead["observe"] = list
         await asyncio.gather(*(plugin.provision(Spec()) for _ in range(30)))
-        assert 30 == len(set(provider.asked_for("provision")))
-        assert provider.most_at_once <= 5  # an observation may be under way
+        assert 30 == len(set(provider.find_ids("provision")))
+        assert provider.most_running <= 5  # An observation may run as well.
 
     with_plugin(tmp_path, Plain(tmp_path), test, call_limits=CallLimits(at_once=4), interval=60, wait=60)
 
 
-def test_calls_that_hang_starve_no_other_kind(tmp_path: Path) -> None:
-    """With all provisions hanging, a destroy and an observation go through."""
+def test_hanging_calls_do_not_starve_other_methods(tmp_path: Path) -> None:
+    """A destroy and an observation complete while all provisions hang."""
     gate = threading.Event()
 
     async def test(plugin: Plugin, provider: Plain) -> None:
         id = await plugin.provision(Spec())
         provider.instead["provision"] = lambda id: gate.wait(PATIENCE) and None
         hanging = [asyncio.create_task(plugin.provision(Spec())) for _ in range(5)]
-        await until(lambda: provider.at_once >= 2)
+        await until(lambda: provider.running >= 2)
         await plugin.destroy(id, "terminate")
         await until(lambda: id not in provider.machines)
         seen = plugin.observed
@@ -316,8 +309,8 @@ def test_calls_that_hang_starve_no_other_kind(tmp_path: Path) -> None:
     with_plugin(tmp_path, Plain(tmp_path), test, call_limits=CallLimits(at_once=2))
 
 
-def test_calls_that_are_late_make_room_for_others_of_their_kind(tmp_path: Path) -> None:
-    """Two that hang, with room for two: the third is made all the same, and which are late is told."""
+def test_late_calls_make_room_for_others(tmp_path: Path) -> None:
+    """Late calls free their places for other calls of the same method, and the plugin lists them."""
     gate = threading.Event()
 
     async def test(plugin: Plugin, provider: Plain) -> None:
@@ -335,17 +328,17 @@ def test_calls_that_are_late_make_room_for_others_of_their_kind(tmp_path: Path) 
 
 
 def test_a_late_call_keeps_its_instance_to_itself(tmp_path: Path) -> None:
-    """A plain provision that hangs is never joined by a second one, nor by a destroy; what it gives at last counts."""
+    """No second provision or destroy starts before a hanging provision ends, and its result counts."""
     gate = threading.Event()
 
     async def test(plugin: Plugin, provider: Plain) -> None:
         provider.instead["provision"] = lambda id: gate.wait(PATIENCE) and provider.machines.setdefault(id, Machine(id))
         id = await plugin.provision(Spec())
-        await until(lambda: bool(plugin.late_calls and provider.asked_for("provision")))
+        await until(lambda: bool(plugin.late_calls and provider.find_ids("provision")))
         await plugin.destroy(id, "terminate")
         await asyncio.sleep(0.3)
-        assert [id] == provider.asked_for("provision")
-        assert [] == provider.asked_for("destroy")
+        assert [id] == provider.find_ids("provision")
+        assert [] == provider.find_ids("destroy")
         gate.set()
         await until(lambda: not plugin.records)
         assert {} == provider.machines
@@ -354,7 +347,7 @@ def test_a_late_call_keeps_its_instance_to_itself(tmp_path: Path) -> None:
 
 
 class Async(Plain):
-    """Its provision hangs the first time, and takes its time to be cancelled."""
+    """A provider whose first provision hangs, and takes time to be cancelled."""
 
     hung = 0
 
@@ -371,20 +364,20 @@ class Async(Plain):
         return self.machines.setdefault(id, Machine(id))
 
 
-def test_an_async_call_that_is_late_is_cancelled_and_made_again(tmp_path: Path) -> None:
-    """The second one begins when the first has really ended."""
+def test_a_late_async_call_is_cancelled_and_repeated(tmp_path: Path) -> None:
+    """A late async call is cancelled, and its repeat starts only after it has ended."""
 
     async def test(plugin: Plugin, provider: Async) -> None:
         id = await plugin.provision(Spec())
         await until(lambda: plugin.records[id].state is State.READY)
-        assert [id, id] == provider.asked_for("provision")
+        assert [id, id] == provider.find_ids("provision")
 
     with_plugin(tmp_path, Async(tmp_path), test, call_limits=CallLimits(timeout=0.1), wait=0)
 
 
 @pytest.mark.parametrize("method", ["provision", "destroy", "observe"])
-def test_a_stop_waits_for_no_thread_that_hangs(tmp_path: Path, method: str) -> None:
-    """Whichever method hangs for ever, the stop ends, the file is whole, and the next start has every record."""
+def test_a_stop_does_not_wait_for_hanging_threads(tmp_path: Path, method: str) -> None:
+    """A stop completes although a method hangs, and the next start finds every record in a valid file."""
     gate = threading.Event()
 
     async def test(plugin: Plugin, provider: Plain) -> None:
@@ -394,17 +387,17 @@ def test_a_stop_waits_for_no_thread_that_hangs(tmp_path: Path, method: str) -> N
             await plugin.destroy(kept, "terminate")
         if method == "provision":
             await plugin.provision(Spec())
-        await until(lambda: provider.at_once > 0)
+        await until(lambda: provider.running > 0)
 
     provider = Plain(tmp_path)
     with_plugin(tmp_path, provider, test, wait=0.1)
     gate.set()
     with FileStore(tmp_path / "state.json", "the next") as store:
-        assert set(provider.asked_for("provision")) == {record.id for record in store.records}
+        assert set(provider.find_ids("provision")) == {record.id for record in store.records}
 
 
-def test_a_provider_s_own_stop_has_a_bound(tmp_path: Path) -> None:
-    """One that hangs is told, and left behind."""
+def test_the_stop_of_a_provider_has_a_time_limit(tmp_path: Path) -> None:
+    """A plugin abandons a provider's `stop` that hangs."""
     gate = threading.Event()
 
     class NeverStops(Plain):
@@ -418,30 +411,30 @@ def test_a_provider_s_own_stop_has_a_bound(tmp_path: Path) -> None:
     gate.set()
 
 
-def test_an_observation_that_a_stop_ends_is_no_error(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """It may end by an exception then, to which nobody listens any more."""
+def test_an_observation_that_a_stop_cancels_is_not_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A stop cancels the observation and ignores any exception from it."""
 
     class EndsBadly(Plain):
         async def observe(self) -> Any:
-            self.asked.append(("observe",))
+            self.calls.append(("observe",))
             try:
                 await asyncio.sleep(PATIENCE)
             finally:
-                self.asked.append(("end",))
+                self.calls.append(("end",))
                 raise TryAgain("ended")
 
     async def test(plugin: Plugin, provider: EndsBadly) -> None:
-        await until(lambda: bool(provider.asked))
+        await until(lambda: bool(provider.calls))
 
     provider = EndsBadly(tmp_path)
     with_plugin(tmp_path, provider, test)
     gc.collect()
-    assert [("observe",), ("end",)] == provider.asked
+    assert [("observe",), ("end",)] == provider.calls
     assert "ended" not in caplog.text
 
 
-def test_what_did_not_start_is_not_stopped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Where `start` raised there is nothing to let go of: the reason is told, and no second error hides it."""
+def test_a_provider_that_failed_to_start_is_not_stopped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """If `start` raises, `stop` is not called, so no second error hides the reason."""
 
     class NeverStarts(Plain):
         def start(self) -> None:
@@ -464,8 +457,8 @@ def test_what_did_not_start_is_not_stopped(tmp_path: Path, caplog: pytest.LogCap
 # --- Destroys in batches
 
 
-def test_destroys_that_come_at_once_go_in_batches(tmp_path: Path) -> None:
-    """Thirty at once are at most ten to a call, each of them in one, with those that are stuck asked for again."""
+def test_simultaneous_destroys_form_batches(tmp_path: Path) -> None:
+    """Thirty simultaneous destroys form batches of at most ten, and failed ones are retried."""
 
     async def test(plugin: Plugin, provider: Batching) -> None:
         ids = [await plugin.provision(Spec()) for _ in range(30)]
@@ -481,7 +474,7 @@ def test_destroys_that_come_at_once_go_in_batches(tmp_path: Path) -> None:
         provider.instead["destroy"] = remove
         await asyncio.gather(*(plugin.destroy(id, "terminate") for id in ids))
         await until(lambda: stuck == {record.id for record in plugin.records})
-        counted = [len(ids) for kind, *ids in provider.asked if kind == "destroy"]
+        counted = [len(ids) for name, *ids in provider.calls if name == "destroy"]
         assert max(counted) == 10
         del provider.instead["destroy"]
         await until(lambda: not plugin.records)
@@ -489,57 +482,56 @@ def test_destroys_that_come_at_once_go_in_batches(tmp_path: Path) -> None:
     with_plugin(tmp_path, Batching(tmp_path), test)
 
 
-def test_a_batch_that_fails_is_made_again_for_all(tmp_path: Path) -> None:
-    """None of them is taken for gone."""
+def test_a_failed_batch_is_retried_entirely(tmp_path: Path) -> None:
+    """If a batch fails, none of its instances counts as gone."""
 
     async def test() -> None:
         provider = Batching(tmp_path)
         provider.instead["destroy"] = lambda instances: 1 / 0
-        asking = calls(provider)
+        calls = make_calls(provider)
         outcomes = await asyncio.gather(
-            *(asking.destroy(record(id), "terminate") for id in "abc"), return_exceptions=True
+            *(calls.destroy(make_record(id), "terminate") for id in "abc"), return_exceptions=True
         )
         assert [TryAgain] * 3 == [type(each) for each in outcomes]
-        assert [("destroy", "a", "b", "c")] == provider.asked
+        assert [("destroy", "a", "b", "c")] == provider.calls
 
     asyncio.run(test())
 
 
-def test_only_destroys_for_one_reason_go_together(tmp_path: Path) -> None:
-    """The provider is told the reason of each."""
+def test_a_batch_has_one_reason(tmp_path: Path) -> None:
+    """Destroys with different reasons go into different batches."""
 
     async def test() -> None:
         provider = Batching(tmp_path)
-        asking = calls(provider)
+        calls = make_calls(provider)
         await asyncio.gather(
-            *(asking.destroy(record(id), reason) for id, reason in (("a", "x"), ("b", "y"), ("c", "x")))
+            *(calls.destroy(make_record(id), reason) for id, reason in (("a", "x"), ("b", "y"), ("c", "x")))
         )
-        assert {("destroy", "a", "c"), ("destroy", "b")} == set(provider.asked)
+        assert {("destroy", "a", "c"), ("destroy", "b")} == set(provider.calls)
 
     asyncio.run(test())
 
 
 @pytest.mark.parametrize("answer", [5, ["a"], {"a": "an error"}, {"handle of a": GiveUp("stuck")}])
-def test_a_destroy_that_returns_nonsense_has_destroyed_nothing(tmp_path: Path, answer: Any) -> None:
-    """It is told as a bug, and the instance is asked for again."""
+def test_a_destroy_with_an_invalid_result_is_retried(tmp_path: Path, answer: Any) -> None:
+    """An invalid result of `destroy` is reported as a bug, and the instance is not gone."""
     provider = Plain(tmp_path)
     provider.instead["destroy"] = lambda instances: answer
     with pytest.raises(TryAgain, match="expected None, or exceptions by ID"):
-        asyncio.run(calls(provider).destroy(record("a"), "terminate"))
+        asyncio.run(make_calls(provider).destroy(make_record("a"), "terminate"))
 
 
-# --- Lies
+# --- False observations
 
 
-def test_a_provider_that_lies_loses_no_record(tmp_path: Path) -> None:
-    """One that forgets all its machines at once has all of them held; nothing is dropped."""
+def test_a_false_observation_loses_no_record(tmp_path: Path) -> None:
+    """If a provider denies all its machines at once, the losses are held and no record is dropped."""
 
     async def test(plugin: Plugin, provider: Plain) -> None:
         ids = {await plugin.provision(Spec()) for _ in range(10)}
         seen = plugin.observed
-        await until(
-            lambda: plugin.observed != seen
-        )  # one that began before all were there would lose some of them sooner
+        # An observation that began earlier lacks some machines, and would count as their first loss.
+        await until(lambda: plugin.observed != seen)
         provider.instead["observe"] = list
         await until(lambda: ids == plugin.held.keys())
         assert ids == {record.id for record in plugin.records}
@@ -565,7 +557,7 @@ class OwnCheck(Plain):
 
 
 @pytest.mark.parametrize(
-    ("kind", "properties", "says"),
+    ("provider_class", "properties", "message"),
     [
         (Checked, Raw(b'{"size": "two"}'), 'Properties.size: expected an integer, got "two"'),
         (Checked, Raw(b'{"size": 1, "sise": 2}'), "sise"),
@@ -573,15 +565,15 @@ class OwnCheck(Plain):
         (OwnCheck, None, "Properties: expected some"),
     ],
 )
-def test_wrong_properties_are_refused_before_anything_is_recorded(
-    tmp_path: Path, kind: type[Plain], properties: Raw | None, says: str
+def test_invalid_properties_are_refused_before_anything_is_recorded(
+    tmp_path: Path, provider_class: type[Plain], properties: Raw | None, message: str
 ) -> None:
-    """By the type of the properties, or by the provider's own check, which may be plain."""
+    """Properties are checked against their type or by the provider's own `validate` before anything is recorded."""
 
     async def test(plugin: Plugin, provider: Plain) -> None:
-        with pytest.raises(InvalidSpec, match=says):
+        with pytest.raises(InvalidSpec, match=message):
             await plugin.provision(Spec(properties=properties))
         assert [] == list(plugin.records)
-        assert [] == provider.asked_for("provision")
+        assert [] == provider.find_ids("provision")
 
-    with_plugin(tmp_path, kind(tmp_path), test)
+    with_plugin(tmp_path, provider_class(tmp_path), test)

@@ -1,7 +1,8 @@
-"""What a provider gets wrong is told as its bug, and harms nothing but that one call."""
+"""A provider's mistakes are reported as its bugs, and harm only the call at fault."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,13 @@ from pyinfrakit.provider import Machine
 from pyinfrakit.providers.file import File
 from pyinfrakit.record import Record, Spec, State
 from pyinfrakit.store.file import FileStore, document
+from support import harness
+
+until = partial(harness.until, patience=10)
 
 
 class Careless(File):
-    """Does what a test tells it to, and behaves when it has been told nothing."""
+    """A provider that follows the test's instructions, and otherwise behaves."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__("careless", folder)
@@ -29,7 +33,7 @@ class Careless(File):
 
     async def provision(self, id: str, spec: Spec) -> Machine:
         if self.on_provision is not None:
-            result: Machine = await _done(self.on_provision(id))
+            result: Machine = await await_if_needed(self.on_provision(id))
             return result
         return await super().provision(id, spec)
 
@@ -40,19 +44,19 @@ class Careless(File):
     async def observe(self) -> Iterable[Machine]:
         self.observed += 1
         if self.on_observe is not None:
-            result: Iterable[Machine] = await _done(self.on_observe())
+            result: Iterable[Machine] = await await_if_needed(self.on_observe())
             return result
         return await super().observe()
 
 
-async def _done(result: Any) -> Any:
+async def await_if_needed(result: Any) -> Any:
     return await result if asyncio.iscoroutine(result) else result
 
 
 def with_plugin(
     folder: Path, test: Callable[[Plugin, Careless], Awaitable[None]], wait: float = 5, observe_timeout: float = 60
 ) -> None:
-    """Run *test* on a plugin with a careless provider, and stop it in the usual way."""
+    """Run *test* on a plugin with a careless provider, and then stop the plugin."""
 
     async def run() -> None:
         with FileStore(folder / "state.json", "a test") as store:
@@ -68,21 +72,15 @@ def with_plugin(
     asyncio.run(run())
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0.01)
-
-
-def machine_with(**settings: Any) -> Callable[[str], Machine]:
+def return_machine(**settings: Any) -> Callable[[str], Machine]:
     return lambda id: Machine(id, **settings)
 
 
-async def cancelled() -> Machine:
+async def cancel() -> Machine:
     raise asyncio.CancelledError
 
 
-def failing(error: BaseException) -> Callable[[str], Any]:
+def raise_error(error: BaseException) -> Callable[[str], Any]:
     def fail(id: str) -> Any:
         raise error
 
@@ -92,27 +90,27 @@ def failing(error: BaseException) -> Callable[[str], Any]:
 WRONG = {
     "a number": (lambda id: 5, "returned 5, expected the Machine"),
     "another machine": (lambda id: Machine("other"), "returned Machine"),
-    "a number as handle": (machine_with(handle=1234), "expected a string or None as a machine's handle, got 1234"),
-    "bytes as handle": (machine_with(handle="\udcff"), "UnicodeEncodeError"),
-    "a number as reason": (machine_with(reason=1), "expected strings as a machine's id and reason"),
+    "a number as handle": (return_machine(handle=1234), "expected a string or None as a machine's handle, got 1234"),
+    "bytes as handle": (return_machine(handle="\udcff"), "UnicodeEncodeError"),
+    "a number as reason": (return_machine(reason=1), "expected strings as a machine's id and reason"),
     "no ID": (lambda id: Machine(""), "expected the instance's ID as a machine's id, got an empty string"),
-    "bytes as a tag": (machine_with(tags={"rack": "\udcff"}), "UnicodeEncodeError"),
-    "properties that are no object": (
-        machine_with(properties=Raw(b"[]")),
+    "bytes as a tag": (return_machine(tags={"rack": "\udcff"}), "UnicodeEncodeError"),
+    "properties that are not an object": (
+        return_machine(properties=Raw(b"[]")),
         "properties: expected an object, got an array",
     ),
-    "properties that are no JSON": (machine_with(properties=Raw(b"{")), "it ends too early"),
-    "an error": (failing(KeyError("fan")), "KeyError: 'fan'"),
-    "an error of its own": (failing(GiveUp("no room")), "no room"),
-    "an error that is no Unicode": (failing(GiveUp("no file b\udcff")), r"no file b\udcff"),
-    "a cancellation": (lambda id: cancelled(), "was cancelled from within"),
+    "properties that are not JSON": (return_machine(properties=Raw(b"{")), "it ends too early"),
+    "an error": (raise_error(KeyError("fan")), "KeyError: 'fan'"),
+    "a GiveUp": (raise_error(GiveUp("no room")), "no room"),
+    "an error that is not Unicode": (raise_error(GiveUp("no file b\udcff")), r"no file b\udcff"),
+    "a cancellation": (lambda id: cancel(), "was cancelled from within"),
 }
 
 
-@pytest.mark.parametrize("wrong", WRONG)
-def test_a_wrong_answer_fails_its_provision_alone(tmp_path: Path, wrong: str) -> None:
-    """The caller is told what was wrong, nothing is left of it, and the next provision is as good as ever."""
-    answer, problem = WRONG[wrong]
+@pytest.mark.parametrize("mistake", WRONG)
+def test_an_invalid_result_fails_only_its_provision(tmp_path: Path, mistake: str) -> None:
+    """An invalid result fails its provision with an explanation, leaves nothing behind, and the next provision succeeds."""
+    answer, problem = WRONG[mistake]
 
     async def test(plugin: Plugin, provider: Careless) -> None:
         provider.on_provision = answer
@@ -128,8 +126,8 @@ def test_a_wrong_answer_fails_its_provision_alone(tmp_path: Path, wrong: str) ->
     FileStore(tmp_path / "state.json", "the next").__exit__()
 
 
-def test_the_provider_is_asked_for_nothing_that_is_not_recorded(tmp_path: Path) -> None:
-    """While the disk refuses, neither a provision nor a destroy reaches it, and both callers are told."""
+def test_the_provider_is_called_only_for_recorded_work(tmp_path: Path) -> None:
+    """While the disk fails, no provision or destroy reaches the provider, and both callers get an error."""
     (tmp_path / "disk").mkdir()
 
     async def test(plugin: Plugin, provider: Careless) -> None:
@@ -158,8 +156,8 @@ def test_the_provider_is_asked_for_nothing_that_is_not_recorded(tmp_path: Path) 
     with_plugin(tmp_path / "disk", test)
 
 
-def test_a_failure_is_told_once_it_is_recorded(tmp_path: Path) -> None:
-    """Were the caller told before, a restart would make a machine of which it was told that there is none."""
+def test_a_failure_is_reported_only_after_it_is_recorded(tmp_path: Path) -> None:
+    """A failed provision is reported only after it is recorded: otherwise a restart could still create the machine."""
     (tmp_path / "disk").mkdir()
 
     async def test(plugin: Plugin, provider: Careless) -> None:
@@ -170,22 +168,21 @@ def test_a_failure_is_told_once_it_is_recorded(tmp_path: Path) -> None:
 
         provider.on_provision = fail
         id = await plugin.provision(Spec())
-        await until(
-            lambda: plugin.records[id].state is State.PROVISIONING
-        )  # in memory it fails until that can't be written
+        # In memory the provision fails first, and returns to provisioning once the write fails.
+        await until(lambda: plugin.records[id].state is State.PROVISIONING)
         (tmp_path / "gone").rename(tmp_path / "disk")
         await until(lambda: plugin.records[id].state is State.READY)
 
     with_plugin(tmp_path / "disk", test, wait=0.1)
 
 
-def test_an_acknowledged_provision_is_not_given_up_for_a_passing_error(tmp_path: Path) -> None:
-    """Once the caller has the ID, an error that may pass makes the provider be asked again, and nothing be destroyed."""
+def test_an_acknowledged_provision_is_retried(tmp_path: Path) -> None:
+    """A provision whose caller has the ID is retried after a temporary error, and nothing is destroyed."""
 
     async def test(plugin: Plugin, provider: Careless) -> None:
         asked: list[str] = []
 
-        async def slow_then_failing(id: str) -> Machine:
+        async def fail_slowly(id: str) -> Machine:
             asked.append(id)
             if len(asked) == 1:
                 await asyncio.sleep(0.3)
@@ -193,7 +190,7 @@ def test_an_acknowledged_provision_is_not_given_up_for_a_passing_error(tmp_path:
                 raise TryAgain("API 503")
             return Machine(id)
 
-        provider.on_provision = slow_then_failing
+        provider.on_provision = fail_slowly
         id = await plugin.provision(Spec())
         await until(lambda: plugin.records[id].state is State.READY)
         assert [id] * 3 == asked
@@ -201,22 +198,22 @@ def test_an_acknowledged_provision_is_not_given_up_for_a_passing_error(tmp_path:
     with_plugin(tmp_path, test, wait=0.1)
 
 
-def test_a_resumed_provision_is_not_given_up_for_a_passing_error(tmp_path: Path) -> None:
-    """A machine that may have been made before the restart is not destroyed because the provider hiccups."""
-    left = Record(id=ids.mint(ids.NEVER, 1), state=State.PROVISIONING, spec=Spec(), made=False)
-    (tmp_path / "state.json").write_bytes(b"".join(document.dump(document.Content([left]))))
+def test_a_resumed_provision_is_retried(tmp_path: Path) -> None:
+    """A machine that may exist since before a restart is not destroyed for a temporary error."""
+    resumed = Record(id=ids.mint(ids.NEVER, 1), state=State.PROVISIONING, spec=Spec(), made=False)
+    (tmp_path / "state.json").write_bytes(b"".join(document.dump(document.Content([resumed]))))
 
     async def test(plugin: Plugin, provider: Careless) -> None:
-        provider.on_provision = failing(TryAgain("API 503"))
-        await until(lambda: plugin.records[left.id].state is State.PROVISIONING and provider.observed > 3)
+        provider.on_provision = raise_error(TryAgain("API 503"))
+        await until(lambda: plugin.records[resumed.id].state is State.PROVISIONING and provider.observed > 3)
         provider.on_provision = None
-        await until(lambda: plugin.records[left.id].state is State.READY)
+        await until(lambda: plugin.records[resumed.id].state is State.READY)
 
     with_plugin(tmp_path, test)
 
 
-def test_an_observation_that_hangs_is_cancelled(tmp_path: Path) -> None:
-    """It is told as trouble, and the next one is made."""
+def test_a_hanging_observation_is_cancelled(tmp_path: Path) -> None:
+    """A hanging observation is cancelled and reported as trouble until a later one succeeds."""
 
     async def test(plugin: Plugin, provider: Careless) -> None:
         provider.on_observe = lambda: asyncio.sleep(1000)
@@ -227,21 +224,21 @@ def test_an_observation_that_hangs_is_cancelled(tmp_path: Path) -> None:
     with_plugin(tmp_path, test, observe_timeout=0.2)
 
 
-UNSEEN = {
+WRONG_OBSERVATIONS = {
     "nothing": lambda: None,
-    "what is no machine": lambda: ["InfraKit-1"],
+    "a string": lambda: ["InfraKit-1"],
     "an error": lambda: 1 / 0,
-    "a cancellation": cancelled,
+    "a cancellation": cancel,
 }
 
 
-@pytest.mark.parametrize("wrong", UNSEEN)
-def test_a_wrong_observation_changes_nothing(tmp_path: Path, wrong: str) -> None:
-    """It is told as trouble, and looked at again until it is right."""
+@pytest.mark.parametrize("mistake", WRONG_OBSERVATIONS)
+def test_an_invalid_observation_changes_nothing(tmp_path: Path, mistake: str) -> None:
+    """An invalid observation is reported as trouble, changes nothing, and is repeated until it is valid."""
 
     async def test(plugin: Plugin, provider: Careless) -> None:
         id = await plugin.provision(Spec())
-        provider.on_observe = UNSEEN[wrong]
+        provider.on_observe = WRONG_OBSERVATIONS[mistake]
         await until(lambda: "the provider has a bug" in plugin.trouble)
         seen = provider.observed
         await until(lambda: provider.observed > seen + 5)
@@ -252,11 +249,11 @@ def test_a_wrong_observation_changes_nothing(tmp_path: Path, wrong: str) -> None
     with_plugin(tmp_path, test)
 
 
-def test_live_properties_are_described_and_kept_up_to_date(tmp_path: Path) -> None:
-    """What the provider says of a machine is shown instead of its spec's properties, for as long as it says so."""
+def test_live_properties_replace_those_of_the_spec(tmp_path: Path) -> None:
+    """A machine's live properties are described in place of the spec's for as long as the provider reports them."""
 
     async def test(plugin: Plugin, provider: Careless) -> None:
-        provider.on_provision = machine_with(properties=Raw(b'{"power":"starting"}'))
+        provider.on_provision = return_machine(properties=Raw(b'{"power":"starting"}'))
         id = await plugin.provision(Spec(properties=Raw(b'{"cpu":2}')))
         record = plugin.records[id]
         assert Raw(b'{"power":"starting"}') == plugin.redact(record)

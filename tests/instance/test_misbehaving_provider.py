@@ -1,4 +1,4 @@
-"""Whatever a provider does, no record is lost, and the daemon goes on, and stops."""
+"""A misbehaving provider loses no record, and the daemon still answers and stops."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -18,8 +18,8 @@ def set_mode(daemon: Daemon, mode: str) -> None:
     (daemon.state.parent / "mode").write_text(mode)
 
 
-def answered(daemon: Daemon) -> str:
-    """Ask for an instance; give its ID, or what is wrong."""
+def try_provision(daemon: Daemon) -> str:
+    """Provision an instance and return its ID or the error's text."""
     try:
         return daemon.provision()
     except RemoteError as error:
@@ -27,33 +27,31 @@ def answered(daemon: Daemon) -> str:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_misbehaving_provider_loses_no_record_and_stops_nothing(
-    run: Callable[..., Daemon], home: Path, mode: str
-) -> None:
-    """It is described as before, a provision has an answer, a stop has its bound; when it behaves again all is as it was."""
+def test_a_misbehaving_provider_loses_no_record(run: Callable[..., Daemon], home: Path, mode: str) -> None:
+    """A misbehaving provider delays no answer or stop, keeps its instances described, and recovers once it behaves."""
     (home / "state").mkdir(parents=True)
     (home / "state" / "mode").write_text("behave")
     wait = "0.5" if mode in HANGING else "10"
     daemon = run(
         "--provider", f"{PROVIDER}:Misbehaving", "--sync-interval", "0.1", "--provision-wait", wait, "--log", "4"
     )
-    made = {daemon.provision() for _ in range(COUNT)}
-    doomed = min(made)
+    ids = {daemon.provision() for _ in range(COUNT)}
+    destroyed = min(ids)
     set_mode(daemon, mode)
-    daemon.call("Instance.Destroy", Instance=doomed)
-    kept = made - {doomed}
-    asked = answered(daemon)
+    daemon.call("Instance.Destroy", Instance=destroyed)
+    kept = ids - {destroyed}
+    outcome = try_provision(daemon)
     if mode == "lie":
-        eventually(lambda: daemon.call("Operator.Status")["Held"], "its losses are held")
+        eventually(lambda: daemon.call("Operator.Status")["Held"], "the losses are held")
     elif mode in HANGING:
-        assert daemon.record(asked) is not None
+        assert daemon.record(outcome) is not None
     else:
-        eventually(lambda: daemon.call("Operator.Status")["Trouble"], "its trouble is told")
-        assert "the provider has a bug" in asked
+        eventually(lambda: daemon.call("Operator.Status")["Trouble"], "the trouble is reported")
+        assert "the provider has a bug" in outcome
     assert kept <= set(daemon.described())
     assert 0 == daemon.stop()
     assert kept <= {each["ID"] for each in daemon.saved()["Instances"]}
     set_mode(daemon, "behave")
     daemon.start()
-    eventually(lambda: daemon.record(doomed) is None, "the destroy is taken up")
+    eventually(lambda: daemon.record(destroyed) is None, "the destroy completes")
     assert kept <= set(daemon.described())

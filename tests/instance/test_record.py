@@ -1,4 +1,4 @@
-"""How an instance lives, which IDs it gets, and how the instances are kept in memory."""
+"""The lifecycle of instances, the order of IDs, and the records in memory."""
 
 import re
 from collections.abc import Iterable
@@ -20,43 +20,43 @@ EVERY_PAIR = [(state, event) for state in State for event in Event]
 POSSIBLE = [pair for pair in EVERY_PAIR if pair in LIFECYCLE]
 IMPOSSIBLE = [pair for pair in EVERY_PAIR if pair not in LIFECYCLE]
 REPEATS = (Event.PROVISIONED, Event.FAILED, Event.DESTROY)
-"""Events that change nothing where the state stays."""
+"""Events that change nothing if the state stays the same."""
 
 
-def record(id: str = "a", state: State = State.READY, **more: Any) -> Record:
+def make_record(id: str = "a", state: State = State.READY, **more: Any) -> Record:
     return Record(id=id, state=state, spec=more.pop("spec", Spec()), **more)
 
 
-def test_a_spec_shows_no_secrets() -> None:
-    """Neither alone nor in a record: where a provider returns one by mistake, the error quotes what it returned."""
-    kept = record(spec=Spec(init="SWMTKN-1", properties=Raw(b'{"password": "hunter2"}'), tags={"rack": "a"}))
-    assert "SWMTKN" not in repr(kept)
-    assert "hunter2" not in repr(kept)
-    assert "rack" in repr(kept)
+def test_a_repr_shows_no_secrets() -> None:
+    """The repr of a record or spec hides secrets, because an error quotes what a provider returned by mistake."""
+    record = make_record(spec=Spec(init="SWMTKN-1", properties=Raw(b'{"password": "hunter2"}'), tags={"rack": "a"}))
+    assert "SWMTKN" not in repr(record)
+    assert "hunter2" not in repr(record)
+    assert "rack" in repr(record)
 
 
-# lives
+# --- Lifecycle
 
 
-def test_the_states_that_infrakit_is_told_of() -> None:
-    """InfraKit is told of instances that are being provisioned or ready, and of no others."""
+def test_infrakit_sees_provisioning_and_ready_instances() -> None:
+    """InfraKit sees provisioning and ready instances only."""
     assert [State.PROVISIONING, State.READY] == [state for state in State if state.described]
 
 
 @pytest.mark.parametrize(("state", "event"), IMPOSSIBLE)
-def test_what_is_not_in_the_table_is_refused(state: State, event: Event) -> None:
-    """An event that the table does not have for a state is refused, naming the instance, its state and the event."""
+def test_an_event_outside_the_table_is_refused(state: State, event: Event) -> None:
+    """An event that the table lacks for a state is refused, and the error names the instance, the state and the event."""
     with pytest.raises(Refused) as caught:
-        record("i1", state).after(event, 9.0)
+        make_record("i1", state).after(event, 9.0)
     assert f"i1: is {state}, so it can't be {event}" == str(caught.value)
     assert "i1" == caught.value.id
 
 
 @pytest.mark.parametrize(("state", "event"), POSSIBLE)
 @pytest.mark.parametrize("by_hand", [False, True])
-def test_after_an_event_the_record_is_as_the_table_says(state: State, event: Event, by_hand: bool) -> None:
-    """An event drops the record, leaves it alone where it is a repeat, or sets its state, since, reason and by-hand."""
-    before = record(
+def test_a_record_follows_the_table(state: State, event: Event, by_hand: bool) -> None:
+    """An event drops the record, changes nothing as a repeat, or sets the state with its time, reason and by-hand flag."""
+    before = make_record(
         state=state, since=1.0, reason="old", by_hand=by_hand, handle="h", relabel=True, unknown={"k": Raw(b"1")}
     )
     becomes = LIFECYCLE[state, event]
@@ -94,44 +94,44 @@ def test_after_an_event_the_record_is_as_the_table_says(state: State, event: Eve
         (State.DESTROYING, Event.MISSING, None),
     ],
 )
-def test_the_table_is_that_of_the_design(state: State, event: Event, becomes: State | None) -> None:
-    """The states of an instance follow each other as the design page has them."""
+def test_the_table_matches_the_design(state: State, event: Event, becomes: State | None) -> None:
+    """The lifecycle table matches the design page."""
     assert becomes == LIFECYCLE[state, event]
 
 
 @pytest.mark.parametrize("state", State)
 def test_every_instance_can_be_destroyed(state: State) -> None:
-    """A destroy is accepted in any state, and makes the instance `destroying`."""
+    """A destroy is accepted in any state."""
     assert State.DESTROYING == LIFECYCLE[state, Event.DESTROY]
 
 
 @pytest.mark.parametrize("event", Event)
-def test_what_is_being_destroyed_never_comes_back(event: Event) -> None:
-    """No event leads from `destroying` anywhere but out."""
+def test_a_destroying_instance_never_comes_back(event: Event) -> None:
+    """No event leads from `destroying` to another state."""
     assert LIFECYCLE.get((State.DESTROYING, event), State.DESTROYING) in (State.DESTROYING, None)
 
 
 @pytest.mark.parametrize("state", State)
-def test_a_late_end_of_a_provision_is_taken_in_every_state(state: State) -> None:
-    """A provision's call may end after its instance went elsewhere: success leaves it there, failure has it cleaned up."""
+def test_the_end_of_a_provision_is_valid_in_every_state(state: State) -> None:
+    """A provision may end in any state: success keeps the state, and failure leads to `destroying`."""
     assert (State.READY if state is State.PROVISIONING else state) == LIFECYCLE[state, Event.PROVISIONED]
     assert State.DESTROYING == LIFECYCLE[state, Event.FAILED]
 
 
-def test_what_is_set_aside_again_by_hand_is_so_by_hand() -> None:
-    """Setting aside what is broken makes it so by hand, with the new reason, and since it broke."""
-    after = record(state=State.NON_FUNCTIONAL, since=1.0, reason="disk").after(Event.SET_ASIDE, 2.0, "mine")
-    assert record(state=State.NON_FUNCTIONAL, since=1.0, reason="mine", by_hand=True) == after
+def test_a_broken_instance_can_be_set_aside_by_hand() -> None:
+    """Setting aside a broken instance marks it as set aside by hand, with the new reason and the old time."""
+    after = make_record(state=State.NON_FUNCTIONAL, since=1.0, reason="disk").after(Event.SET_ASIDE, 2.0, "mine")
+    assert make_record(state=State.NON_FUNCTIONAL, since=1.0, reason="mine", by_hand=True) == after
 
 
 @pytest.mark.parametrize("event", [Event.RESTORED, Event.HEALED])
-def test_what_comes_back_has_no_past(event: Event) -> None:
+def test_a_restored_instance_has_no_reason(event: Event) -> None:
     """A restored or healed instance has no reason, and is no longer set aside by hand."""
-    after = record(state=State.NON_FUNCTIONAL, since=1.0, reason="mine", by_hand=True).after(event, 2.0)
-    assert record(since=2.0) == after
+    after = make_record(state=State.NON_FUNCTIONAL, since=1.0, reason="mine", by_hand=True).after(event, 2.0)
+    assert make_record(since=2.0) == after
 
 
-# specs
+# --- Specs
 
 SPEC = Spec(
     properties=Raw(b'{"a":1,"b":2}'), tags={"t": "1"}, init="i", logical_id="l", attachments=(Attachment("v", "ebs"),)
@@ -140,7 +140,7 @@ SPEC = Spec(
 
 @pytest.mark.parametrize("properties", [b'{"a":1,"b":2}', b'{"b": 2, "a": 1}'])
 def test_a_repeat_asks_for_the_same(properties: bytes) -> None:
-    """A spec asks for one that is the same but for the form of its JSON and tags that were added since."""
+    """Specs are equal requests if they differ only in the form of their JSON and in tags that were added later."""
     labelled = replace(SPEC, tags={**SPEC.tags, "later": "x"})
     assert replace(SPEC, properties=Raw(properties)).asks_for(labelled)
 
@@ -159,32 +159,32 @@ def test_a_repeat_asks_for_the_same(properties: bytes) -> None:
     ],
 )
 def test_another_spec_asks_for_something_else(change: dict[str, Any]) -> None:
-    """A spec that differs in any field, or has a tag that the other has not, is no repeat."""
+    """A spec that differs in any field, or has an extra tag, is another request."""
     assert not replace(SPEC, **change).asks_for(SPEC)
 
 
-def test_no_properties_are_the_same_as_none() -> None:
-    """Two specs without properties ask for the same."""
+def test_empty_specs_ask_for_the_same() -> None:
+    """Two specs without properties are equal requests."""
     assert Spec().asks_for(Spec())
 
 
 @pytest.mark.parametrize("tag", CONFIG_TAGS)
 def test_the_configuration_is_under_either_tag(tag: str) -> None:
-    """A member's configuration is told by the tag of either InfraKit generation."""
+    """The tag of either InfraKit generation identifies a member's configuration."""
     assert Spec(tags={tag: "1"}).config != Spec(tags={tag: "2"}).config
     assert Spec(tags={tag: "1", "other": "x"}).config == Spec(tags={tag: "1"}).config
 
 
-# IDs
+# --- IDs
 
 CLOCKS = st.floats(min_value=-1e9, max_value=3.6e10, allow_nan=False)
-"""What a clock may say: from 1938 to 3110."""
+"""Times from 1938 to 3110."""
 
 
 @settings(deadline=None)
 @given(st.lists(CLOCKS, min_size=2, max_size=50))
 def test_each_id_sorts_before_all_earlier_ones(clock: list[float]) -> None:
-    """IDs descend strictly whatever the clock does."""
+    """Each ID sorts before all earlier ones, whatever the clock does."""
     minted = [ids.NEVER]
     for now in clock:
         minted.append(ids.mint(minted[-1], now))
@@ -194,7 +194,7 @@ def test_each_id_sorts_before_all_earlier_ones(clock: list[float]) -> None:
 @settings(deadline=None)
 @given(st.lists(CLOCKS, min_size=1, max_size=5))
 def test_an_id_is_a_short_dns_label(clock: list[float]) -> None:
-    """An ID is a DNS label of at most 32 characters that starts with a digit, and is known as minted here."""
+    """A minted ID is a DNS label of at most 32 characters that starts with a digit."""
     last = ids.NEVER
     for now in clock:
         last = ids.mint(last, now)
@@ -206,7 +206,7 @@ def test_an_id_is_a_short_dns_label(clock: list[float]) -> None:
 @settings(deadline=None)
 @given(CLOCKS, st.text())
 def test_an_id_sorts_before_those_of_the_c_demo(now: float, rest: str) -> None:
-    """A minted ID sorts before every ID of the C demo, before an adopted machine's, and before `NEVER`."""
+    """A minted ID sorts before the C demo's IDs, adopted machines' IDs, and `NEVER`."""
     minted = ids.mint(ids.NEVER, now)
     assert minted < ids.NEVER < "9" < f"InfraKit-{rest}"
 
@@ -216,8 +216,8 @@ def test_ids_of_one_instant_are_distinct_between_plugins() -> None:
     assert 100 == len({ids.mint(ids.NEVER, 1e9) for _ in range(100)})
 
 
-def test_ids_follow_the_clock_where_they_can() -> None:
-    """An ID that is minted a microsecond later sorts before one of another plugin."""
+def test_ids_follow_the_clock() -> None:
+    """An ID minted a microsecond later sorts before one of another plugin."""
     assert ids.mint(ids.NEVER, 1e9 + 1e-6) < ids.mint(ids.NEVER, 1e9)
 
 
@@ -234,53 +234,53 @@ def test_ids_follow_the_clock_where_they_can() -> None:
         "0VP5L8Q2K1CA-7M0T3E",
     ],
 )
-def test_other_ids_are_not_minted_here(id: str) -> None:
-    """What does not have the form of an ID that is minted here is told from one."""
+def test_other_ids_are_recognized(id: str) -> None:
+    """An ID of another form is not taken for a minted one."""
     assert not ids.is_minted(id)
 
 
-# records
+# --- Records
 
 
-def test_records_stand_in_the_order_of_their_making() -> None:
-    """Records keep their order: as loaded, then as added; a replaced one keeps its place, a healed one comes first."""
-    records = Records([record("b"), record("a")])
+def test_records_keep_their_order() -> None:
+    """Records keep the order in which they were added; a replaced one keeps its place, and a healed one comes first."""
+    records = Records([make_record("b"), make_record("a")])
     for change in (
-        Put(record("c")),
-        Put(record("b", reason="new")),
-        Put(record("d"), front=True),
-        Put(record("c"), front=True),
+        Put(make_record("c")),
+        Put(make_record("b", reason="new")),
+        Put(make_record("d"), front=True),
+        Put(make_record("c"), front=True),
     ):
         records.apply(change)
     assert ["c", "d", "b", "a"] == [r.id for r in records]
 
 
 def test_an_unknown_id_is_an_error() -> None:
-    """Asking for an instance that is not there is an error that names it, and `get` gives None."""
+    """An index with an unknown ID raises an error that names it, and `get` returns None."""
     with pytest.raises(UnknownInstance, match="'x'"):
         Records()["x"]
     assert Records().get("x") is None
 
 
 def test_used_ids_stay_used() -> None:
-    """The last ID is the smallest that was ever put, also after its record was dropped or taken back."""
+    """The last ID is the smallest minted one ever put, even after its record was dropped or undone."""
     records = Records()
     first = ids.mint(records.last_id, 1e9)
-    undo = records.apply(Put(record(first)))
+    undo = records.apply(Put(make_record(first)))
     records.undo([undo])
     assert first == records.last_id
-    records.apply(Put(record(ids.mint(ids.NEVER, 1e6))))
-    records.apply(Put(record("0-not-minted-here")))
+    records.apply(Put(make_record(ids.mint(ids.NEVER, 1e6))))
+    records.apply(Put(make_record("0-not-minted-here")))
     assert first == records.last_id
 
 
 def test_subscribers_see_every_change() -> None:
-    """A subscriber is called with a record before and after it is put, dropped, shown, or undone."""
-    a, b = record("a"), record("b")
-    records = Records([a, b, record("c")])
+    """A subscriber receives a record before and after each put, drop, show and undo."""
+    a, b = make_record("a"), make_record("b")
+    records = Records([a, b, make_record("c")])
     seen: list[tuple[Record | None, Record | None]] = []
     records.subscribe(lambda old, new: seen.append((old, new)))
-    changed, added = record("a", reason="x"), record("d")
+    changed, added = make_record("a", reason="x"), make_record("d")
     undo = records.apply(Put(changed))
     records.apply(Drop("b"))
     records.apply(Put(added))
@@ -290,14 +290,14 @@ def test_subscribers_see_every_change() -> None:
     assert [(a, changed), (b, None), (None, added), (added, added), (changed, a)] == seen
 
 
-def test_what_a_provider_said_goes_with_the_record() -> None:
-    """Properties that a provider last said are forgotten with their instance, and only then."""
-    records = Records([record("a"), record("b")])
+def test_live_properties_go_with_the_record() -> None:
+    """Live properties are forgotten only with their record."""
+    records = Records([make_record("a"), make_record("b")])
     records.show_all({"a": Raw(b"1"), "b": Raw(b"2")}, newer=())
     records.apply(Drop("a"))
-    records.apply(Put(record("b", reason="x")))
+    records.apply(Put(make_record("b", reason="x")))
     assert Raw(b"2") == records.live("b")
-    records.apply(Put(record("a")))
+    records.apply(Put(make_record("a")))
     assert records.live("a") is None
 
 
@@ -306,7 +306,7 @@ GROUPS = [None, "g", "h"]
 LOGICAL = [None, "l", "m"]
 TAGS = [{}, {"t": "1"}, {"t": "2"}, {"t": "1", "u": "1"}]
 NEW = st.builds(
-    lambda id, state, group, logical, tags: record(
+    lambda id, state, group, logical, tags: make_record(
         id, state, spec=Spec(tags={**tags, **({GROUP_TAG: group} if group else {})}, logical_id=logical)
     ),
     st.sampled_from(NAMES),
@@ -317,12 +317,12 @@ NEW = st.builds(
 )
 
 
-def by_brute_force(model: Iterable[Record], tags: dict[str, str]) -> list[Record]:
+def search(model: Iterable[Record], tags: dict[str, str]) -> list[Record]:
     return [r for r in model if tags.items() <= r.spec.tags.items()]
 
 
-def test_notes_are_taken_back() -> None:
-    """A note that was taken back is as it was before, or not there."""
+def test_notes_can_be_undone() -> None:
+    """An undone note has its previous value, or does not exist."""
     records = Records(notes={"old": Raw(b"1")})
     undos = [records.apply(Note("old", Raw(b"2"))), records.apply(Note("new", Raw(b"3")))]
     assert {"old": Raw(b"2"), "new": Raw(b"3")} == records.notes
@@ -330,8 +330,8 @@ def test_notes_are_taken_back() -> None:
     assert {"old": Raw(b"1")} == records.notes
 
 
-class Kept(RuleBasedStateMachine):
-    """`Records` beside a plain list, changed and taken back in step."""
+class RecordsModel(RuleBasedStateMachine):
+    """`Records` beside a plain list, changed and undone in step."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -367,14 +367,14 @@ class Kept(RuleBasedStateMachine):
 
     @precondition(lambda self: self.batches)
     @rule()
-    def take_back(self) -> None:
+    def undo_batch(self) -> None:
         self.model, undos = self.batches.pop()
         self.records.undo(reversed(undos))
 
     @precondition(lambda self: self.batches)
     @rule()
-    def take_all_back(self) -> None:
-        """As a store does with the batch that failed and what was decided on top of it."""
+    def undo_all(self) -> None:
+        """Undo all batches, as a store does if one fails and later ones build on it."""
         self.model = self.batches[0][0]
         self.records.undo(undo for _, undos in reversed(self.batches) for undo in reversed(undos))
         self.batches.clear()
@@ -385,25 +385,25 @@ class Kept(RuleBasedStateMachine):
         del self.batches[0]
 
     @invariant()
-    def same_content_and_order(self) -> None:
+    def compare_order(self) -> None:
         assert self.model == list(self.records)
         assert len(self.model) == len(self.records)
 
     @invariant()
-    def found_by_id(self) -> None:
+    def compare_by_id(self) -> None:
         known = {r.id: r for r in self.model}
         for id in NAMES:
             assert known.get(id) == self.records.get(id)
             assert (id in known) == (id in self.records)
 
     @invariant()
-    def found_by_tags(self) -> None:
+    def compare_by_tags(self) -> None:
         for tags in [*TAGS, {GROUP_TAG: "g"}, {GROUP_TAG: "g", "t": "1"}, {"t": "1", "u": "2"}]:
-            assert by_brute_force(self.model, tags) == list(self.records.find_tagged(tags))
-        assert by_brute_force(self.model, {GROUP_TAG: "h"}) == list(self.records.find_members("h"))
+            assert search(self.model, tags) == list(self.records.find_tagged(tags))
+        assert search(self.model, {GROUP_TAG: "h"}) == list(self.records.find_members("h"))
 
     @invariant()
-    def found_by_logical_id(self) -> None:
+    def compare_by_logical_id(self) -> None:
         for logical in ("l", "m", "n"):
             for group in GROUPS:
                 expected = [r for r in self.model if (r.spec.logical_id, r.spec.group) == (logical, group)]
@@ -412,5 +412,5 @@ class Kept(RuleBasedStateMachine):
                 assert all(r in expected for r in found)
 
 
-TestKept = Kept.TestCase
-TestKept.settings = settings(max_examples=80, stateful_step_count=30, deadline=None)
+TestRecordsModel = RecordsModel.TestCase
+TestRecordsModel.settings = settings(max_examples=80, stateful_step_count=30, deadline=None)

@@ -1,4 +1,4 @@
-"""Stands in for a cloud's client library, in the tutorial: servers in memory, which outlive their clients."""
+"""Stand in for a cloud's client library in the tutorial, with servers in memory that outlive their clients."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ class QuotaError(Exception):
 
 @dataclass
 class Server:
-    """A server; *state* is ``running``, or what else it may be."""
+    """A server, whose *state* is ``running`` or another word."""
 
     name: str
     tags: dict[str, str]
@@ -35,7 +35,7 @@ class Client:
         self.servers = _REGIONS.setdefault(region, {})
 
     async def create(self, size: str, *, user_data: str, tags: Mapping[str, str], once: str) -> Server:
-        """Create a server, or give the one that was created with the same *once*."""
+        """Create a server, or return the one that an earlier call with the same *once* created."""
         await asyncio.sleep(0)
         if size == "huge":
             raise QuotaError("no quota for huge servers")
@@ -49,12 +49,12 @@ class Client:
         return server
 
     async def list(self, tag: str, value: str) -> Sequence[Server]:
-        """Give the servers with a tag."""
+        """Return the servers with a tag."""
         await asyncio.sleep(0)
         return [server for server in self.servers.values() if server.tags.get(tag) == value]
 
     async def delete(self, names: Sequence[str]) -> Mapping[str, str]:
-        """Delete servers; give the problems of those that could not be."""
+        """Delete servers, and return the problem of each server that stays."""
         await asyncio.sleep(0)
         problems = {name: "is protected" for name in names if name in self.servers and self.servers[name].is_protected}
         for name in names:

@@ -1,4 +1,4 @@
-"""A provider that does what the file ``mode`` beside the state file says: behave, raise, hang for ever, talk nonsense, or lie."""
+"""A provider that obeys the file ``mode`` beside the state file: behave, raise, hang, return nonsense, or lie."""
 
 import threading
 import time

@@ -1,4 +1,4 @@
-"""Descriptions that are kept encoded, beside those that are encoded anew."""
+"""Cached encodings of descriptions stay equal to fresh ones."""
 
 import json
 import tracemalloc
@@ -22,7 +22,7 @@ from pyinfrakit.store.records import Change, Drop, Put, Records, Undo, UndoNote
 
 NAMES = [f"i{number}" for number in range(8)]
 PROPERTIES = [None, Raw(b'{"a": 1}'), Raw(b'"\xc3\xa9"'), Raw(b'{"long":"' + b"x" * LARGEST + b'"}')]
-ASKED: list[dict[str, str]] = [
+QUESTIONS: list[dict[str, str]] = [
     {},
     {GROUP_TAG: "g"},
     {"t": "1"},
@@ -44,37 +44,37 @@ NEW = st.builds(
 SEEN = st.dictionaries(st.sampled_from(NAMES), st.sampled_from(PROPERTIES[1:]))
 
 
-def shown(records: Records) -> Callable[[Record], Raw]:
+def read_properties(records: Records) -> Callable[[Record], Raw]:
     return lambda record: records.live(record.id) or record.spec.properties or EMPTY_OBJECT
 
 
-def described(descriptions: Descriptions, tags: dict[str, str], with_properties: bool) -> list[Any]:
+def parse_descriptions(descriptions: Descriptions, tags: dict[str, str], with_properties: bool) -> list[Any]:
     reply = json.loads(b"".join(descriptions.reply(".", tags, with_properties)))
     assert "." == reply["Type"]
     found: list[Any] = reply["Descriptions"]
     return found
 
 
-def encoded_anew(records: Records, tags: dict[str, str], with_properties: bool) -> list[Any]:
+def encode_fresh(records: Records, tags: dict[str, str], with_properties: bool) -> list[Any]:
     found = [r for r in records if r.state.described and tags.items() <= r.spec.tags.items()]
     return [
         {
             "ID": r.id,
             "LogicalID": r.spec.logical_id,
             "Tags": dict(r.spec.tags),
-            **({"Properties": json.loads(bytes(shown(records)(r)))} if with_properties else {}),
+            **({"Properties": json.loads(bytes(read_properties(records)(r)))} if with_properties else {}),
         }
         for r in found
     ]
 
 
-class Kept(RuleBasedStateMachine):
-    """Descriptions that follow records through changes, some of which are taken back."""
+class DescriptionsModel(RuleBasedStateMachine):
+    """Descriptions that follow records through changes, some of which are undone."""
 
     def __init__(self) -> None:
         super().__init__()
         self.records = Records()
-        self.descriptions = Descriptions(self.records, shown(self.records))
+        self.descriptions = Descriptions(self.records, read_properties(self.records))
         self.undos: list[Undo | UndoNote] = []
 
     def change(self, change: Change) -> None:
@@ -113,38 +113,40 @@ class Kept(RuleBasedStateMachine):
 
     @precondition(lambda self: self.undos)
     @rule()
-    def take_back(self) -> None:
+    def undo_changes(self) -> None:
         self.records.undo(reversed(self.undos))
         self.undos.clear()
 
-    @rule(tags=st.sampled_from(ASKED), with_properties=st.booleans())
+    @rule(tags=st.sampled_from(QUESTIONS), with_properties=st.booleans())
     def describe(self, tags: dict[str, str], with_properties: bool) -> None:
-        """Now and then, so that there are many changes between one and the next."""
-        assert encoded_anew(self.records, tags, with_properties) == described(self.descriptions, tags, with_properties)
+        """Compare descriptions only now and then, so that several changes come between two comparisons."""
+        assert encode_fresh(self.records, tags, with_properties) == parse_descriptions(
+            self.descriptions, tags, with_properties
+        )
 
 
-class AlwaysDescribed(Kept):
-    """As above, with every question asked after every change."""
+class EagerModel(DescriptionsModel):
+    """Descriptions that are compared for every question after every change."""
 
     @invariant()
-    def described_as_if_encoded_anew(self) -> None:
-        for tags in ASKED:
+    def compare_all(self) -> None:
+        for tags in QUESTIONS:
             for with_properties in (False, True):
                 self.describe(tags, with_properties)
 
 
-TestKept = Kept.TestCase
-TestKept.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
-TestAlwaysDescribed = AlwaysDescribed.TestCase
-TestAlwaysDescribed.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
+TestDescriptions = DescriptionsModel.TestCase
+TestDescriptions.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestEagerDescriptions = EagerModel.TestCase
+TestEagerDescriptions.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
 
 
-def instance(number: int, properties: bytes = b'{"a":1}') -> Record:
+def make_instance(number: int, properties: bytes = b'{"a":1}') -> Record:
     spec = Spec(tags={GROUP_TAG: f"g{number % 2}"}, properties=Raw(properties))
     return Record(id=f"i{number:05}", state=State.READY, spec=spec)
 
 
-def as_on_the_wire(record: Record) -> bytes:
+def encode_description(record: Record) -> bytes:
     return bytes(
         msgspec.json.encode(types.Description(record.id, None, dict(record.spec.tags), record.spec.properties or UNSET))
     )
@@ -152,28 +154,32 @@ def as_on_the_wire(record: Record) -> bytes:
 
 @pytest.mark.parametrize("tags", [{}, {GROUP_TAG: "g0"}])
 @pytest.mark.parametrize("properties", [b'{"a" : 1}', b'{"a":"' + b"x" * LARGEST + b'"}'], ids=["small", "large"])
-def test_large_replies_are_the_same_each_time(tags: dict[str, str], properties: bytes) -> None:
-    """However often many are asked for, and whatever else meanwhile: byte for byte what the wire's shape gives."""
-    records = Records(instance(number, properties) for number in range(3 * MANY))
-    descriptions = Descriptions(records, shown(records))
+def test_large_replies_are_always_the_same(tags: dict[str, str], properties: bytes) -> None:
+    """Large replies equal the wire's form byte for byte, however often they are requested and whatever happens meanwhile."""
+    records = Records(make_instance(number, properties) for number in range(3 * MANY))
+    descriptions = Descriptions(records, read_properties(records))
     for number in range(5):
-        found = [as_on_the_wire(r) for r in records if tags.items() <= r.spec.tags.items()]
+        found = [encode_description(r) for r in records if tags.items() <= r.spec.tags.items()]
         for _ in range(3):
             assert b'{"Type":"","Descriptions":[' + b",".join(found) + b"]}" == b"".join(
                 descriptions.reply("", tags, True)
             )
-        assert [] == described(descriptions, {GROUP_TAG: "none"}, True)
+        assert [] == parse_descriptions(descriptions, {GROUP_TAG: "none"}, True)
         records.apply(
-            (Drop("i00004"), Put(instance(5, b"2")), Put(instance(9999)), Put(instance(7), front=True), Drop("i00000"))[
-                number
-            ]
+            (
+                Drop("i00004"),
+                Put(make_instance(5, b"2")),
+                Put(make_instance(9999)),
+                Put(make_instance(7), front=True),
+                Drop("i00000"),
+            )[number]
         )
 
 
-def test_nothing_is_kept_of_what_is_gone() -> None:
-    """Instances that came, were described and went take no memory, and nor do tags that were asked for."""
-    records = Records(instance(number) for number in range(10))
-    descriptions = Descriptions(records, shown(records))
+def test_gone_instances_take_no_memory() -> None:
+    """Instances that are gone, and tags of earlier questions, take no memory."""
+    records = Records(make_instance(number) for number in range(10))
+    descriptions = Descriptions(records, read_properties(records))
 
     def come_and_go(last_id: str) -> str:
         for number in range(500):

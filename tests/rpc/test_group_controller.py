@@ -1,4 +1,4 @@
-"""A group's whole life, driven by a controller that behaves as InfraKit's does."""
+"""A controller that behaves as InfraKit's does drives a group through its life."""
 
 import hashlib
 import threading
@@ -11,14 +11,15 @@ from support.harness import Daemon, eventually
 
 GROUP, HASH = "infrakit.group", "infrakit.config.hash"
 CLIENT_TIMEOUT = 15.0
-"""Seconds after which InfraKit's clients give up."""
+"""Seconds before InfraKit's clients time out."""
 
 
 class Controller:
-    """InfraKit's group controller with the vanilla flavor, as the last release behaves.
+    """The last release of InfraKit's group controller, with the vanilla flavor.
 
-    It polls the members by tag, provisions missing ones in parallel, and shrinks by destroying the smallest IDs. A rolling update
-    goes one by one, by ID, to the next as soon as the replacement is described: vanilla calls every member healthy.
+    It polls the members by tag, provisions missing ones in parallel, and shrinks the group by destroying
+    the smallest IDs. A rolling update replaces members one by one, by ID. It continues as soon as the
+    replacement is described, because the vanilla flavor calls every member healthy.
     """
 
     def __init__(self, daemon: Daemon, group: str, size: int, properties: Any) -> None:
@@ -45,7 +46,7 @@ class Controller:
         return hashlib.sha1(repr(self.properties).encode()).hexdigest()
 
     def members(self) -> list[Any]:
-        """Give the descriptions of the group's members, by ID."""
+        """Return the descriptions of the group's members, sorted by ID."""
         found = self._call("Instance.DescribeInstances", Tags={GROUP: self.group}, Properties=True)["Descriptions"]
         return sorted(found, key=lambda member: str(member["ID"]))
 
@@ -53,7 +54,7 @@ class Controller:
         return [member["ID"] for member in self.members()]
 
     def update(self, properties: Any) -> None:
-        """Commit new properties, and replace the members one by one."""
+        """Commit new properties and replace the members one by one."""
         self.properties = properties
         while undesired := [member["ID"] for member in self.members() if member["Tags"][HASH] != self.hash]:
             before = self._desired()
@@ -64,7 +65,7 @@ class Controller:
         eventually(lambda: self._desired() == count, "the replacement is described")
 
     def destroy(self) -> None:
-        """Destroy the group: one member after the other."""
+        """Destroy the group's members one after the other."""
         self._over.set()
         self._polling.join()
         for id in self.ids():
@@ -94,11 +95,11 @@ class Controller:
             raise
         finally:
             if time.monotonic() - began > CLIENT_TIMEOUT:
-                self.errors.append(f"{method} took longer than InfraKit's clients wait")
+                self.errors.append(f"{method} took longer than the timeout of InfraKit's clients")
 
 
-class Working:
-    """Counts the machines that work, all the time; *fewest* is the smallest number seen."""
+class Watcher:
+    """Count working machines continuously. *fewest* is the smallest number so far."""
 
     def __init__(self, daemon: Daemon) -> None:
         self._daemon = daemon
@@ -106,7 +107,7 @@ class Working:
         self._thread = threading.Thread(target=self._watch)
         self.fewest = 1000
 
-    def __enter__(self) -> "Working":
+    def __enter__(self) -> "Watcher":
         self._thread.start()
         return self
 
@@ -121,47 +122,43 @@ class Working:
 
 
 def test_the_life_of_a_group(run: Callable[..., Daemon]) -> None:
-    """Provisioned, healed, grown, shrunk to its oldest members, rolled without going below two, destroyed."""
+    """A group heals, grows, shrinks to its oldest members, rolls without dropping below two machines, and is destroyed."""
     daemon = run("--provider", "simulator", "--sync-interval", "0.1")
     with Controller(daemon, "workers", 3, {"delay": 0.2}) as controller:
-        eventually(lambda: len(controller.ids()) == 3 and all_ready(daemon), "three instances")
+        eventually(lambda: len(controller.ids()) == 3 and is_all_ready(daemon), "three instances")
         first = controller.ids()
 
         with daemon.world.change() as scene:
             del scene.machines[first[1]]
-        eventually(lambda: first[1] not in controller.ids(), "the killed one is noticed")
-        eventually(lambda: len(controller.ids()) == 3, "and replaced")
-        eventually(lambda: all_ready(daemon))
+        eventually(lambda: first[1] not in controller.ids(), "the killed machine is noticed")
+        eventually(lambda: len(controller.ids()) == 3, "the killed machine is replaced")
+        eventually(lambda: is_all_ready(daemon))
         oldest = controller.ids()
         assert {first[0], first[2]} < set(oldest)
 
         controller.size = 6
         eventually(lambda: len(controller.ids()) == 6, "six instances")
         controller.size = 3
-        eventually(lambda: controller.ids() == oldest, "the three oldest are left")
-        eventually(lambda: machines(daemon) == oldest and all_ready(daemon), "and no other machine")
+        eventually(lambda: controller.ids() == oldest, "only the three oldest remain")
+        eventually(lambda: daemon.machines() == oldest and is_all_ready(daemon), "no other machine remains")
 
-        with Working(daemon) as working:
+        with Watcher(daemon) as watcher:
             controller.update({"delay": 2})
-        assert 2 == working.fewest
+        assert 2 == watcher.fewest
         rolled = controller.ids()
         assert 3 == len(rolled)
         assert not set(rolled) & set(oldest)
         assert [{"delay": 2}] * 3 == [member["Properties"] for member in controller.members()]
 
-        eventually(lambda: all_ready(daemon))
+        eventually(lambda: is_all_ready(daemon))
         controller.destroy()
         assert [] == controller.ids()
-        eventually(lambda: machines(daemon) == [], "no machine is left")
+        eventually(lambda: daemon.machines() == [], "no machine remains")
         assert [] == controller.errors
     assert 0 == daemon.stop()
     assert ([], []) == (daemon.saved()["Instances"], daemon.saved()["NonFunctional"])
 
 
-def machines(daemon: Daemon) -> list[str]:
-    return sorted(daemon.world.look().machines)
-
-
-def all_ready(daemon: Daemon) -> bool:
+def is_all_ready(daemon: Daemon) -> bool:
     with daemon.remote() as plugin:
         return {record.State for record in plugin.records({})} == {"ready"}

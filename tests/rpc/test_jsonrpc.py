@@ -1,4 +1,4 @@
-"""JSON-RPC and JSON decoding without I/O: for any bytes, any JSON value as ID, any depth."""
+"""JSON-RPC and JSON decode without I/O: any bytes, any JSON value as an ID, and any depth."""
 
 import contextlib
 import json
@@ -22,7 +22,7 @@ NUMBER = r"-?(0|[1-9][0-9]{0,30})(\.[0-9]{1,9})?([eE][+-]?[0-9]{1,3})?"
 NUMBERS = st.from_regex(NUMBER, fullmatch=True, alphabet="-+.eE0123456789")
 SPACE = st.text(alphabet=" \t\r\n", max_size=3)
 WORDS = st.text(max_size=12) | st.text(alphabet='[]{}"\\,:', max_size=12)
-"""Strings, also those that look like JSON's own signs."""
+"""Strings, including ones that look like JSON's own characters."""
 
 
 @st.composite
@@ -43,40 +43,40 @@ def objects(draw: st.DrawFn, values: st.SearchStrategy[str]) -> str:
 
 SCALARS = st.sampled_from(["null", "true", "false"]) | NUMBERS | strings()
 VALUES = st.recursive(SCALARS, lambda inner: arrays(inner) | objects(inner), max_leaves=8)
-"""Any JSON value, as text, with whitespace and escapes of all kinds."""
+"""Any JSON value as text, with all kinds of whitespace and escapes."""
 OBJECTS = objects(VALUES)
 
 
-def request(id: str | None = "7", method: str = '"m"', params: str | None = None, version: str = '"2.0"') -> str:
-    """Write a request of parts that are JSON; None leaves a part out."""
+def format_request(id: str | None = "7", method: str = '"m"', params: str | None = None, version: str = '"2.0"') -> str:
+    """Format a request from JSON texts. None omits a member."""
     parts = {"jsonrpc": version, "method": method, "params": params, "id": id}
     return "{" + ", ".join(f'"{key}" : {value}' for key, value in parts.items() if value is not None) + "}"
 
 
-def only_call(body: str) -> jsonrpc.Call:
+def parse_call(body: str) -> jsonrpc.Call:
     (call,) = jsonrpc.parse(body.encode()).calls
     assert isinstance(call, jsonrpc.Call), call
     return call
 
 
-def fault(body: bytes) -> jsonrpc.Fault:
+def parse_fault(body: bytes) -> jsonrpc.Fault:
     with pytest.raises(jsonrpc.Fault) as caught:
         jsonrpc.parse(body)
     return caught.value
 
 
-def problem(data: str, shape: type[Any], root: str = "") -> str:
+def find_problem(data: str, shape: type[Any], root: str = "") -> str:
     with pytest.raises(WrongShape) as caught:
         decode(data.encode(), shape, root)
     return str(caught.value)
 
 
-def joined(pieces: jsonrpc.Pieces | None) -> bytes:
+def join(pieces: jsonrpc.Pieces | None) -> bytes:
     assert pieces is not None
     return b"".join(pieces)
 
 
-# --- What comes in
+# --- Requests
 
 
 @often
@@ -86,17 +86,17 @@ def joined(pieces: jsonrpc.Pieces | None) -> bytes:
 @example(b"\xef\xbb\xbf{}")
 @example(b"[[[[")
 def test_any_bytes_are_calls_or_a_fault(body: bytes) -> None:
-    """Whatever comes in, parsing gives calls, or raises a Fault and nothing else."""
-    _parse(body)
+    """Any bytes parse into calls or raise a Fault, and nothing else."""
+    _parse_and_reply(body)
 
 
 DAMAGE = [b"", b"}", b"]", b"{", b"[", b'"', b"\\", b"\\ud800", b",", b"x", b"\xff", b"1" * 5000]
 
 
 @st.composite
-def damaged(draw: st.DrawFn) -> bytes:
-    """A request, or a batch, in which a few bytes were replaced, lost or added."""
-    one = request(draw(VALUES), draw(strings() | VALUES), draw(VALUES), draw(st.just('"2.0"') | VALUES))
+def damaged_requests(draw: st.DrawFn) -> bytes:
+    """Draw a request or batch in which a few bytes are replaced, removed or added."""
+    one = format_request(draw(VALUES), draw(strings() | VALUES), draw(VALUES), draw(st.just('"2.0"') | VALUES))
     body = bytearray((one if draw(st.booleans()) else f"[{one},{one}]").encode())
     for _ in range(draw(st.integers(1, 3))):
         start = draw(st.integers(0, len(body)))
@@ -105,7 +105,7 @@ def damaged(draw: st.DrawFn) -> bytes:
 
 
 @often
-@given(damaged())
+@given(damaged_requests())
 @example(b'{"id":1}x')
 @example(b'{"jsonrpc":"1.0","id":1')
 @example(b'{"jsonrpc":3,"id":1,"params":\xc3\x28}')
@@ -115,26 +115,26 @@ def damaged(draw: st.DrawFn) -> bytes:
 @example(b'{"jsonrpc":"2.0","id":1,"method":1e999}')
 @example(b'{"jsonrpc":"2.0","id":' + b"1" * 5000 + b',"method":"m"}')
 def test_damaged_requests_are_calls_or_a_fault(body: bytes) -> None:
-    """A request with bytes replaced, lost or added is calls, or a Fault, and never another exception."""
-    _parse(body)
+    """A damaged request parses into calls or raises a Fault, and no other exception."""
+    _parse_and_reply(body)
 
 
-def _parse(body: bytes) -> None:
-    """Parse, and answer what was parsed."""
+def _parse_and_reply(body: bytes) -> None:
+    """Parse *body* and encode a reply to each call."""
     try:
         calls = jsonrpc.parse(body).calls
     except jsonrpc.Fault as error:
-        replies = [joined(jsonrpc.encode_rejection(error))]
+        replies = [join(jsonrpc.encode_rejection(error))]
     else:
-        replies = [reply for reply in map(_answer, calls) if reply is not None]
+        replies = [reply for reply in map(_reply, calls) if reply is not None]
     assert all(isinstance(json.loads(reply, parse_int=float), dict) for reply in replies)
 
 
-def _answer(call: jsonrpc.Call | jsonrpc.Rejected) -> bytes | None:
-    """Answer a call as a server does: an error for what was rejected, nothing for a notification."""
+def _reply(call: jsonrpc.Call | jsonrpc.Rejected) -> bytes | None:
+    """Reply to a call as a server does: with an error to a rejected call, and not at all to a notification."""
     if call.id is None:
         return None
-    return joined(
+    return join(
         jsonrpc.encode_error(call.id, call.fault)
         if isinstance(call, jsonrpc.Rejected)
         else jsonrpc.encode_result(call.id, [b"1"])
@@ -152,10 +152,10 @@ def _answer(call: jsonrpc.Call | jsonrpc.Rejected) -> bytes | None:
 @example("1E400")
 @example("1" * 5000)
 def test_any_id_is_echoed_byte_for_byte(id: str) -> None:
-    """An ID, any JSON value, is in a result, an application's error and a refusal exactly as it was sent."""
-    good = only_call(request(id))
+    """A result, an application's error and a rejection repeat an ID, any JSON value, byte for byte."""
+    good = parse_call(format_request(id))
     assert good.id is not None
-    (bad,) = jsonrpc.parse(request(id, version='"1.0"').encode()).calls
+    (bad,) = jsonrpc.parse(format_request(id, version='"1.0"').encode()).calls
     assert isinstance(bad, jsonrpc.Rejected)
     assert bad.id is not None
     some = jsonrpc.Fault(jsonrpc.APPLICATION_ERROR, "no")
@@ -164,14 +164,14 @@ def test_any_id_is_echoed_byte_for_byte(id: str) -> None:
         jsonrpc.encode_error(good.id, some),
         jsonrpc.encode_error(bad.id, bad.fault),
     ):
-        assert msgspec.json.decode(joined(reply), type=dict[str, Raw])["id"] == Raw(id.encode())
+        assert msgspec.json.decode(join(reply), type=dict[str, Raw])["id"] == Raw(id.encode())
 
 
 @often
 @given(OBJECTS, WORDS, st.sampled_from(["%s", "[%s]", " [ %s ] ", "\n%s\t"]))
 def test_params_reach_the_call(params: str, method: str, form: str) -> None:
-    """A call has the method, and the object that was its params or the one element of them, byte for byte."""
-    call = only_call(request(method=json.dumps(method), params=form.replace("%s", params)))
+    """A call has the request's method and its params, an object or an array of one object, byte for byte."""
+    call = parse_call(format_request(method=json.dumps(method), params=form.replace("%s", params)))
     assert method == call.method
     assert params.encode() == bytes(call.params)
 
@@ -179,13 +179,13 @@ def test_params_reach_the_call(params: str, method: str, form: str) -> None:
 @pytest.mark.parametrize("params", [None, "null"])
 def test_params_may_be_missing(params: str | None) -> None:
     """Params that are absent or null count as an empty object."""
-    assert b"{}" == bytes(only_call(request(params=params)).params)
+    assert b"{}" == bytes(parse_call(format_request(params=params)).params)
 
 
 @pytest.mark.parametrize("params", ["1", '"x"', "true", "[1]", "[{},{}]", '["a"]', "[[]]"])
 def test_other_params_are_refused(params: str) -> None:
-    """Params that are neither an object nor an array of one are invalid params, with the call's ID."""
-    (call,) = jsonrpc.parse(request("1.50", params=params).encode()).calls
+    """Params that are neither an object nor an array of one are invalid, and the error has the call's ID."""
+    (call,) = jsonrpc.parse(format_request("1.50", params=params).encode()).calls
     assert isinstance(call, jsonrpc.Rejected)
     assert call.id is not None
     assert (jsonrpc.INVALID_PARAMS, b"1.50") == (call.fault.code, bytes(call.id))
@@ -196,16 +196,16 @@ def test_other_params_are_refused(params: str) -> None:
     ("body", "names"),
     [
         ('{"method":"m","id":7}', 'jsonrpc: expected "2.0"'),
-        (request(version='"1.0"'), 'jsonrpc: expected "2.0"'),
-        (request(version="2.0"), 'jsonrpc: expected "2.0"'),
-        (request(version="null"), 'jsonrpc: expected "2.0"'),
+        (format_request(version='"1.0"'), 'jsonrpc: expected "2.0"'),
+        (format_request(version="2.0"), 'jsonrpc: expected "2.0"'),
+        (format_request(version="null"), 'jsonrpc: expected "2.0"'),
         ('{"jsonrpc":"2.0","id":7}', "method"),
-        (request(method="7"), "method: expected a string, got 7"),
-        (request(method="null"), "method: expected a string, got null"),
+        (format_request(method="7"), "method: expected a string, got 7"),
+        (format_request(method="null"), "method: expected a string, got null"),
     ],
 )
-def test_a_wrong_request_is_refused_by_name(body: str, names: str) -> None:
-    """A request without the right `jsonrpc` or a `method` is invalid; the error names the member and keeps the ID."""
+def test_an_invalid_request_is_refused_by_name(body: str, names: str) -> None:
+    """A request without the right `jsonrpc` or a `method` is invalid, and the error names the member and has the ID."""
     (call,) = jsonrpc.parse(body.encode()).calls
     assert isinstance(call, jsonrpc.Rejected)
     assert call.id is not None
@@ -216,11 +216,11 @@ def test_a_wrong_request_is_refused_by_name(body: str, names: str) -> None:
 @pytest.mark.parametrize(
     "body", [b"", b" \r\n", b"{", b"[", b"nope", b'{"id":1}x', b"[1,]", b"NaN", b"\xff", b"\xef\xbb\xbf{}"]
 )
-def test_what_is_not_json_is_a_parse_error(body: bytes) -> None:
+def test_invalid_json_is_a_parse_error(body: bytes) -> None:
     """Bytes that are not JSON are a parse error, whose reply has a null ID."""
-    error = fault(body)
+    error = parse_fault(body)
     assert jsonrpc.PARSE_ERROR == error.code
-    assert json.loads(joined(jsonrpc.encode_rejection(error)))["id"] is None
+    assert json.loads(join(jsonrpc.encode_rejection(error)))["id"] is None
 
 
 # --- Batches
@@ -228,44 +228,46 @@ def test_what_is_not_json_is_a_parse_error(body: bytes) -> None:
 
 @st.composite
 def batches(draw: st.DrawFn) -> list[tuple[str, str]]:
-    """Members of a batch, each with what it is."""
-    call = st.tuples(st.just("call"), VALUES.map(request))
-    notification = st.tuples(st.just("notification"), st.just(request(None)))
-    rejected = st.tuples(st.just("rejected"), SCALARS | st.sampled_from(["[]", "{}", request(version="1")]))
+    """Draw the members of a batch, each with its role."""
+    call = st.tuples(st.just("call"), VALUES.map(format_request))
+    notification = st.tuples(st.just("notification"), st.just(format_request(None)))
+    rejected = st.tuples(st.just("rejected"), SCALARS | st.sampled_from(["[]", "{}", format_request(version="1")]))
     return draw(st.lists(call | notification | rejected, min_size=1, max_size=8))
 
 
 @often
 @given(batches(), SPACE)
 def test_a_batch_is_its_members_in_order(members: list[tuple[str, str]], space: str) -> None:
-    """A batch is calls, notifications and refusals as they stood; only notifications go without an answer."""
+    """A batch parses into calls, notifications and rejections in order, and only notifications get no reply."""
     message = jsonrpc.parse((space + "[" + f"{space},{space}".join(text for _, text in members) + "]").encode())
-    kinds = [
+    roles = [
         "rejected" if isinstance(c, jsonrpc.Rejected) else "notification" if c.id is None else "call"
         for c in message.calls
     ]
-    assert [kind for kind, _ in members] == kinds
-    reply = message.join([[answer] for answer in map(_answer, message.calls) if answer is not None])
-    answered = [kind for kind in kinds if kind != "notification"]
-    assert len(answered) == (0 if reply is None else len(json.loads(joined(reply))))
+    assert [role for role, _ in members] == roles
+    reply = message.join([[reply] for reply in map(_reply, message.calls) if reply is not None])
+    replied = [role for role in roles if role != "notification"]
+    assert len(replied) == (0 if reply is None else len(json.loads(join(reply))))
 
 
 def test_a_batch_is_answered_by_an_array() -> None:
-    """The reply to a batch of one is an array of one, and the reply to a lone call is none."""
-    assert b"[12]" == joined(jsonrpc.parse(f"[{request()}]".encode()).join([[b"1", b"2"]]))
-    assert b"12" == joined(jsonrpc.parse(request().encode()).join([[b"1", b"2"]]))
+    """The reply to a batch of one is an array, and the reply to a single call is not."""
+    assert b"[12]" == join(jsonrpc.parse(f"[{format_request()}]".encode()).join([[b"1", b"2"]]))
+    assert b"12" == join(jsonrpc.parse(format_request().encode()).join([[b"1", b"2"]]))
 
 
 @pytest.mark.parametrize("body", [b"[]", b" [ ] "])
 def test_an_empty_batch_is_invalid(body: bytes) -> None:
-    """An empty array is one invalid request."""
-    assert jsonrpc.INVALID_REQUEST == fault(body).code
+    """An empty array is a single invalid request."""
+    assert jsonrpc.INVALID_REQUEST == parse_fault(body).code
 
 
 def test_a_batch_has_a_limit() -> None:
-    """A batch of the limit is taken; one call more refuses it as a whole, and the error names the limit."""
-    assert jsonrpc.MAX_CALLS == len(jsonrpc.parse(f"[{','.join([request()] * jsonrpc.MAX_CALLS)}]".encode()).calls)
-    error = fault(f"[{','.join([request()] * (jsonrpc.MAX_CALLS + 1))}]".encode())
+    """A batch above the limit is refused entirely, and the error states the limit."""
+    assert jsonrpc.MAX_CALLS == len(
+        jsonrpc.parse(f"[{','.join([format_request()] * jsonrpc.MAX_CALLS)}]".encode()).calls
+    )
+    error = parse_fault(f"[{','.join([format_request()] * (jsonrpc.MAX_CALLS + 1))}]".encode())
     assert jsonrpc.INVALID_REQUEST == error.code
     assert str(jsonrpc.MAX_CALLS) in error.message
 
@@ -273,8 +275,8 @@ def test_a_batch_has_a_limit() -> None:
 # --- Depth
 
 
-def depth(text: str) -> int:
-    """Say how deep JSON nests, a character at a time."""
+def measure_depth(text: str) -> int:
+    """Return how deep JSON nests, by reading one character at a time."""
     deepest = level = 0
     in_string = escaped = False
     for character in text:
@@ -291,8 +293,8 @@ def depth(text: str) -> int:
     return deepest
 
 
-def refusal(data: bytes) -> str | None:
-    """Say why `check` refuses *data*; None where it does not."""
+def find_refusal(data: bytes) -> str | None:
+    """Return why `check` refuses *data*, or None if it does not."""
     try:
         check(data)
     except NotJSON as error:
@@ -301,8 +303,8 @@ def refusal(data: bytes) -> str | None:
 
 
 @st.composite
-def deep(draw: st.DrawFn) -> str:
-    """JSON that nests about as deep as is allowed, with brackets in strings along the way."""
+def deep_values(draw: st.DrawFn) -> str:
+    """Draw JSON that nests about as deep as the limit, with brackets in strings at every level."""
     levels = draw(st.integers(MAX_DEPTH - 6, MAX_DEPTH + 3))
     keys, beside = draw(st.lists(strings(), min_size=1, max_size=5)), draw(st.lists(VALUES, min_size=1, max_size=5))
     text = draw(VALUES)
@@ -313,7 +315,7 @@ def deep(draw: st.DrawFn) -> str:
 
 
 @often
-@given(deep() | VALUES)
+@given(deep_values() | VALUES)
 @example("[" * 128 + "]" * 128)
 @example("[" * 129 + "]" * 129)
 @example('["' + "[" * 200 + '"]')
@@ -323,19 +325,19 @@ def deep(draw: st.DrawFn) -> str:
 @example("[" + ",".join(["[]"] * 500) + "]")
 def test_depth_is_counted_outside_strings(text: str) -> None:
     """`check` refuses exactly the JSON that nests deeper than the limit, whatever brackets its strings hold."""
-    expected = f"nested more than {MAX_DEPTH} levels deep" if depth(text) > MAX_DEPTH else None
-    assert expected == refusal(text.encode())
+    expected = f"nested more than {MAX_DEPTH} levels deep" if measure_depth(text) > MAX_DEPTH else None
+    assert expected == find_refusal(text.encode())
 
 
 @often
 @given(st.binary(max_size=60))
-def test_check_refuses_what_is_not_utf_8(data: bytes) -> None:
-    """`check` takes bytes that are UTF-8 and not blank, and raises NotJSON for all others."""
+def test_check_refuses_all_but_utf_8(data: bytes) -> None:
+    """`check` accepts bytes that are UTF-8 and not blank, and raises NotJSON for all others."""
     try:
         is_text = bool(data.decode().encode().strip())
     except UnicodeDecodeError:
         is_text = False
-    assert is_text == (refusal(data) is None)
+    assert is_text == (find_refusal(data) is None)
 
 
 @pytest.mark.timeout(100)
@@ -343,13 +345,13 @@ def test_check_refuses_what_is_not_utf_8(data: bytes) -> None:
     "unit", ['\\"', '"', "\\", '"\\', "[", "{", "]", "[]", '["', '"[', "[{", '{"a":', " ", ",", "\\u005b"]
 )
 @pytest.mark.parametrize("prefix", ["", '"', "["])
-def test_no_body_makes_it_hang(prefix: str, unit: str) -> None:
-    """A body as large as is taken, of any one sign repeated, is answered."""
+def test_no_body_causes_a_hang(prefix: str, unit: str) -> None:
+    """A body of the largest size that repeats any one character is answered."""
     size = 4 * 1024 * 1024
-    _parse((prefix + unit * (size // len(unit))).encode()[:size])
+    _parse_and_reply((prefix + unit * (size // len(unit))).encode()[:size])
 
 
-# --- Errors that name the place
+# --- Errors that name the path
 
 
 class Disk(Struct):
@@ -393,20 +395,20 @@ class Machine(Struct, forbid_unknown_fields=True):
     ],
 )
 def test_an_error_names_the_path(data: str, shape: type[Any], expected: str) -> None:
-    """An error about a value names its path, what was expected there, and what was found."""
-    assert expected == problem(data, shape)
+    """An error about a value states its path, the expected type and the value."""
+    assert expected == find_problem(data, shape)
 
 
-def test_an_error_starts_at_the_root_it_is_given() -> None:
-    """The path of an error starts with the root that the caller names."""
-    assert 'Properties.count: expected an integer, got "two"' == problem('{"count":"two"}', Machine, "Properties")
-    assert "Properties: expected an object, got 3" == problem("3", Machine, "Properties")
+def test_an_error_starts_at_the_caller_s_root() -> None:
+    """The path in an error starts with the root that the caller names."""
+    assert 'Properties.count: expected an integer, got "two"' == find_problem('{"count":"two"}', Machine, "Properties")
+    assert "Properties: expected an object, got 3" == find_problem("3", Machine, "Properties")
 
 
 def test_an_unknown_or_missing_member_is_named() -> None:
-    """An error about a member that is unknown, or missing, names it and where it is."""
-    assert re.fullmatch(r"P: .*unknown field.*color.*", problem('{"color":1}', Machine, "P"))
-    assert re.fullmatch(r"P\.disks\[0\]: .*missing.*size.*", problem('{"disks":[{}]}', Machine, "P"))
+    """An error about an unknown or missing member states its name and path."""
+    assert re.fullmatch(r"P: .*unknown field.*color.*", find_problem('{"color":1}', Machine, "P"))
+    assert re.fullmatch(r"P\.disks\[0\]: .*missing.*size.*", find_problem('{"disks":[{}]}', Machine, "P"))
 
 
 @often
@@ -415,8 +417,8 @@ def test_an_unknown_or_missing_member_is_named() -> None:
 )
 @example({}, "n", "1" * 5000)
 @example({"a": "b"}, "n", "1e999")
-def test_any_value_that_is_no_string_is_told_by_its_path(good: dict[str, str], key: str, value: str) -> None:
-    """Whatever stands where a tag's value should, the error gives the tag's path, and says what is wrong."""
+def test_an_error_about_a_tag_names_its_path(good: dict[str, str], key: str, value: str) -> None:
+    """An error about a tag that is not a string states the tag's path and the problem, whatever the value."""
     good.pop(key, None)
     pairs = [*(f"{json.dumps(name)}:{json.dumps(text)}" for name, text in good.items()), f"{json.dumps(key)}:{value}"]
     with pytest.raises(WrongShape) as caught:
@@ -430,17 +432,17 @@ def test_any_value_that_is_no_string_is_told_by_its_path(good: dict[str, str], k
 
 @often
 @given(VALUES)
-def test_json_that_fits_is_decoded(value: str) -> None:
-    """Any JSON value fits Raw, and is given back byte for byte."""
+def test_any_json_is_decoded_as_raw(value: str) -> None:
+    """Any JSON value decodes as Raw, byte for byte."""
     assert value.encode() == bytes(decode(value.encode(), Raw))
 
 
 @often
-@given(damaged())
+@given(damaged_requests())
 @example(b'{"Type":1}x')
 @example(b'{"Type":1,"a":')
 @example(b'{"Type":' + b"1" * 5000 + b"}")
 def test_decode_raises_only_its_own_errors(data: bytes) -> None:
-    """Decoding gives a value or raises NotJSON or WrongShape, whatever the bytes."""
+    """Decoding any bytes returns a value or raises NotJSON or WrongShape."""
     with contextlib.suppress(NotJSON, WrongShape):
         assert isinstance(decode(data, Params), Params)

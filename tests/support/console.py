@@ -1,4 +1,4 @@
-"""What a page of the documentation has in its blocks: files to be written, and what is typed at a console and printed there."""
+"""Read a documentation page's code blocks, write its files, and type its commands at a console."""
 
 import os
 import re
@@ -21,7 +21,7 @@ VARIES = [
 
 
 class Block(Struct):
-    """A block of code: *file* is what it is written to, empty for a console."""
+    """A block of code. *file* is the file that it belongs in, or empty for a console."""
 
     language: str
     file: str
@@ -29,24 +29,24 @@ class Block(Struct):
 
     @property
     def commands(self) -> Iterator[tuple[str, str]]:
-        """What is typed at a console, with what is printed."""
+        """Yield each command with the output that follows it."""
         for part in re.split(r"^\$ ", self.text, flags=re.MULTILINE)[1:]:
             command, _, output = part.partition("\n")
             yield command, output
 
 
-def blocks(page: Path) -> list[Block]:
-    """Give a page's blocks, in order."""
-    return [Block(*found) for found in BLOCK.findall(page.read_text())]
+def read_blocks(page: Path) -> list[Block]:
+    """Return a page's blocks, in order."""
+    return [Block(*groups) for groups in BLOCK.findall(page.read_text())]
 
 
 def without_pytest(environment: Mapping[str, str]) -> dict[str, str]:
-    """Give an environment in which pytest runs as by hand, whatever runs this."""
+    """Return *environment* without pytest's variables, so that a nested pytest runs as if started by hand."""
     return {key: value for key, value in environment.items() if not key.startswith(("PYTEST_ADDOPTS", "PYTEST_XDIST_"))}
 
 
 class Console:
-    """A terminal in *folder* of a user with the home *home*; the page's IDs stand for those that there really are."""
+    """A terminal in *folder* of a user with the home *home*, which maps the page's IDs to real ones."""
 
     def __init__(self, home: Path) -> None:
         self.home = home
@@ -70,35 +70,35 @@ class Console:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        """End the daemon, if one was started and not stopped."""
+        """Kill the daemon if it still runs."""
         if self.daemon is not None and self.daemon.poll() is None:
             self.daemon.kill()
             self.daemon.wait()
 
     def type(self, command: str, output: str) -> None:
-        """Run a command, which must print *output*; one that only looks may have to look again."""
-        command = self.real(command)
+        """Run a command and check that it prints *output*. Repeat a command that only reads until it does."""
+        command = self.fill_in(command)
         if " --provider " in command or " --config " in command:
             self.start(command)
             eventually(
-                lambda: self._printed(output, self._log(output.count("\n"))), f"{command}: {output} in {self._log()}"
+                lambda: self._matches(output, self._log(output.count("\n"))), f"{command}: {output} in {self._log()}"
             )
         elif " describe " in command or " machines " in command:
             eventually(
-                lambda: self._printed(output, self._run(command)), f"{command}: {output}, but {self._run(command)}"
+                lambda: self._matches(output, self._run(command)), f"{command}: {output}, but {self._run(command)}"
             )
         else:
             printed = self._run(command)
-            assert self._printed(output, printed), f"$ {command}\n{printed}instead of\n{output}"
+            assert self._matches(output, printed), f"$ {command}\n{printed}instead of\n{output}"
 
-    def real(self, text: str) -> str:
-        """Give text of the page with what it stands for."""
+    def fill_in(self, text: str) -> str:
+        """Return *text* with real IDs and addresses in place of the page's."""
         for written, real in self.ids.items():
             text = text.replace(written, real)
         return text
 
     def start(self, command: str) -> None:
-        """Start a daemon, once the one before has ended."""
+        """Start a daemon after the previous one has stopped."""
         self.stop()
         with (self.home / "log").open("wb") as log:
             self.daemon = subprocess.Popen(
@@ -127,8 +127,8 @@ class Console:
         )
         return done.stdout
 
-    def _printed(self, written: str, printed: str) -> bool:
-        """Is this what is written, but for what is another each time?"""
+    def _matches(self, written: str, printed: str) -> bool:
+        """Check whether *printed* matches *written*, ignoring values that differ in every run."""
         printed = printed.replace(str(self.home), "/home/ada")
         ids = {**dict(zip(ID.findall(written), ID.findall(printed), strict=False)), **self.ids}
         for one, other in ids.items():

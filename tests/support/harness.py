@@ -1,5 +1,6 @@
-"""What the tests run: the real daemon as a process, and raw HTTP on its socket."""
+"""Run the real daemon as a process, and send raw HTTP to its socket."""
 
+import asyncio
 import json
 import os
 import signal
@@ -11,6 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from pyinfrakit.disk import Disk
 from pyinfrakit.errors import Unreachable
@@ -25,28 +28,35 @@ PROGRAMS = ROOT / "tests" / "programs"
 
 COMMAND = (sys.executable, "-m", "pyinfrakit")
 PATIENCE = 20.0
-"""Seconds that a call, or a stop, may take at most."""
+"""Seconds before a call or a stop counts as hung."""
 EVENTUALLY = 60.0
-"""Seconds after which something that should happen has not."""
+"""Seconds before an expected event counts as missing."""
 
 
-def eventually(condition: Callable[[], Any], what: str = "", patience: float = EVENTUALLY) -> Any:
-    """Give what *condition* gives as soon as that is true; fail when it takes too long."""
+def eventually(condition: Callable[[], Any], description: str = "", patience: float = EVENTUALLY) -> Any:
+    """Return the first true value of *condition*. Fail if none comes within *patience* seconds."""
     end = time.monotonic() + patience
     while not (value := condition()):
-        assert time.monotonic() < end, f"did not happen in {patience:g} s: {what}"
+        assert time.monotonic() < end, f"did not happen in {patience:g} s: {description}"
         time.sleep(0.02)
     return value
 
 
+async def until(condition: Callable[[], bool], patience: float = PATIENCE) -> None:
+    """Wait for *condition* in an event loop. Raise `TimeoutError` after *patience* seconds."""
+    async with asyncio.timeout(patience):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
 def environment(home: Path) -> dict[str, str]:
-    """A daemon's environment, with *home* as InfraKit's home."""
+    """Return a daemon's environment, with *home* as InfraKit's home."""
     clean = {key: value for key, value in os.environ.items() if not key.startswith("INFRAKIT")}
     return {**clean, "INFRAKIT_HOME": str(home), "PYTHONWARNINGS": "error"}
 
 
 def command(home: Path, *arguments: str, input: str = "", **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run `infrakit-instance` to its end."""
+    """Run `infrakit-instance` until it exits."""
     return subprocess.run(
         [*COMMAND, *arguments],
         input=input,
@@ -58,8 +68,19 @@ def command(home: Path, *arguments: str, input: str = "", **variables: str) -> s
     )
 
 
+root_only = pytest.mark.skipif(os.geteuid() != 0, reason="only root checks who may change a file")
+
+
+def read_usage_error(home: Path, *arguments: str, **variables: str) -> str:
+    """Run a command that must exit with a usage error, and return its message without the program's name."""
+    result = command(home, *arguments, **variables)
+    assert (2, "") == (result.returncode, result.stdout)
+    (line,) = result.stderr.splitlines()
+    return line.removeprefix("infrakit-instance: ")
+
+
 class Daemon:
-    """A daemon in a home of its own. *program* starts it; what it logs is in `log`."""
+    """A daemon in its own home, started by *program*. `log` is its log."""
 
     def __init__(self, home: Path, *arguments: str, name: str = "rack1", program: Sequence[str] = COMMAND) -> None:
         self.home = home
@@ -89,7 +110,7 @@ class Daemon:
         return self.process.pid
 
     def start(self, wait: bool = True) -> "Daemon":
-        """Start it, and wait until it answers."""
+        """Start the daemon and wait until it answers."""
         self.home.mkdir(exist_ok=True)
         with (self.home / "log").open("ab") as log:
             self.process = subprocess.Popen(
@@ -103,67 +124,81 @@ class Daemon:
         assert self.process is not None
         assert self.process.poll() is None, f"the daemon ended: {self.log}"
         try:
-            self.call(
-                "Plugin.Implements"
-            )  # to connect would say little: a child of one that was killed may still listen for it
+            # A connection alone proves little: a child of a killed daemon may still listen on the socket.
+            self.call("Plugin.Implements")
         except Unreachable:
             return False
         return True
 
     def stop(self, number: int = signal.SIGTERM) -> int:
-        """Send a signal, and give the exit status."""
+        """Send a signal and return the exit status."""
         assert self.process is not None
         self.process.send_signal(number)
         return self.process.wait(PATIENCE)
 
     def kill(self) -> None:
-        """End it as a power cut would, with what it was about to start, which has its socket open for an instant."""
+        """Kill the daemon as a power cut would, and wait for its children, which hold its socket for an instant."""
         self.stop(signal.SIGKILL)
-        eventually(self._is_silent, "nobody is on its socket")
+        eventually(self._is_silent, "nobody listens on its socket")
 
     def _is_silent(self) -> bool:
         with socket.socket(socket.AF_UNIX) as probe:
             return probe.connect_ex(str(self.socket)) != 0
+
+    def machines(self) -> list[str]:
+        """Return the IDs of the simulator's machines, sorted."""
+        return sorted(self.world.look().machines)
 
     def client(self, timeout: float = PATIENCE) -> Client:
         return Client(self.socket, timeout)
 
     @contextmanager
     def remote(self) -> Iterator[OperatorClient]:
-        """The plugin, as our command line calls it."""
+        """Connect to the plugin as the project's command line does."""
         with self.client() as client:
             yield OperatorClient(client)
 
     def call(self, method: str, **params: Any) -> Any:
-        """Call a method; give its result. `RemoteError` is raised for an error."""
+        """Call a method and return its result. Raise `RemoteError` if the plugin reports an error."""
         with self.client() as client:
             return json.loads(bytes(client.call(method, params)))
 
     def provision(self, properties: Any = None, *, logical: str | None = None, **tags: str) -> str:
-        """Provision an instance; a tag's ``_`` stands for a dot: ``infrakit_group="w"``."""
-        spec = {"Properties": properties or {}, "Tags": dotted(tags), "LogicalID": logical}
+        """Provision an instance; an underscore in a tag stands for a dot: ``infrakit_group="w"``."""
+        spec = {"Properties": properties or {}, "Tags": replace_underscores(tags), "LogicalID": logical}
         return str(self.call("Instance.Provision", Spec=spec)["ID"])
 
     def described(self, **tags: str) -> list[str]:
-        """Give the IDs that InfraKit is shown, in order."""
-        return [each["ID"] for each in self.call("Instance.DescribeInstances", Tags=dotted(tags))["Descriptions"]]
+        """Return the IDs that InfraKit sees, in order."""
+        return [
+            each["ID"]
+            for each in self.call("Instance.DescribeInstances", Tags=replace_underscores(tags))["Descriptions"]
+        ]
 
     def record(self, id: str) -> RecordDescription | None:
-        """Give an instance's record, in any state."""
+        """Return an instance's record in any state, or None."""
         with self.remote() as plugin:
             return next(iter(plugin.records({}, [id])), None)
 
     def exported(self) -> bytes:
-        """Give the content of the state file and its journal as `export` prints it."""
+        """Return the content of the state file and its journal, as `export` prints it."""
         return b"".join(document.dump(recovery.read_live(Disk(), self.state).content))
 
     def saved(self) -> dict[str, Any]:
-        """Give the content of the state file and its journal."""
+        """Return the content of the state file and its journal."""
         content: dict[str, Any] = json.loads(self.exported())
         return content
 
+    @contextmanager
+    def connect(self, timeout: float = PATIENCE) -> Iterator[socket.socket]:
+        """Open a connection whose sends and receives time out after *timeout* seconds."""
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(str(self.socket))
+            connection.settimeout(timeout)
+            yield connection
+
     def exchange(self, request: bytes) -> tuple[int, dict[str, str], bytes]:
-        """Send raw bytes on a connection of their own; give the reply's status, headers (lower-case) and body."""
+        """Send raw bytes on a new connection. Return the reply's status, headers (lower case) and body."""
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(PATIENCE)
             connection.connect(str(self.socket))
@@ -177,7 +212,8 @@ class Daemon:
         return self.exchange(head.encode() + data)
 
 
-def dotted(tags: dict[str, str]) -> dict[str, str]:
+def replace_underscores(tags: dict[str, str]) -> dict[str, str]:
+    """Return *tags* with a dot for each underscore in a key."""
     return {key.replace("_", "."): value for key, value in tags.items()}
 
 
@@ -186,13 +222,13 @@ def read_reply(connection: socket.socket) -> tuple[int, dict[str, str], bytes]:
     data = b""
     while b"\r\n\r\n" not in data:
         more = connection.recv(65536)
-        assert more, f"the connection ended in a reply's head: {data!r}"
+        assert more, f"the connection closed within a reply's head: {data!r}"
         data += more
     head, _, body = data.partition(b"\r\n\r\n")
     lines = head.decode().split("\r\n")
     headers = {key.lower(): value.strip() for key, _, value in (line.partition(":") for line in lines[1:])}
     while len(body) < int(headers.get("content-length", 0)):
         more = connection.recv(1 << 20)
-        assert more, "the connection ended in a reply's body"
+        assert more, "the connection closed within a reply's body"
         body += more
     return int(lines[0].split()[1]), headers, body

@@ -1,4 +1,4 @@
-"""A web server for a folder."""
+"""Serve a folder over HTTP."""
 
 import threading
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ class _Silent(SimpleHTTPRequestHandler):
 
 @contextmanager
 def served(folder: Path) -> Iterator[str]:
-    """Serve *folder* on the loopback; give the address."""
+    """Serve *folder* on the loopback address, and yield its URL."""
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Silent, directory=str(folder))) as server:
         serving = threading.Thread(target=server.serve_forever)
         serving.start()
