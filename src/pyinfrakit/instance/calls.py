@@ -50,13 +50,9 @@ class _Slots:
         self.room = asyncio.Semaphore(limits.at_once)
         self.late = late
 
-    def enter(self, name: str) -> "_Slot":
-        """Return the context of one call. Entering it waits for room."""
-        return _Slot(self, name)
-
 
 class _Slot:
-    """Room for one call, released at the end of the call or when the call is late."""
+    """Room for one call, released at the end of the call or when the call is late. Entering it waits for room."""
 
     def __init__(self, slots: _Slots, name: str) -> None:
         self._slots = slots
@@ -90,10 +86,10 @@ class _Slot:
         self._task.cancel()
 
 
-_Outcome = Callable[[], Any]
-"""Return the result of a call, or raise its error. A future would refuse some exceptions, such as StopIteration."""
+_Outcome = tuple[Any, BaseException | None]
+"""The result of a call, or its error. A future refuses some exceptions, such as StopIteration, so that it holds both."""
 
-_Todo = SimpleQueue[tuple[asyncio.Future[_Outcome], _Outcome] | None]
+_Todo = SimpleQueue[tuple[asyncio.Future[_Outcome], Callable[[], Any]] | None]
 
 
 class _Threads:
@@ -121,7 +117,10 @@ class _Threads:
         while not wait.done():
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.shield(wait)
-        return wait.result()()
+        result, error = wait.result()
+        if error is not None:
+            raise error
+        return result
 
     def abandon(self) -> None:
         """Stop waiting for all calls. Busy threads end with their call, or with the process; later calls get new ones."""
@@ -135,7 +134,11 @@ class _Threads:
     def _run(self, todo: _Todo) -> None:
         while (work := todo.get()) is not None:
             wait, call = work
-            outcome = _capture(call)
+            outcome: _Outcome
+            try:
+                outcome = call(), None
+            except BaseException as error:  # noqa: BLE001 - a thread has nobody above it: the caller gets all of them
+                outcome = None, error
             with contextlib.suppress(RuntimeError):  # the event loop is closed: nobody waits
                 wait.get_loop().call_soon_threadsafe(self._end, todo, wait, outcome)
 
@@ -144,19 +147,6 @@ class _Threads:
         self._waits.discard(wait)
         if not wait.done():
             wait.set_result(outcome)
-
-
-def _capture(call: _Outcome) -> _Outcome:
-    try:
-        result = call()
-    except BaseException as error:  # noqa: BLE001 - a thread has nobody above it: the caller gets all of them
-        caught = error
-
-        def raise_again() -> Any:
-            raise caught
-
-        return raise_again
-    return lambda: result
 
 
 class Calls:
@@ -213,7 +203,7 @@ class Calls:
     async def provision(self, id: str, pending: Callable[[], Spec | None]) -> Machine | None:
         """Have a machine made. Return None if, by its turn, no spec is *pending* any more."""
         name = f"provision of {id}"
-        async with self._provisions.enter(name):
+        async with _Slot(self._provisions, name):
             spec = pending()
             if spec is None:
                 return None
@@ -223,14 +213,14 @@ class Calls:
     async def adopt(self, id: str, handle: str, spec: Spec) -> Machine:
         """Have a machine that exists marked as the instance *id*."""
         name = f"adopt of {handle}"
-        async with self._provisions.enter(name):
+        async with _Slot(self._provisions, name):
             with self._calling(id):
                 return await self._ask(name, _read_machine(id, handle), self._provider.adopt, id, handle, spec)
 
     async def label(self, record: Record) -> None:
         """Have a record's tags put on its machine."""
         name = f"label of {record.id}"
-        async with self._labels.enter(name):
+        async with _Slot(self._labels, name):
             with self._calling(record.id):
                 await self._ask(name, _ignore, self._provider.label, record, record.spec.tags)
 
@@ -263,7 +253,7 @@ class Calls:
         try:
             if self._provider.batch > 1:
                 await asyncio.sleep(0)  # let others of this turn of the event loop join the batch
-            async with self._destroys.enter(f"destroy of {record.id}"):
+            async with _Slot(self._destroys, f"destroy of {record.id}"):
                 if mine in self._to_destroy:
                     await self._destroy_batch(self._take_batch(mine))
             await mine.outcome

@@ -24,7 +24,7 @@ class OperatorClient(InstanceClient):
 
     def confirm(self) -> Sequence[str]:
         """Confirm the held losses; return the IDs of the lost instances."""
-        return self._call("Operator.Confirm", {}, types.ConfirmResult).Instances
+        return self._call("Operator.Confirm", {}, types.InstancesResult).Instances
 
     def orphans(self) -> Sequence[types.Orphan]:
         """Return the machines with the plugin's mark and no record."""
@@ -33,11 +33,11 @@ class OperatorClient(InstanceClient):
     def adopt(self, handle: str, tags: Mapping[str, str], logical_id: str | None = None) -> str:
         """Adopt a machine that exists; return its ID."""
         params = {"Handle": handle, "Tags": tags, "LogicalID": logical_id}
-        return self._call("Operator.Adopt", params, types.AdoptResult).Instances[0]
+        return self._call("Operator.Adopt", params, types.InstancesResult).Instances[0]
 
     def adopt_orphans(self, tags: Mapping[str, str], ids: Sequence[str] = ()) -> Sequence[str]:
         """Adopt orphans, all of them or those with *ids*; return their IDs."""
-        return self._call("Operator.AdoptOrphans", {"Instances": ids, "Tags": tags}, types.AdoptResult).Instances
+        return self._call("Operator.AdoptOrphans", {"Instances": ids, "Tags": tags}, types.InstancesResult).Instances
 
     def destroy_orphans(self, ids: Sequence[str]) -> None:
         """Have orphans destroyed."""

@@ -54,7 +54,7 @@ class OperatorService:
 
     async def _confirm(self, params: Raw) -> Any:
         _, plugin = self._read(params, Params)
-        return types.ConfirmResult(plugin.confirm_losses())
+        return types.InstancesResult(plugin.confirm_losses())
 
     async def _status(self, params: Raw) -> Any:
         _, plugin = self._read(params, Params)
@@ -79,11 +79,11 @@ class OperatorService:
         request, plugin = self._read(params, types.AdoptParams)
         spec = Spec(tags=request.Tags or {}, logical_id=request.LogicalID or None)
         handle = require(request.Handle, "Handle", "the provider's name for a machine")
-        return types.AdoptResult([await plugin.adopt(handle, spec)])
+        return types.InstancesResult([await plugin.adopt(handle, spec)])
 
     async def _adopt_orphans(self, params: Raw) -> Any:
         request, plugin = self._read(params, types.OrphansParams)
-        return types.AdoptResult(await plugin.adopt_orphans(request.Instances or (), request.Tags or {}))
+        return types.InstancesResult(await plugin.adopt_orphans(request.Instances or (), request.Tags or {}))
 
     async def _destroy_orphans(self, params: Raw) -> Any:
         request, plugin = self._read(params, types.OrphansParams)

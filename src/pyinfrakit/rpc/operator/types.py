@@ -37,12 +37,6 @@ class RecordsResult(Struct, frozen=True):
     Records: list[RecordDescription]
 
 
-class ConfirmResult(Struct, frozen=True):
-    """The IDs of the instances whose loss was confirmed."""
-
-    Instances: list[str]
-
-
 class StatusResult(Struct, frozen=True):
     """The state of a plugin.
 
@@ -104,7 +98,7 @@ class MachinesResult(Struct, frozen=True):
     Machines: list[PoolEntry]
 
 
-class AdoptResult(Struct, frozen=True):
-    """The IDs of the adopted machines."""
+class InstancesResult(Struct, frozen=True):
+    """The IDs of the instances whose loss was confirmed, or that were adopted."""
 
     Instances: list[str]
