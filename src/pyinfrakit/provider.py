@@ -204,4 +204,4 @@ class Provider(ABC):
 
         By default, machines are made, and there is no pool.
         """
-        raise GiveUp(f"provider {type(self).__name__} has no pool of machines: it makes them")
+        raise GiveUp(f"provider {type(self).__name__} has no pool of machines: it creates them on demand")

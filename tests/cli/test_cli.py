@@ -723,7 +723,7 @@ def test_confirm_lets_held_losses_happen(run: Run) -> None:
 
 def test_a_provider_without_a_pool_has_no_machines_to_show(daemon: Daemon) -> None:
     """The error of `machines` for a provider without a pool says that it has none."""
-    assert "provider File has no pool of machines: it makes them" == fails(daemon.home, "machines", "rack1")
+    assert "provider File has no pool of machines: it creates them on demand" == fails(daemon.home, "machines", "rack1")
 
 
 def test_info_shows_what_a_plugin_is_and_how(daemon: Daemon) -> None:
@@ -801,7 +801,7 @@ def to_rack1(call: list[str]) -> list[str]:
 @pytest.mark.parametrize("call", EVERY_CALL, ids=" ".join)
 def test_no_plugin_there_is_told(home: Path, call: list[str]) -> None:
     """The error for a missing plugin has the path of its socket."""
-    assert f"no plugin at {home / 'plugins' / 'rack1'}: there is no such socket" == fails(
+    assert f"no plugin at {home / 'plugins' / 'rack1'}: there is no such socket; is the plugin running?" == fails(
         home, *to_rack1(call), input="{}"
     )
 

@@ -427,7 +427,7 @@ def test_nothing_listens(home: Path, tmp_path: Path) -> None:
     done = command(home, "conformance", "rack1")
     assert (1, "") == (done.returncode, done.stdout)
     assert [
-        f"infrakit-instance: no plugin at {home / 'plugins' / 'rack1'}: there is no such socket"
+        f"infrakit-instance: no plugin at {home / 'plugins' / 'rack1'}: there is no such socket; is the plugin running?"
     ] == done.stderr.splitlines()
     with pytest.raises(Unreachable):
         check(tmp_path / "none")

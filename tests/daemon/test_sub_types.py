@@ -108,7 +108,7 @@ def test_a_call_without_a_known_sub_type_is_an_error(run: Run) -> None:
         with pytest.raises(RemoteError, match=r"^no-plugin:disk$"):
             daemon.call(method, Type="disk", Instance=id)
         for none in (None, "", "."):
-            with pytest.raises(RemoteError, match=r"^no-plugin: say NAME/compute or NAME/storage$"):
+            with pytest.raises(RemoteError, match=r"^no-plugin: use NAME/compute or NAME/storage$"):
                 daemon.call(method, Type=none, Instance=id)
     assert [id] == describe(daemon, "compute")
 
@@ -132,7 +132,7 @@ def test_commands_name_a_sub_type_after_a_slash(run: Run) -> None:
     assert (0, "") == (result.returncode, result.stderr)
     assert describe(daemon, "storage") == command(daemon.home, "describe", "rack1/storage", "-q").stdout.split()
     assert [] == command(daemon.home, "describe", "rack1/compute", "-q").stdout.split()
-    assert "say NAME/compute or NAME/storage" in command(daemon.home, "describe", "rack1").stderr
+    assert "use NAME/compute or NAME/storage" in command(daemon.home, "describe", "rack1").stderr
 
 
 # --- Separation

@@ -90,7 +90,7 @@ def _check_conflicts(context: click.Context) -> None:
 @click.option(
     "--provider",
     default="file",
-    help="The provider, which makes the machines: file, simulator, exec, another installed one, module:Class, or "
+    help="The provider, which makes the machines: file, simulator, process, exec, redfish, another installed one, module:Class, or "
     "path/to/file.py:Class.",
 )
 @click.option(
@@ -99,7 +99,7 @@ def _check_conflicts(context: click.Context) -> None:
 @click.option(
     "--config",
     type=click.Path(path_type=Path),
-    help="A TOML file with providers and options, instead of the two flags.",
+    help="A TOML file with providers and options, instead of --provider and --option.",
 )
 @click.option("--mark", help="The plugin's mark on its machines, for recovery.  [default: the stored one, or random]")
 @seconds_option("--sync-interval", default=10.0, help="Seconds between observations of the provider.")

@@ -124,7 +124,8 @@ def _summarize(sub_type: str, plugin: Plugin) -> str:
     """Return a plugin's provider and its number of instances, for the log."""
     some = ", ".join(f"{count} {state}" for state, count in plugin.count_states().items() if count)
     provider = f"{sub_type}: provider" if sub_type else "provider"
-    instances = f"{len(plugin.records)} instances" + (f" ({some})" if some else "")
+    number = len(plugin.records)
+    instances = f"{number} instance{'' if number == 1 else 's'}" + (f" ({some})" if some else "")
     return f"{provider} {type(plugin.provider).__name__}: {instances}"
 
 

@@ -100,7 +100,7 @@ def explain(path: Path, error: Exception, timeout: float) -> str:
     """Return why the plugin at *path* could not be reached, or why the connection broke."""
     match error:
         case FileNotFoundError():
-            return f"no plugin at {path}: there is no such socket"
+            return f"no plugin at {path}: there is no such socket; is the plugin running?"
         case ConnectionRefusedError():
             return f"no plugin at {path}: nothing listens there any more; start it again"
         case BlockingIOError():

@@ -40,7 +40,7 @@ class Targets:
     def _explain_unknown(self, name: str | None) -> str:
         # The prefix is InfraKit's own: its clients look for it.
         if name in (None, "", types.ONLY_OBJECT):
-            return f"no-plugin: say {' or '.join(f'NAME/{each}' for each in self.sub_types)}"
+            return f"no-plugin: use {' or '.join(f'NAME/{each}' for each in self.sub_types)}"
         return f"no-plugin:{name}"
 
 
