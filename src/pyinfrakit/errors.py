@@ -40,8 +40,8 @@ class InvalidSpec(WrongCall):
 class UnknownInstance(WrongCall):
     """No instance has this ID, or no longer."""
 
-    def __init__(self, id: str) -> None:
-        super().__init__(f"no instance {id!r}: it never existed here, or is gone")
+    def __init__(self, id: str, noun: str = "instance") -> None:
+        super().__init__(f"no {noun} {id!r}: it never existed here, or is gone")
         self.id = id
 
 

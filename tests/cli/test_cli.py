@@ -658,7 +658,7 @@ def test_destroy_of_an_unknown_id_is_an_error(daemon: Daemon) -> None:
 def test_label_adds_and_replaces_tags(daemon: Daemon) -> None:
     """`label` adds or replaces tags, several at once too, and keeps the others."""
     id = daemon.provision(keep="0", tier="web")
-    assert f"labelled {id}\n" == ok(daemon.home, "label", "rack1", id, "tier=db", "a=1,b=x=y", "empty=")
+    assert f"labeled {id}\n" == ok(daemon.home, "label", "rack1", id, "tier=db", "a=1,b=x=y", "empty=")
     (found,) = daemon.call("Instance.DescribeInstances")["Descriptions"]
     assert {"keep": "0", "tier": "db", "a": "1", "b": "x=y", "empty": ""} == found["Tags"]
     assert "'nope'" in fails(daemon.home, "label", "rack1", "nope", "a=1")

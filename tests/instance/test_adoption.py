@@ -83,7 +83,7 @@ def test_an_orphan_is_destroyed_on_command(daemon_without_state: tuple[Daemon, l
     daemon, lost = daemon_without_state
     wrong = command(daemon.home, "orphans", "rack1", "--destroy", lost[0], "--destroy", "nobody")
     assert 1 == wrong.returncode
-    assert "no instance 'nobody'" in wrong.stderr
+    assert "no orphan 'nobody'" in wrong.stderr
     result = command(daemon.home, "orphans", "rack1", "--destroy", lost[0])
     assert f"destroying {lost[0]}\n" == result.stdout
     eventually(lambda: set(lost[1:]) == daemon.world.look().machines.keys())

@@ -144,4 +144,4 @@ def _wait(plugin: OperatorClient, id: str, end: float) -> None:
 def label(plugin: OperatorClient, id: str, tags: tuple[dict[str, str], ...]) -> None:
     """Add tags to an instance, or replace their values. Its other tags stay."""
     plugin.label(id, {key: value for some in tags for key, value in some.items()})
-    click.echo(f"labelled {id}")
+    click.echo(f"labeled {id}")

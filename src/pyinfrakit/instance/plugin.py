@@ -350,7 +350,7 @@ class Plugin:
         orphans = self.orphans
         for id in wanted:
             if id not in orphans:
-                raise UnknownInstance(id)
+                raise UnknownInstance(id, "orphan")
         machines = [machine for id, machine in orphans.items() if not wanted or id in wanted]
         for machine in machines:
             if other := self._store.find_elsewhere(machine.id):

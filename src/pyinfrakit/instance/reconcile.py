@@ -137,7 +137,7 @@ class Reconciler:
 
     def _report_trouble(self, trouble: str) -> None:
         if trouble and trouble != self.trouble:
-            log.error("the provider%s can't be observed, so nothing is concluded: %s", self._whose, trouble)
+            log.error("the provider%s can't be observed, so nothing changes: %s", self._whose, trouble)
         elif self.trouble and not trouble:
             log.log(NOTICE, "the provider%s can be observed again", self._whose)
         self.trouble = trouble
