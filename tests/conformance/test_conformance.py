@@ -22,7 +22,7 @@ import raw_plugins as raw
 from conftest import FAST
 from pyinfrakit.conformance import CHECKS, Report, Verdict, check
 from pyinfrakit.conformance.session import Session
-from pyinfrakit.conformance.trial import Trial, plan_run
+from pyinfrakit.conformance.trial import Intent, Trial
 from pyinfrakit.errors import Unreachable, WrongCall
 from support.executables import Examples
 from support.harness import COMMAND, PROGRAMS, ROOT, Daemon, command, environment, eventually
@@ -206,7 +206,7 @@ def test_a_slow_plugin_fails() -> None:
     session = Session(Path("none"), "", 60)
     session.slowest = (15.5, "Instance.Provision")
     (in_time,) = [each for each in CHECKS if each.name == "in-time"]
-    result = in_time.run(Trial(session, plan_run(2, PROPERTIES), "Handshake.Hello", (0, 6, 1)))
+    result = in_time.run(Trial(session, Intent(2, PROPERTIES), "Handshake.Hello", (0, 6, 1)))
     assert (Verdict.FAILS, "Instance.Provision took 15.5 s") == (result.verdict, result.happened)
 
 

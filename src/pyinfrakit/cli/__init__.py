@@ -1,12 +1,10 @@
-"""The command line: one module for each family of commands, and the part that all programs share."""
+"""The command line: one module for each family of commands, and the start and the end that they share."""
 
-import importlib
 import logging
 import os
 import sys
 import threading
-from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import click
 from click.core import ParameterSource
@@ -67,24 +65,3 @@ def _explain_source(error: click.UsageError) -> str:
     if error.ctx.get_parameter_source(name) is not ParameterSource.ENVIRONMENT:
         return ""
     return f" (from {error.param.envvar or f'{error.ctx.auto_envvar_prefix}_{name.upper()}'})"
-
-
-class LazyGroup(click.Group):
-    """A group of commands that are imported when they run: to import all takes longer than most of them.
-
-    *families* maps the modules of this package to their commands.
-    """
-
-    def __init__(self, *args: Any, families: Mapping[str, Sequence[str]], **settings: Any) -> None:
-        super().__init__(*args, **settings)
-        self._modules = {command: module for module, commands in families.items() for command in commands}
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted([*self._modules, *self.commands])
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        module = self._modules.get(cmd_name)
-        if module is None:
-            return super().get_command(ctx, cmd_name)
-        command: click.Command = getattr(importlib.import_module(f"{__name__}.{module}"), cmd_name.replace("-", "_"))
-        return command

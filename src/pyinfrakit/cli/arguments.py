@@ -53,8 +53,6 @@ class Tags(click.ParamType[dict[str, str]]):
     name = "k=v,…"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dict[str, str]:
-        if isinstance(value, dict):
-            return value
         tags: dict[str, str] = {}
         for pair in value.split(",") if value else ():
             key, equals, text = pair.partition("=")

@@ -1,16 +1,14 @@
 """`conformance`: check that a plugin of any kind behaves as InfraKit expects."""
 
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import click
-import msgspec
+from msgspec import Raw, to_builtins
 
 from pyinfrakit import paths
 from pyinfrakit.cli.arguments import directory_option, plugin_argument, read_json
-from pyinfrakit.cli.output import format_table
+from pyinfrakit.cli.output import format_table, print_json
 from pyinfrakit.conformance import Report, Verdict, check
 from pyinfrakit.logs import escape
 
@@ -38,31 +36,24 @@ def conformance(
     it first prints its plan to standard error, and it destroys them at the end in all cases. The exit status is 1 if a check
     fails or an instance is left behind.
     """
-    properties = read_json(source, is_yaml) if source else msgspec.Raw(b"{}")
+    properties = read_json(source, is_yaml) if source else Raw(b"{}")
     path, sub_type = paths.resolve(name, directory)
-    with _interrupt_on_sigterm():
-        report = check(path, sub_type=sub_type, properties=properties, count=count, timeout=timeout, tell=_print_line)
-    click.echo(_format_json(report) if raw else _format_tables(report))
-    problems = {
-        "does not hold": ", ".join(each.name for each in report.failed),
-        "left behind": ", ".join(each.id or "perhaps others" for each in report.left),
-    }
-    if not report.holds:
-        raise click.ClickException("; ".join(f"{problem}: {names}" for problem, names in problems.items() if names))
+    # Clean up on SIGTERM, too, because CI systems cancel jobs with it.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
+    def tell(line: str) -> None:
+        click.echo(escape(line), err=True)  # stdout has the report alone, for programs
 
-def _print_line(line: str) -> None:
-    click.echo(escape(line), err=True)  # stdout has the report alone, for programs
-
-
-@contextmanager
-def _interrupt_on_sigterm() -> Iterator[None]:
-    """Clean up on SIGTERM, too, because CI systems cancel jobs with it."""
-    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)
+    report = check(path, sub_type=sub_type, properties=properties, count=count, timeout=timeout, tell=tell)
+    if raw:
+        print_json({"holds": report.holds, **to_builtins(report)})
+    else:
+        click.echo(_format_tables(report))
+    problems = [f"does not hold: {', '.join(each.name for each in report.failed)}"] if report.failed else []
+    if report.left:
+        problems.append(f"left behind: {', '.join(each.id or 'perhaps others' for each in report.left)}")
+    if problems:
+        raise click.ClickException("; ".join(problems))
 
 
 def _format_tables(report: Report) -> str:
@@ -71,8 +62,3 @@ def _format_tables(report: Report) -> str:
     checks = format_table([["CHECK", "VERDICT", "EXPECTED", "HAPPENED"], *rows])
     counts = (f"{verdict}: {sum(each.verdict is verdict for each in report.checks)}" for verdict in Verdict)
     return f"{facts}\n\n{checks}\n\n{', '.join(counts)}"
-
-
-def _format_json(report: Report) -> str:
-    document = {"holds": report.holds, **msgspec.to_builtins(report)}
-    return msgspec.json.format(msgspec.json.encode(document)).decode()

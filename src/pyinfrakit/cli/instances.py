@@ -108,14 +108,13 @@ def destroy(plugin: OperatorClient, ids: tuple[str, ...], wait: bool, timeout: f
             plugin.destroy(id)
         except RemoteError as error:
             problems[id] = error
-    for id in ids:
-        if wait and id not in problems:
-            try:
+    for id in [each for each in ids if each not in problems]:
+        try:
+            if wait:
                 _wait(plugin, id, end)
-            except TryAgain as error:
-                problems[id] = error
-        if id not in problems:
             click.echo(f"destroyed {id}")
+        except TryAgain as error:
+            problems[id] = error
     if problems:
         raise click.ClickException("; ".join(map(str, problems.values())))
 

@@ -11,9 +11,6 @@ from pyinfrakit.rpc.client import RemoteError
 from pyinfrakit.rpc.operator.client import OperatorClient
 from pyinfrakit.rpc.operator.types import Orphan
 
-BOOTSTRAP = "bootstrap"
-"""The configuration hash of a machine that InfraKit takes into a group as it is, without replacing it."""
-
 raw_option = click.option("-r", "--raw", is_flag=True, help="Print JSON.")
 
 
@@ -90,8 +87,9 @@ def adopt(
     if is_orphans and logical_id is not None:
         raise click.UsageError("--logical-id is for a HANDLE; orphans keep theirs", click.get_current_context())
     if group is not None:
+        # InfraKit takes a machine with this configuration hash into a group as it is, without replacing it.
         # The user's own tags come last: they override these.
-        tags = {GROUP_TAG: group, **dict.fromkeys(CONFIG_TAGS, BOOTSTRAP), **tags}
+        tags = {GROUP_TAG: group, **dict.fromkeys(CONFIG_TAGS, "bootstrap"), **tags}
     ids = [plugin.adopt(handle, tags, logical_id)] if handle is not None else plugin.adopt_orphans(tags)
     click.echo("\n".join(f"adopted {id}" for id in ids) or "no orphans", err=not ids)
 

@@ -25,5 +25,4 @@ def format_tags(tags: Mapping[str, str]) -> str:
 
 
 def print_json(value: Any) -> None:
-    """Print *value* as indented JSON."""
     click.echo(msgspec.json.format(msgspec.json.encode(value)))

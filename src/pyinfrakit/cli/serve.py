@@ -1,5 +1,6 @@
 """The plugin's daemon: `infrakit-instance` without a command."""
 
+import importlib
 import math
 from functools import partial
 from pathlib import Path
@@ -9,7 +10,6 @@ import click
 from click.core import ParameterSource
 
 from pyinfrakit import __version__
-from pyinfrakit.cli import LazyGroup
 from pyinfrakit.cli.arguments import directory_option
 
 FAMILIES = {
@@ -20,6 +20,22 @@ FAMILIES = {
     "state": ("fsck", "export"),
 }
 """The commands in each module of `pyinfrakit.cli`."""
+
+MODULES = {command: module for module, commands in FAMILIES.items() for command in commands}
+
+
+class _LazyGroup(click.Group):
+    """A group of commands that are imported when they run: to import all takes longer than most of them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted([*MODULES, *self.commands])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in MODULES:
+            return super().get_command(ctx, cmd_name)
+        module = importlib.import_module(f"pyinfrakit.cli.{MODULES[cmd_name]}")
+        command: click.Command = getattr(module, cmd_name.replace("-", "_"))
+        return command
 
 
 class _Pair(click.ParamType[tuple[str, str]]):
@@ -63,8 +79,7 @@ def _check_conflicts(context: click.Context) -> None:
 
 @click.group(
     "infrakit-instance",
-    cls=LazyGroup,
-    families=FAMILIES,
+    cls=_LazyGroup,
     invoke_without_command=True,
     context_settings={
         "auto_envvar_prefix": "INFRAKIT_INSTANCE",

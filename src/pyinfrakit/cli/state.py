@@ -5,7 +5,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterable
+from contextlib import nullcontext
 from pathlib import Path
 
 import click
@@ -123,7 +123,7 @@ def export(path: Path, output: Path | None) -> None:
     The output is a state file itself. It holds all secrets that are in specs.
     """
     state = state_file(path)
-    description, target = f"file {output}", None if output is None else _resolve_output(output, state)
+    target = None if output is None else _resolve_output(output, state)
     chunks = document.dump(recovery.read_live(Disk(), state).content)
     if target is None:
         if sys.stdout is None:
@@ -131,11 +131,13 @@ def export(path: Path, output: Path | None) -> None:
         # With PYTHONUNBUFFERED, sys.stdout may write only a part.
         with open(sys.stdout.fileno(), "wb", closefd=False) as stdout:
             stdout.writelines(chunks)
-    elif target.exists():  # it may be another plugin's state file
-        with recovery.lock(target, description, "export"):
-            _write(target, description, chunks)
-    else:
-        _write(target, description, chunks)
+        return
+    # A file that exists may be another plugin's state file.
+    with recovery.lock(target, f"file {output}", "export") if target.exists() else nullcontext():
+        try:
+            Disk().replace(target, chunks)
+        except OSError as error:
+            raise CannotStart(f"file {output} can't be written: {error.strerror or error}") from None
 
 
 def _resolve_output(output: Path, state: Path) -> Path:
@@ -149,10 +151,3 @@ def _resolve_output(output: Path, state: Path) -> Path:
     ):
         raise CannotStart(f"file {output}: an export would destroy this file, which the plugin uses; name another file")
     return target
-
-
-def _write(path: Path, description: str, chunks: Iterable[bytes]) -> None:
-    try:
-        Disk().replace(path, chunks)
-    except OSError as error:
-        raise CannotStart(f"{description} can't be written: {error.strerror or error}") from None

@@ -10,7 +10,7 @@ from pyinfrakit.conformance import calls, instances
 from pyinfrakit.conformance.handshakes import read_handshakes
 from pyinfrakit.conformance.report import CannotTell, Fact, Left, Report, Result, Verdict
 from pyinfrakit.conformance.session import Session
-from pyinfrakit.conformance.trial import Check, Trial, plan_run
+from pyinfrakit.conformance.trial import Check, Intent, Trial
 
 __all__ = ["Fact", "Left", "Report", "Result", "Verdict", "check"]
 
@@ -39,22 +39,23 @@ def check(
     # If nothing listens, there is no plugin to judge: that is an error of the caller.
     with session.connect():
         pass
-    intent = plan_run(count, properties)
+    intent = Intent(count, properties)
     handshakes = read_handshakes(session)
     handshakes.check_sub_type(sub_type)
     trial = Trial(session, intent, next(iter(handshakes.versions), ""), handshakes.newest)
-    facts = [*handshakes.list_facts()]
+    facts = handshakes.list_facts()
     usable = "a handshake lists a version that some InfraKit release requires"
     results = [Check("handshake", usable, lambda _: handshakes.check_releases()).run(trial)]
     left: Sequence[Left] = []
     if handshakes.versions:
         tell(f"{socket}: {intent}")
         left = _run_before_clean_up(trial, results, tell)
-        facts += [instances.find_shrink_order(trial), calls.find_array_support(trial)]
+        facts.append(Fact("shrink removes first", instances.find_shrink_order(trial)))
+        facts.append(Fact("params in an array", calls.find_array_support(trial)))
         results += [each.run(trial) for each in calls.INPUTS]
     else:
         reason = "because no handshake lists Instance, so the run made no other calls"
-        results += [each.conclude(Verdict.UNKNOWN, reason) for each in CHECKS]
+        results += [Result(each.name, Verdict.UNKNOWN, each.expected, reason) for each in CHECKS]
     return Report(str(socket), str(intent), facts, results, left)
 
 

@@ -1,10 +1,10 @@
 """Checks of how the plugin handles calls in general. They create nothing."""
 
-from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 
-from pyinfrakit.conformance.report import CannotTell, DoesNotHold, Fact
-from pyinfrakit.conformance.session import BoundedConnection, Reply, encode_request, read_id, read_result
+from pyinfrakit.conformance.report import CannotTell, DoesNotHold
+from pyinfrakit.conformance.session import BoundedConnection, Reply, encode_request, read_envelope, read_result
 from pyinfrakit.conformance.trial import Check, Trial, expect_error
 from pyinfrakit.errors import PyInfrakitError, Unreachable
 from pyinfrakit.rpc.client import RemoteError
@@ -18,17 +18,16 @@ CLIENT_TIMEOUT = 15.0
 DESCRIBE = "Instance.DescribeInstances"
 
 
-def _shake_hands(trial: Trial, connection: BoundedConnection, call: str = "") -> None:
+def _shake_hands(trial: Trial, connection: BoundedConnection, call: str) -> None:
     """Make a call that any plugin can answer. Raise `RemoteError` or `Unreachable`."""
-    body = connection.post(encode_request(trial.handshake, {}, 1), call or trial.handshake)
-    read_result(body, trial.handshake)
+    read_result(connection.post(encode_request(trial.handshake, {}, 1), call), trial.handshake)
 
 
 def _check_ids(trial: Trial) -> str:
     for id in IDS:
         with trial.session.connect() as connection:
             body = connection.post(encode_request(trial.handshake, {}, id), trial.handshake)
-        reply = read_id(body, trial.handshake).decode(errors="replace")
+        reply = bytes(read_envelope(body, trial.handshake).id).decode(errors="replace")
         if reply != str(id):
             raise DoesNotHold(f"the reply to request {id} has {f'the id {reply}' if reply else 'no id'}")
     return f"exact for {', '.join(map(str, IDS))}"
@@ -84,26 +83,19 @@ def _check_in_time(trial: Trial) -> str:
     return f"the slowest took {seconds:.1f} s"
 
 
-def find_array_support(trial: Trial) -> Fact:
+def find_array_support(trial: Trial) -> str:
     """Return whether params may be an array of one object. Go's clients send the object, some others the array."""
-    name = "params in an array"
-    body = encode_request(DESCRIBE, [{"Type": trial.session.sub_type, "Tags": trial.intent.mark}], 1)
     try:
-        with trial.session.connect() as connection:
-            read_result(connection.post(body, name), name)
+        trial.session.exchange(DESCRIBE, [{"Type": trial.session.sub_type, "Tags": trial.intent.mark}])
     except (RemoteError, Unreachable) as error:
-        return Fact(name, f"not accepted: {error}")
-    return Fact(name, "accepted")
+        return f"not accepted: {error}"
+    return "accepted"
 
 
-def _expect_reply(body: bytes) -> Callable[[Trial], str]:
-    """Return a check that the plugin replies to *body*, even if only with an empty body, as InfraKit's server does."""
-
-    def look(trial: Trial) -> str:
-        reply = _send(trial, body)
-        return f"reply: {reply[:80].decode(errors='replace').strip()}" if reply.strip() else "an empty reply"
-
-    return look
+def _check_input(body: bytes, trial: Trial) -> str:
+    """Return the plugin's reply to *body*. It may be empty, as the one of InfraKit's server is."""
+    reply = _send(trial, body)
+    return f"reply: {reply[:80].decode(errors='replace').strip()}" if reply.strip() else "an empty reply"
 
 
 def _check_unknown_method(trial: Trial) -> str:
@@ -120,15 +112,13 @@ def _check_unknown_method(trial: Trial) -> str:
 def _send(trial: Trial, body: bytes) -> bytes:
     """Return the reply to *body*. Raise `DoesNotHold` if the plugin does not survive it, `CannotTell` if it was gone before."""
     try:
-        with trial.session.connect() as connection:
-            _shake_hands(trial, connection)
+        trial.session.exchange(trial.handshake, {})
     except PyInfrakitError as error:
         raise CannotTell(f"the plugin stopped replying: {error}") from None
     with trial.session.connect() as connection:
         reply = connection.post(body, "the request")
     try:
-        with trial.session.connect() as connection:
-            _shake_hands(trial, connection)
+        trial.session.exchange(trial.handshake, {})
     except PyInfrakitError as error:
         raise DoesNotHold(f"the request got a reply, but the next one failed: {error}") from None
     return reply
@@ -149,18 +139,18 @@ LAST = (
 """Checks of all calls before them."""
 
 INPUTS = (
-    Check("not-json", "invalid JSON gets a reply, and the plugin survives", _expect_reply(b"this is not JSON")),
-    Check("empty-body", "an empty body gets a reply, and the plugin survives", _expect_reply(b"")),
+    Check("not-json", "invalid JSON gets a reply, and the plugin survives", partial(_check_input, b"this is not JSON")),
+    Check("empty-body", "an empty body gets a reply, and the plugin survives", partial(_check_input, b"")),
     Check("unknown-method", "an unknown method returns an error, and the plugin survives", _check_unknown_method),
     Check(
         "wrong-types",
         "parameters of the wrong type get a reply, and the plugin survives",
-        _expect_reply(encode_request(DESCRIBE, {"Type": "", "Tags": 5}, 1)),
+        partial(_check_input, encode_request(DESCRIBE, {"Type": "", "Tags": 5}, 1)),
     ),
     Check(
         "no-params",
         "a call without params gets a reply, and the plugin survives",
-        _expect_reply(b'{"jsonrpc":"2.0","method":"%s","id":1}' % DESCRIBE.encode()),
+        partial(_check_input, b'{"jsonrpc":"2.0","method":"%s","id":1}' % DESCRIBE.encode()),
     ),
 )
 """Checks of bad input. They come after the clean-up, because the plugin may not survive them."""

@@ -61,7 +61,7 @@ class Handshakes(Struct, frozen=True):
         """The InfraKit releases that can use the plugin."""
         return [release for release, method, version in RELEASES if version in self.versions.get(method, ())]
 
-    def list_facts(self) -> Sequence[Fact]:
+    def list_facts(self) -> list[Fact]:
         """Return the handshakes as facts for the report."""
         texts = {method: f"Instance {', '.join(listed)}" for method, listed in self.versions.items()}
         return [

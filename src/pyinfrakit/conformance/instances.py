@@ -5,7 +5,7 @@ from itertools import pairwise
 
 from msgspec import UNSET
 
-from pyinfrakit.conformance.report import CannotTell, DoesNotHold, Fact, NotApplicable
+from pyinfrakit.conformance.report import CannotTell, DoesNotHold, NotApplicable
 from pyinfrakit.conformance.session import Reply, decode_value
 from pyinfrakit.conformance.trial import TIER, Check, Trial, WantedInstance, expect_error
 from pyinfrakit.errors import PyInfrakitError
@@ -115,23 +115,21 @@ def _pick_tags(trial: Trial) -> tuple[Tags, Tags]:
     return dict([min(one)]), dict([min(both)])
 
 
-def _find_mismatch(trial: Trial, tags: Tags) -> str | None:
-    """Return the difference between the instances that a query returns and those that have its tags, or None."""
+def _check_query(trial: Trial, tags: Tags) -> None:
+    """Raise `DoesNotHold` unless a query returns exactly the instances that have its tags."""
     own = {id: view.tags for id, view in trial.describe(trial.sightings).items() if id in trial.sightings}
     wanted = {id for id, each in own.items() if each.items() >= tags.items()}
     views = {view.ID or "": view.tags for view in trial.session.describe(tags)}
     if missing := wanted - views.keys():
-        return f"{_join_tags(tags)} does not return {', '.join(sorted(missing))}"
+        raise DoesNotHold(f"{_join_tags(tags)} does not return {', '.join(sorted(missing))}")
     if others := [id for id, each in views.items() if not each.items() >= tags.items()]:
-        return f"{_join_tags(tags)} also returns instances without it: {', '.join(sorted(others[:3]))}"
-    return None
+        raise DoesNotHold(f"{_join_tags(tags)} also returns instances without it: {', '.join(sorted(others[:3]))}")
 
 
 def _check_by_tag(trial: Trial) -> str:
     one, _ = _pick_tags(trial)
     for tags in (one, {"conformance.none": trial.intent.group}):  # no instance has the latter
-        if mismatch := _find_mismatch(trial, tags):
-            raise DoesNotHold(mismatch)
+        _check_query(trial, tags)
     return f"{_join_tags(one)} returned those"
 
 
@@ -139,13 +137,10 @@ def _check_by_all_tags(trial: Trial) -> str:
     one, both = _pick_tags(trial)
     # A plugin that ignores tags fails the check of one tag, not this one.
     try:
-        mismatch = _find_mismatch(trial, one)
-    except PyInfrakitError as error:
-        mismatch = str(error)
-    if mismatch:
-        raise CannotTell(f"a query with one tag fails: {mismatch}")
-    if mismatch := _find_mismatch(trial, {**both, **one}):
-        raise DoesNotHold(mismatch)
+        _check_query(trial, one)
+    except (DoesNotHold, PyInfrakitError) as error:
+        raise CannotTell(f"a query with one tag fails: {error}") from None
+    _check_query(trial, {**both, **one})
     return f"{_join_tags({**both, **one})} returned those"
 
 
@@ -238,17 +233,16 @@ def _check_destroy_unknown(trial: Trial) -> str:
     return expect_error(trial, "Instance.Destroy", {"Instance": f"{trial.intent.group}-none"})
 
 
-def find_shrink_order(trial: Trial) -> Fact:
+def find_shrink_order(trial: Trial) -> str:
     """Return the members that a shrink removes first. InfraKit destroys the smallest IDs, compared as strings."""
-    name = "shrink removes first"
     steps = [[id] for id in trial.members.values()] + ([trial.equal_ids] if trial.equal_ids else [])
     if len({id for step in steps for id in step}) < 3 or len(steps) < 3:
-        return Fact(name, "unknown: too few instances were created")
+        return "unknown: too few instances were created"
     if all(max(earlier) < min(later) for earlier, later in pairwise(steps)):
-        return Fact(name, "the oldest: later IDs are larger")
+        return "the oldest: later IDs are larger"
     if all(min(earlier) > max(later) for earlier, later in pairwise(steps)):
-        return Fact(name, "the newest: later IDs are smaller")
-    return Fact(name, "any: IDs do not sort by age")
+        return "the newest: later IDs are smaller"
+    return "any: IDs do not sort by age"
 
 
 CHECKS = (

@@ -4,7 +4,7 @@ import http.client
 import itertools
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,10 +28,10 @@ _UNREADABLE = (NotJSON, WrongShape, msgspec.MsgspecError, UnicodeDecodeError, Re
 # forbid unknown fields because that is how `rpc.params.read` notices that it has to fold names.
 
 
-class _Envelope(Struct, frozen=True, forbid_unknown_fields=True):
+class Envelope(Struct, frozen=True, forbid_unknown_fields=True):
     error: Raw = Raw(b"null")
     result: Raw = Raw(b"null")
-    id: Raw = Raw(b"")
+    id: Raw = Raw(b"")  # a decoded number would hide that the plugin wrote it as a float
 
 
 class Reply(Struct, frozen=True, forbid_unknown_fields=True):
@@ -68,7 +68,7 @@ def encode_request(method: str, params: Any, id: int) -> bytes:
 
 def read_result(body: bytes, call: str) -> Raw:
     """Return the result in a reply. Raise `RemoteError` if there is none, `Unreachable` if *body* is no reply."""
-    reply = _read_envelope(body, call)
+    reply = read_envelope(body, call)
     if bytes(reply.error) != b"null":
         raise RemoteError(*_read_error(reply.error))
     if bytes(reply.result) == b"null":
@@ -76,21 +76,17 @@ def read_result(body: bytes, call: str) -> Raw:
     return reply.result
 
 
-def read_id(body: bytes, call: str) -> bytes:
-    """Return a reply's ID byte for byte. A decoded number would hide that the plugin wrote it as a float."""
-    return bytes(_read_envelope(body, call).id)
-
-
 def decode_value(data: Raw | UnsetType) -> Any:
     """Return any JSON as a value that can be compared, or None if it is absent."""
     return None if data is UNSET else decode(bytes(data), object)
 
 
-def _read_envelope(body: bytes, call: str) -> _Envelope:
+def read_envelope(body: bytes, call: str) -> Envelope:
+    """Return the parts of a reply as they are. Raise `Unreachable` if *body* is no reply."""
     try:
         check(body)
         decode(body, Raw)
-        return go.read(Raw(body), _Envelope)
+        return go.read(Raw(body), Envelope)
     except _UNREADABLE:
         raise Unreachable(f"{call} got a reply that is not JSON-RPC: {body[:60]!r}") from None
 
@@ -165,23 +161,21 @@ class BoundedConnection(Connection):
             raise Hangup(f"{call} got no reply, because the connection broke: {text[:100]}") from None
 
 
-class Session:
-    """A plugin or one of its sub-types, and the observations that later checks need.
+class Session(Struct):
+    """A plugin or one of its sub-types, and the observations that later checks need."""
 
-    *types* has the method and the ``Type`` of each reply, *slowest* the longest call in seconds and its
-    method. *has_hung_up* is true once the plugin ended a connection without a reply, or is gone. *timeouts*
-    has the error of each call that timed out.
-    """
-
-    def __init__(self, path: Path, sub_type: str, timeout: float) -> None:
-        self.path = path
-        self.sub_type = sub_type
-        self.timeout = timeout
-        self.types: list[tuple[str, str | None]] = []
-        self.slowest: tuple[float, str] = (0.0, "")
-        self.has_hung_up = False
-        self._ids = itertools.count(1)
-        self.timeouts: dict[bytes, str] = {}
+    path: Path
+    sub_type: str
+    timeout: float
+    types: list[tuple[str, str | None]] = []
+    """The method and the ``Type`` of each reply."""
+    slowest: tuple[float, str] = (0.0, "")
+    """The longest call in seconds, and its method."""
+    has_hung_up: bool = False
+    """True once the plugin ended a connection without a reply, or is gone."""
+    timeouts: dict[bytes, str] = {}
+    """The error of each call that timed out."""
+    _ids: Iterator[int] = msgspec.field(default_factory=lambda: itertools.count(1))
 
     def connect(self) -> AbstractContextManager[BoundedConnection]:
         """Return a new connection, which ends with the context. Raise `NotListening`."""
@@ -201,7 +195,7 @@ class Session:
         if key in self.timeouts:
             raise CallTimeout(self.timeouts[key])
         try:
-            data = self._exchange(method, params)
+            data = self.exchange(method, params)
         except CallTimeout as error:
             self.timeouts[key] = f"{error}, and is not repeated"
             raise
@@ -216,7 +210,8 @@ class Session:
             self.types.append((method, result.Type))
         return result
 
-    def _exchange(self, method: str, params: Any) -> Raw:
+    def exchange(self, method: str, params: Any) -> Raw:
+        """Call *method* as it is, on a connection of its own. Raise `RemoteError` or `Unreachable`."""
         start = time.monotonic()
         with self.connect() as connection:
             body = connection.post(encode_request(method, params, next(self._ids)), method)

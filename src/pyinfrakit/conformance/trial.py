@@ -31,20 +31,23 @@ class WantedInstance(Struct, frozen=True):
     logical_id: str | None = None
 
 
-class Intent(Struct, frozen=True):
+class Intent:
     """A run's group and its instances: three, one after the other, then *equal* *count* times at once.
 
-    *mark* is the tag that all of them have. The controller, too, provisions equal instances in parallel.
+    The group is random, so that no existing instance is in it. *mark* is the tag that all instances of the run
+    have. The controller, too, provisions equal instances in parallel.
     """
 
-    group: str
-    count: int
-    properties: Raw
-    mark: Mapping[str, str]
-    first: WantedInstance
-    second: WantedInstance
-    logical: WantedInstance
-    equal: WantedInstance
+    def __init__(self, count: int, properties: Raw) -> None:
+        self.count = count
+        self.properties = properties
+        self.group = f"conformance-{secrets.token_hex(4)}"
+        self.mark = {GROUP_TAG: self.group}
+        tags = {**self.mark, CONFIG_TAGS[0]: "udO4s1janmGySYj4EImcMKB_D1s=", TIER: "web"}
+        self.first = WantedInstance("the first instance", {**tags, RACK: "r1"})
+        self.second = WantedInstance("the second instance", {**tags, RACK: "r2"})
+        self.logical = WantedInstance("the instance with a logical ID", {**tags, RACK: "r1"}, f"{self.group}-node")
+        self.equal = WantedInstance("each of the equal instances", {**tags, RACK: "r3"})
 
     def __str__(self) -> str:
         tags = ", ".join(f"{key}={value}" for key, value in self.first.tags.items() if key != RACK)
@@ -54,50 +57,32 @@ class Intent(Struct, frozen=True):
         )
 
 
-def plan_run(count: int, properties: Raw) -> Intent:
-    """Return an intent with a random group, so that no existing instance is in it."""
-    group = f"conformance-{secrets.token_hex(4)}"
-    mark = {GROUP_TAG: group}
-    tags = {**mark, CONFIG_TAGS[0]: "udO4s1janmGySYj4EImcMKB_D1s=", TIER: "web"}
-    return Intent(
-        group,
-        count,
-        properties,
-        mark,
-        first=WantedInstance("the first instance", {**tags, RACK: "r1"}),
-        second=WantedInstance("the second instance", {**tags, RACK: "r2"}),
-        logical=WantedInstance("the instance with a logical ID", {**tags, RACK: "r1"}, f"{group}-node"),
-        equal=WantedInstance("each of the equal instances", {**tags, RACK: "r3"}),
-    )
+class Trial(Struct):
+    """A plugin and this run's instances. *handshake* is one that the plugin has, *version* its newest version."""
 
+    session: Session
+    intent: Intent
+    handshake: str
+    version: tuple[int, ...]
+    existing: set[str] | None = None
+    """The IDs from before the run, or None if they are unknown. Then it is not safe to provision."""
+    members: dict[str, str] = {}
+    """The IDs of the instances that were provisioned one by one, by their names, in order."""
+    at_once: dict[str, bool | str] = {}
+    """By ID, whether the first describe after the provision included it, or why that is unknown."""
+    equal_ids: list[str] = []
+    """The IDs of the instances that were provisioned at once."""
+    sightings: set[str] = set()
+    """The IDs of this run's instances that the plugin has described."""
+    destroyed_ids: set[str] = set()
+    """The IDs whose Destroy succeeded."""
+    _ids: dict[str, None] = {}
+    _unanswered: int = 0
 
-class Trial:
-    """A plugin and this run's instances. *handshake* is one that the plugin has, *version* its newest version.
-
-    Attributes:
-        grace: seconds to wait for a change that has until InfraKit's next poll.
-        existing: the IDs from before the run, or None if they are unknown. Then it is not safe to provision.
-        members: the IDs of the instances that were provisioned one by one, by their names, in order.
-        at_once: by ID, whether the first describe after the provision included it, or why that is unknown.
-        equal_ids: the IDs of the instances that were provisioned at once.
-        destroyed_ids: the IDs whose Destroy succeeded.
-        sightings: the IDs of this run's instances that the plugin has described.
-    """
-
-    def __init__(self, session: Session, intent: Intent, handshake: str, version: tuple[int, ...]) -> None:
-        self.session = session
-        self.intent = intent
-        self.handshake = handshake
-        self.version = version
-        self.grace = min(POLL, session.timeout)
-        self.existing: set[str] | None = None
-        self.members: dict[str, str] = {}
-        self.at_once: dict[str, bool | str] = {}
-        self.equal_ids: list[str] = []
-        self.sightings: set[str] = set()
-        self.destroyed_ids: set[str] = set()
-        self._ids: dict[str, None] = {}
-        self._unanswered = 0
+    @property
+    def grace(self) -> float:
+        """Seconds to wait for a change that has until InfraKit's next poll."""
+        return min(POLL, self.session.timeout)
 
     def provision(self, wanted: WantedInstance, copies: int = 1) -> Sequence[str | PyInfrakitError]:
         """Provision instances at once. Return the ID of each, or its error. Raise `CannotTell`."""
@@ -117,10 +102,9 @@ class Trial:
         }
         try:
             id = self.session.call("Instance.Provision", {"Spec": spec}, ProvisionReply).ID or ""
-        except RemoteError as error:
-            return error
-        except Unreachable as error:
-            self._unanswered += 1  # there may be an instance all the same, which `clean_up` looks for
+        except (RemoteError, Unreachable) as error:
+            # Without a reply, there may be an instance all the same, which `clean_up` looks for.
+            self._unanswered += isinstance(error, Unreachable)
             return error
         if id:
             self._ids[id] = None
@@ -191,8 +175,8 @@ class Trial:
             return left
         # A Provision without a reply may still be at work, so look once more.
         time.sleep(min(self.grace, 1.0))
-        tag, value = next(iter(self.intent.mark.items()))
-        reason = f"{self._unanswered} calls of Provision got no valid reply; their instances have the tag {tag}={value}"
+        tag = f"{GROUP_TAG}={self.intent.group}"
+        reason = f"{self._unanswered} calls of Provision got no valid reply; their instances have the tag {tag}"
         return [*self._sweep(), Left("", reason)]
 
     def _sweep(self) -> Sequence[Left]:
@@ -248,11 +232,7 @@ class Check(Struct, frozen=True):
     since: tuple[int, ...] = ()
 
     def run(self, trial: Trial) -> Result:
-        """Return the plugin's result."""
-        return self.conclude(*self._judge(trial))
-
-    def conclude(self, verdict: Verdict, happened: str) -> Result:
-        """Return a result with this verdict."""
+        verdict, happened = self._judge(trial)
         return Result(self.name, verdict, self.expected, happened)
 
     def _judge(self, trial: Trial) -> tuple[Verdict, str]:

@@ -22,7 +22,7 @@ from pyinfrakit.instance.plugin import Plugin
 from pyinfrakit.provider import Machine, Provider
 from pyinfrakit.record import Record, Spec, State
 from pyinfrakit.schema.describe import find_example
-from pyinfrakit.testing.run import MARK, Run, bounded, crash, run_plugin, run_provider, run_within, wait_until
+from pyinfrakit.testing.run import MARK, Run, bounded, crash, limit, run_plugin, run_provider, wait_until
 from pyinfrakit.testing.wrapped import Stalled, Unsteady, Wrapped
 
 
@@ -135,16 +135,16 @@ class ProviderContract:
             one, two = await run.make(_mint_id()), await run.make(_mint_id())
             assert one.handle is None or one.handle != two.handle, f"two IDs share the machine {one.handle}"
             await run.check_ids([one.id, two.id])
-            await run.destroy_all(run.records[one.id])
+            await run.destroy_all(one)
             await run.check_ids([two.id], f"only {one.id} was destroyed")
 
     @bounded
     async def test_destroying_what_is_gone_is_fine(self, tmp_path: Path) -> None:
         """A destroy succeeds for a machine that is gone, and for one that never existed."""
         async with self._run(tmp_path) as run:
-            machine = await run.make(_mint_id())
-            await run.destroy_all(run.records[machine.id])
-            errors = await run.try_destroy(run.records[machine.id])
+            record = await run.make(_mint_id())
+            await run.destroy_all(record)
+            errors = await run.try_destroy(record)
             assert {} == errors, "destroying a machine that is gone must succeed: the plugin repeats it after a crash"
             errors = await run.try_destroy(Record(id=_mint_id(), state=State.DESTROYING, spec=run.spec, made=False))
             assert {} == errors, "destroying a machine that never existed must succeed: its provision may have failed"
@@ -180,12 +180,11 @@ class ProviderContract:
         """Each plugin sees only machines with its own mark; the machines of another plugin live on."""
         async with self._run(tmp_path, mark="one") as run:
             one = await run.make(_mint_id())
-        known = list(run.records.values())
         async with self._run(tmp_path, mark="two") as run:
             await run.check_ids([], f"{one.id} has another plugin's mark")
             two = await run.make(_mint_id())
             await run.check_ids([two.id], "no other machine has this mark")
-        async with self._run(tmp_path, known, mark="one") as run:
+        async with self._run(tmp_path, [one], mark="one") as run:
             await run.check_ids([one.id], "no other machine has this mark")
 
     @bounded
@@ -200,7 +199,7 @@ class ProviderContract:
             for one, other in zip(before, after, strict=True):
                 _check_handles(one, other, "observe after a restart")
             again = await run.make(records[0].id)
-            _check_handles(Machine(again.id, records[0].handle), again, "provision after a restart")
+            _check_handles(records[0], again, "provision after a restart")
             await run.check_ids([each.id for each in before], f"{again.id} was provisioned again after a restart")
             await run.destroy_all(*records)
             await run.check_ids([], "all machines were destroyed after a restart")
@@ -211,11 +210,11 @@ class ProviderContract:
         wanted = sorted(_mint_id() for _ in range(self.many))
         async with self._run(tmp_path) as run:
             for _ in range(2):
-                await asyncio.gather(*(run.make(id) for id in wanted))
+                records = await asyncio.gather(*(run.make(id) for id in wanted))
                 await run.check_ids(wanted, f"{self.many} provisions ran at once")
-            handles = {record.handle for record in run.records.values()} - {None}
+            handles = {record.handle for record in records} - {None}
             assert len(handles) in (0, self.many), f"{self.many} IDs have {len(handles)} different handles"
-            await run.destroy_all(*run.records.values())
+            await run.destroy_all(*records)
             await run.check_ids([], "all machines were destroyed at once")
 
     @bounded
@@ -242,7 +241,7 @@ class ProviderContract:
         async with self._run(tmp_path) as run:
             if not run.keeps_labels:
                 pytest.skip("the provider keeps no tags: it has no `label`")
-            record = run.records[(await run.make(_mint_id())).id]
+            record = await run.make(_mint_id())
             record = msgspec.structs.replace(record, spec=msgspec.structs.replace(record.spec, tags={"tier": "web"}))
             await run.label(record)
             (machine,) = await run.list_machines()
@@ -296,7 +295,7 @@ class ProviderContract:
         self, folder: Path, provider: Wrapped, live: Callable[[Plugin], Awaitable[list[str]]]
     ) -> None:
         """Crash a plugin after *live*, which returns the IDs of the instances that are ready after a restart."""
-        wanted = run_within(self.patience, crash(provider, folder, self.interval, live))
+        wanted = asyncio.run(limit(self.patience, crash(provider, folder, self.interval, live)))
 
         async def live_again() -> None:
             async with run_plugin(self.provider(folder), folder, self.interval) as plugin:
@@ -304,7 +303,7 @@ class ProviderContract:
                 await wait_until(lambda: _states(plugin) == ready, f"the instances after the restart are {ready}")
             await self._check_machines(folder, plugin, wanted)
 
-        run_within(self.patience, live_again())
+        asyncio.run(limit(self.patience, live_again()))
 
     async def _check_machines(self, folder: Path, plugin: Plugin, ids: Sequence[str]) -> None:
         """Check with a new provider object, which knows the records, that exactly these machines exist."""
@@ -323,7 +322,7 @@ def _mint_id() -> str:
 
 
 async def _make_several(run: Run, count: int) -> list[Record]:
-    return [run.records[(await run.make(_mint_id())).id] for _ in range(count)]
+    return [await run.make(_mint_id()) for _ in range(count)]
 
 
 def _encode(properties: Mapping[str, Any]) -> Raw:
@@ -348,7 +347,7 @@ async def _catch(call: Awaitable[object]) -> PyInfrakitError | None:
     return None
 
 
-def _check_handles(one: Machine, other: Machine, caller: str) -> None:
+def _check_handles(one: Machine | Record, other: Machine | Record, caller: str) -> None:
     """Check that *caller* did not change a machine's handle, which never changes. None leaves it as it is."""
     handles = {one.handle, other.handle} - {None}
     assert len(handles) <= 1, f"{caller} must return the same handle for {one.id}: {one.handle}, then {other.handle}"

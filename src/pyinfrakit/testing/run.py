@@ -15,7 +15,7 @@ from pyinfrakit.instance.calls import CallLimits, Calls
 from pyinfrakit.instance.plugin import Plugin
 from pyinfrakit.provider import Machine, Provider
 from pyinfrakit.record import Record, Spec, State
-from pyinfrakit.testing.wrapped import Wrapped
+from pyinfrakit.testing.wrapped import Wrapped, destroy_each
 
 T = TypeVar("T")
 
@@ -32,21 +32,16 @@ class Run(Calls):
         super().__init__(provider, CallLimits())
         self.provider = provider
         self.spec = spec
-        self.records: dict[str, Record] = {}
-        """A record of each machine that was made, by ID."""
 
-    async def make(self, id: str) -> Machine:
-        """Provision a machine, and keep its record."""
+    async def make(self, id: str) -> Record:
+        """Provision a machine, and return its record."""
         machine = await self.provision(id, lambda: self.spec)
         assert machine is not None
-        self.records[id] = Record(id=id, state=State.READY, spec=self.spec, handle=machine.handle)
-        return machine
+        return Record(id=id, state=State.READY, spec=self.spec, handle=machine.handle)
 
     async def try_destroy(self, *records: Record) -> dict[str, str]:
-        """Destroy machines, in batches as large as the provider takes them. Return the errors by ID."""
-        calls = (self.destroy(record, "terminate") for record in records)
-        outcomes = await asyncio.gather(*calls, return_exceptions=True)
-        return {record.id: str(error) for record, error in zip(records, outcomes, strict=True) if error is not None}
+        """Destroy machines. Return the errors by ID."""
+        return {id: str(error) for id, error in (await destroy_each(self, records, "terminate")).items()}
 
     async def destroy_all(self, *records: Record) -> None:
         """Destroy machines. Any error fails the test."""
@@ -135,17 +130,13 @@ def bounded(test: Callable[[Any, Path], Coroutine[Any, Any, None]]) -> Callable[
 
     @functools.wraps(test)
     def run(self: Any, tmp_path: Path) -> None:
-        run_within(self.patience, test(self, tmp_path))
+        asyncio.run(limit(self.patience, test(self, tmp_path)))
 
     return run
 
 
-def run_within(seconds: float, test: Coroutine[Any, Any, T]) -> T:
-    """Return the result of *test* in its own event loop. Fail it after *seconds*."""
-    return asyncio.run(_limit(seconds, test))
-
-
-async def _limit(seconds: float, test: Coroutine[Any, Any, T]) -> T:
+async def limit(seconds: float, test: Coroutine[Any, Any, T]) -> T:
+    """Return the result of *test*. Fail it after *seconds*."""
     calls: list[Calls | Plugin] = []
     _OPEN.set(calls)
     task = asyncio.create_task(test)

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from msgspec import Raw
 
@@ -12,6 +12,12 @@ from pyinfrakit.provider import Machine, Provider
 from pyinfrakit.record import Record, Spec
 
 T = TypeVar("T")
+
+
+async def destroy_each(calls: Calls, records: Sequence[Record], reason: str) -> dict[str, Exception]:
+    """Destroy machines, in batches as large as the provider takes them. Return the errors by ID."""
+    outcomes = await asyncio.gather(*(calls.destroy(each, reason) for each in records), return_exceptions=True)
+    return {each.id: error for each, error in zip(records, outcomes, strict=True) if isinstance(error, Exception)}
 
 
 class Wrapped(Provider):
@@ -37,23 +43,13 @@ class Wrapped(Provider):
         return await self._call("provision", lambda: self.calls.provision(id, lambda: spec))
 
     async def destroy(self, instances: Sequence[Record], reason: str) -> dict[str, Exception]:
-        async def call() -> dict[str, Exception]:
-            calls = (self.calls.destroy(instance, reason) for instance in instances)
-            outcomes: list[Any] = await asyncio.gather(*calls, return_exceptions=True)
-            pairs = zip(instances, outcomes, strict=True)
-            return {instance.id: error for instance, error in pairs if isinstance(error, Exception)}
-
-        return await self._call("destroy", call)
+        return await self._call("destroy", lambda: destroy_each(self.calls, instances, reason))
 
     async def observe(self) -> Iterable[Machine]:
         return (await self._call("observe", self.calls.observe)).values()
 
     async def label(self, instance: Record, tags: Mapping[str, str]) -> None:
-        async def call() -> None:
-            if self.calls.keeps_labels:
-                await self.calls.label(instance)
-
-        await self._call("label", call)
+        await self._call("label", lambda: self.calls.label(instance))
 
     async def _call(self, method: str, call: Callable[[], Awaitable[T]]) -> T:
         """Call a method that InfraKit waits for. Subclasses disturb it here."""
