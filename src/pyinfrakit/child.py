@@ -26,13 +26,6 @@ GRACE = 5.0
 POLL = 0.05
 """Seconds between checks for an exit, on systems without pidfds: macOS, and Linux before 5.3."""
 
-CHUNK = 65536
-"""Most bytes of one read: the capacity of a pipe."""
-
-
-class ChildTimeout(TryAgain):
-    """The child did not exit in time, and was ended."""
-
 
 class Child:
     """A process in a session of its own, without a terminal.
@@ -40,7 +33,7 @@ class Child:
     *stdin* is a descriptor, or `subprocess.DEVNULL`; *pass_fds* are further descriptors that the child inherits.
     *take_output* and *take_error* receive the bytes of stdout and stderr, in chunks, in the thread of `finish`.
     Each stream is limited to *limit* bytes. Without them, both streams go to the descriptor *output*: if that is a
-    file, a child that outlives this process can go on writing. Raise OSError or ValueError if the command can't be run.
+    file, a child that outlives this process can go on writing. Raise `TryAgain` if the command can't be run.
     """
 
     def __init__(
@@ -56,16 +49,19 @@ class Child:
         pass_fds: Sequence[int] = (),
         limit: int | None = None,
     ) -> None:
-        self._process = subprocess.Popen(
-            command,
-            stdin=stdin,
-            stdout=output,
-            stderr=output,
-            env=environment,
-            cwd=folder,
-            pass_fds=pass_fds,
-            start_new_session=True,
-        )
+        try:
+            self._process = subprocess.Popen(
+                command,
+                stdin=stdin,
+                stdout=output,
+                stderr=output,
+                env=environment,
+                cwd=folder,
+                pass_fds=pass_fds,
+                start_new_session=True,
+            )
+        except (OSError, ValueError) as error:
+            raise TryAgain(f"can't be run: {getattr(error, 'strerror', None) or error}") from None
         self._lock = threading.Lock()
         self._is_over = False
         self._limit = limit
@@ -82,9 +78,9 @@ class Child:
     def finish(self, timeout: float, *, kill_group: bool = False) -> int:
         """Return the exit status, as subprocess does: the negative number if it was a signal.
 
-        Raise `ChildTimeout` if the child runs for longer than *timeout* seconds, or `TryAgain` if it writes too
-        much. Its process group then gets SIGTERM, and SIGKILL after `GRACE`. Only the child's own exit counts:
-        other processes of its group may live on and hold its pipes open.
+        Raise `TryAgain` if the child runs for longer than *timeout* seconds or writes too much. Its process group
+        then gets SIGTERM, and SIGKILL after `GRACE`. Only the child's own exit counts: other processes of its group
+        may live on and hold its pipes open.
 
         With *kill_group* nothing lives on: the group gets SIGKILL at a time-out at once, and also after an exit.
         """
@@ -114,7 +110,7 @@ class Child:
         while not self._has_exited() and not self._exceeds_limit:
             left = deadline - time.monotonic()
             if left <= 0:
-                return ChildTimeout(f"timed out after {timeout:g} s")
+                return TryAgain(f"timed out after {timeout:g} s")
             self._read(left)
         self._drain()
         return TryAgain(f"wrote more than {self._limit} bytes") if self._exceeds_limit else None
@@ -138,7 +134,7 @@ class Child:
         """Wait up to *timeout* seconds for output or the exit, and take the output."""
         for key, _ in self._selector.select(timeout if self._pidfd is not None else min(timeout, POLL)):
             if key.data is not None:
-                self._take(key, CHUNK)
+                self._take(key, 65536)  # the capacity of a pipe
 
     def _take(self, key: selectors.SelectorKey, size: int) -> None:
         data = os.read(key.fd, size)
@@ -161,10 +157,7 @@ class Child:
     def _close(self) -> None:
         with self._lock:
             self._is_over = True
-        self._process.wait()
-        self._selector.close()
-        for pipe in (self._process.stdout, self._process.stderr):
-            if pipe is not None:
-                pipe.close()
+        with self._process:  # closes its pipes, and waits for it
+            self._selector.close()
         if self._pidfd is not None:
             os.close(self._pidfd)

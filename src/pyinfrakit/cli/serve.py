@@ -105,8 +105,8 @@ def _check_conflicts(context: click.Context) -> None:
 @click.option(
     "--provider",
     default="file",
-    help="The provider, which makes the machines: file, simulator, process, exec, redfish, another installed one, module:Class, or "
-    "path/to/file.py:Class.",
+    help="The provider, which makes the machines: file, simulator, process, exec, redfish, another installed one, "
+    "module:Class, or path/to/file.py:Class.",
 )
 @click.option(
     "--option", type=_Pair(), multiple=True, help="A provider option. Repeatable. A secret is env:NAME or file:PATH."

@@ -29,25 +29,22 @@ from pyinfrakit.schema.decode import NotJSON, WrongShape, decode
 
 Seconds = Annotated[float, Meta(ge=0)]
 Share = Annotated[float, Meta(ge=0, le=1)]
+Time = Seconds | None
 
 
 class Properties(Struct, forbid_unknown_fields=True):
     """The behavior of a machine. Times count from the moment when it first works."""
 
-    delay: Annotated[
-        Seconds | None, Meta(description="seconds that its provision takes; default: the world's", examples=[2])
-    ] = None
+    delay: Annotated[Time, Meta(description="seconds that its provision takes; default: the world's", examples=[2])] = (
+        None
+    )
     destroy_delay: Annotated[Seconds, Meta(description="seconds that its destruction takes")] = 0
     failure_rate: Annotated[
         Share | None, Meta(description="probability that its provision fails, halfway; default: the world's")
     ] = None
-    breaks_after: Annotated[
-        Seconds | None, Meta(description="seconds until it breaks; default: never", examples=[3600])
-    ] = None
-    heals_after: Annotated[
-        Seconds | None, Meta(description="seconds from breaking until it works again; default: never")
-    ] = None
-    dies_after: Annotated[Seconds | None, Meta(description="seconds until it vanishes; default: never")] = None
+    breaks_after: Annotated[Time, Meta(description="seconds until it breaks; default: never", examples=[3600])] = None
+    heals_after: Annotated[Time, Meta(description="seconds from breaking until it works again; default: never")] = None
+    dies_after: Annotated[Time, Meta(description="seconds until it vanishes; default: never")] = None
 
 
 class Options(Struct, forbid_unknown_fields=True):
@@ -106,7 +103,6 @@ class World:
         self.path = path
 
     def look(self) -> Scene:
-        """Return the world as it is now."""
         with self._lock():
             return self._read()
 

@@ -18,7 +18,7 @@ from dying import STEPS
 from pyinfrakit.errors import TryAgain, Unreachable
 from pyinfrakit.providers.exec import protocol
 from pyinfrakit.providers.exec.requests import Requests
-from pyinfrakit.providers.exec.runner import RunLimits, Runner
+from pyinfrakit.providers.exec.runner import Runner
 from pyinfrakit.rpc.client import RemoteError
 from support import executables
 from support.executables import BUILT, Examples
@@ -380,11 +380,11 @@ def test_a_stop_while_a_run_starts_leaves_nothing(tmp_path: Path, shell: Callabl
         requests = Requests(tmp_path / "requests")
         requests.open()
         runner = Runner("rack1", tmp_path, requests)
-        runner.start("m1", {})
+        runner.start("m1", {}, 1000)
 
         def observe(runner: Runner = runner) -> None:
             with contextlib.suppress(TryAgain):
-                runner.run(executable, protocol.Request("observe"), protocol.ObserveResult, RunLimits(60, 1000))
+                runner.run(executable, protocol.Request("observe"), protocol.ObserveResult, 60)
 
         run = threading.Thread(target=observe)
         run.start()

@@ -13,7 +13,6 @@ from pyinfrakit.record import Record, Spec
 from pyinfrakit.schema.decode import check, decode
 from pyinfrakit.schema.secrets import find_strings
 
-VERSION = 1
 REQUIRED_VERBS = ("provision", "destroy", "observe")
 OPTIONAL_VERBS = ("validate", "label", "adopt")
 
@@ -34,7 +33,7 @@ class Request(Struct, frozen=True):
         return ", ".join(self.ids[:3]) + (", …" if len(self.ids) > 3 else "")
 
     def encode(self, plugin: str, mark: str) -> bytes:
-        common = {"version": VERSION, "verb": self.verb, "plugin": plugin, "mark": mark, "ids": self.ids}
+        common = {"version": 1, "verb": self.verb, "plugin": plugin, "mark": mark, "ids": self.ids}
         return msgspec.json.encode({**common, **self.members})
 
     def find_secrets(self, *, properties: bool) -> Iterator[str]:

@@ -14,15 +14,10 @@ from pyinfrakit.providers.exec import protocol
 from pyinfrakit.providers.exec.options import Options as ExecOptions
 from pyinfrakit.providers.exec.protocol import Request, UnknownVerb, encode_instance, encode_spec
 from pyinfrakit.providers.exec.requests import Requests
-from pyinfrakit.providers.exec.runner import RunLimits, Runner
+from pyinfrakit.providers.exec.runner import Runner
 from pyinfrakit.record import Record, Spec
 
 T = TypeVar("T")
-
-BUSY = "an executable of an earlier daemon works on it"
-
-VALIDATE = 9.0
-"""Seconds that `validate` may take: a client waits for it. The plugin's limit is 10."""
 
 
 class Exec(Provider):
@@ -44,7 +39,7 @@ class Exec(Provider):
 
     def start(self) -> None:
         self._executables = self.options.find_executables()
-        self._runner.start(self.mark, self.options.read_environment())
+        self._runner.start(self.mark, self.options.read_environment(), self.options.output_limit)
         self._requests.open()
 
     def stop(self) -> None:
@@ -55,10 +50,10 @@ class Exec(Provider):
         super().validate(properties)
         with suppress(UnknownVerb):
             request = Request("validate", members={"properties": properties})
-            self._run(request, protocol.EmptyResult, min(VALIDATE, self.options.timeout))
+            # 9 seconds, because a client waits, and the plugin's limit is 10.
+            self._run(request, protocol.EmptyResult, min(9.0, self.options.timeout))
 
     def provision(self, id: str, spec: Spec) -> Machine:
-        self._requests.check_idle(id)
         request = Request("provision", [id], {"id": id, "spec": encode_spec(spec)})
         result = self._run(request, protocol.MachineResult)
         return Machine(id, result.handle, properties=result.properties)
@@ -84,16 +79,15 @@ class Exec(Provider):
         clean = self._runner.redaction.clean
         machines = [Machine(**{**asdict(each), "reason": clean(each.reason)}) for each in result.machines]
         unseen = busy.keys() - {machine.id for machine in machines}
-        return [*machines, *(Machine(id, functional=False, reason=BUSY) for id in unseen)]
+        reason = "an executable of an earlier daemon works on it"
+        return [*machines, *(Machine(id, functional=False, reason=reason) for id in unseen)]
 
     def label(self, instance: Record, tags: Mapping[str, str]) -> None:
-        self._requests.check_idle(instance.id)
         with suppress(UnknownVerb):
             members = {"id": instance.id, "instance": encode_instance(instance), "tags": tags}
             self._run(Request("label", [instance.id], members), protocol.EmptyResult)
 
     def adopt(self, id: str, handle: str, spec: Spec) -> Machine:
-        self._requests.check_idle(id)
         request = Request("adopt", [id], {"id": id, "handle": handle, "spec": encode_spec(spec)})
         try:
             result = self._run(request, protocol.MachineResult)
@@ -102,9 +96,9 @@ class Exec(Provider):
         return Machine(id, result.handle or handle, properties=result.properties)
 
     def _run(self, request: Request, shape: type[T], timeout: float | None = None) -> T:
-        """Return the result of a request. Raise `UnknownVerb` if no executable supports its verb."""
+        """Return a request's result. Raise `UnknownVerb` if no executable supports it, or the error of `check_idle`."""
+        self._requests.check_idle(request.ids)
         executable = self._executables.get(request.verb)
         if executable is None:
             raise UnknownVerb
-        limits = RunLimits(timeout or self.options.timeout, self.options.output_limit)
-        return self._runner.run(executable, request, shape, limits)
+        return self._runner.run(executable, request, shape, timeout or self.options.timeout)

@@ -8,7 +8,7 @@ executable starts. A pipe could not be locked, and would block a daemon whose ex
 import contextlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from msgspec import Struct
@@ -64,10 +64,11 @@ class Requests:
                 self._earlier.pop(id, None)
         return busy
 
-    def check_idle(self, id: str) -> None:
-        """Raise `TryAgain` if an executable of an earlier daemon still works on an instance."""
-        if error := self.find_busy().get(id):
-            raise error
+    def check_idle(self, ids: Sequence[str]) -> None:
+        """Raise `TryAgain` if an executable of an earlier daemon still works on one of the instances."""
+        for id, error in self.find_busy().items():
+            if id in ids:
+                raise error
 
     @contextlib.contextmanager
     def open_stdin(self, request: bytes) -> Iterator[int]:

@@ -10,8 +10,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
-from msgspec import Struct
-
 from pyinfrakit.child import Child
 from pyinfrakit.errors import GiveUp, InvalidSpec, PyInfrakitError, TryAgain
 from pyinfrakit.logs import escape
@@ -24,12 +22,6 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-INHERITED = ("PATH", "HOME", "LANG")
-"""Variables that all executables get. The daemon's environment may hold secrets, so that others must be named."""
-
-TERM_GRACE, KILL_GRACE = 0.6, 0.2
-"""Seconds for runs to end when the plugin stops, after SIGTERM and after SIGKILL: together less than a provider has."""
-
 LONGEST_LINE = 65536
 """Bytes of a line on stderr that are read."""
 
@@ -38,13 +30,6 @@ LOGGED_LINES = 200
 
 LONGEST_TEXT = 500
 """Characters of a line or an error that are logged."""
-
-
-class RunLimits(Struct, frozen=True):
-    """Seconds that a run may take, and bytes that it may write to stdout and to stderr."""
-
-    timeout: float
-    output: int
 
 
 class Redaction:
@@ -78,24 +63,17 @@ class StderrLog:
 
     def feed(self, data: bytes) -> None:
         *lines, rest = (self._rest + data).split(b"\n")
-        for line in lines:
-            self._add(line)
         self._rest = rest[:LONGEST_LINE]
-
-    def close(self) -> None:
-        """Log the rest, which lacks a line end."""
-        self._add(self._rest)
-
-    def _add(self, data: bytes) -> None:
-        line = data[:LONGEST_LINE].decode(errors="backslashreplace").strip()
-        if not line:
-            return
-        self.last = line
-        self._count += 1
-        if self._count <= LOGGED_LINES:
-            log.info("%s: %s", self._name, self._redaction.clean(line))
-        elif self._count == LOGGED_LINES + 1:
-            log.info("%s: (further lines are not logged)", self._name)
+        for each in lines:
+            line = each[:LONGEST_LINE].decode(errors="backslashreplace").strip()
+            if not line:
+                continue
+            self.last = line
+            self._count += 1
+            if self._count <= LOGGED_LINES:
+                log.info("%s: %s", self._name, self._redaction.clean(line))
+            elif self._count == LOGGED_LINES + 1:
+                log.info("%s: (further lines are not logged)", self._name)
 
 
 class Runner:
@@ -109,14 +87,18 @@ class Runner:
         self._runs = 0
         """The number of runs under way; each begins before it has a request file, and ends after that is gone."""
         self._children: set[Child] = set()
-        self._is_stopped = False
 
-    def start(self, mark: str, variables: Mapping[str, str]) -> None:
-        """Prepare for runs. *variables* are added to the environment, and their values are secret."""
+    def start(self, mark: str, variables: Mapping[str, str], output_limit: int) -> None:
+        """Prepare for runs. *variables* are added to the environment, and their values are secret.
+
+        *output_limit* is how many bytes a run may write to stdout, and to stderr.
+        """
         self._mark = mark
+        self._output_limit = output_limit
         self._secrets = list(variables.values())
         self.redaction = Redaction(self._secrets)
-        inherited = {name: os.environ[name] for name in INHERITED if name in os.environ}
+        # The daemon's environment may hold secrets, so that all other variables must be named.
+        inherited = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
         self._environment = {**inherited, **variables, "INFRAKIT_PLUGIN": self._name, "INFRAKIT_MARK": mark}
         self._is_stopped = False
 
@@ -124,7 +106,8 @@ class Runner:
         """End all runs, wait until they are over, and start no more."""
         with self._lock:
             self._is_stopped = True
-        for number, seconds in ((signal.SIGTERM, TERM_GRACE), (signal.SIGKILL, KILL_GRACE)):
+        # Together less time than a provider has to stop.
+        for number, seconds in ((signal.SIGTERM, 0.6), (signal.SIGKILL, 0.2)):
             with self._lock:
                 children = set(self._children)
             for child in children:
@@ -133,7 +116,7 @@ class Runner:
             while self._runs and time.monotonic() < deadline:
                 time.sleep(0.02)
 
-    def run(self, executable: Path, request: Request, shape: type[T], limits: RunLimits) -> T:
+    def run(self, executable: Path, request: Request, shape: type[T], timeout: float) -> T:
         """Return the result of *request*, of type *shape*.
 
         Raise the error that the exit status stands for, `UnknownVerb`, or `TryAgain` if the run can't start,
@@ -143,7 +126,7 @@ class Runner:
         redaction = Redaction([*self._secrets, *request.find_secrets(properties=True)])
         stderr = StderrLog(f"{name} {request.subject}".strip(), redaction)
         try:
-            status, output = self._execute(executable, request, limits, stderr)
+            status, output = self._execute(executable, request, timeout, stderr)
             if status:
                 raise read_failure(request.verb, status, output, redaction.clean(stderr.last))
             return read_result(output, shape)
@@ -153,7 +136,7 @@ class Runner:
         except (WrongShape, NotJSON) as error:
             raise TryAgain(f"{name}: {redaction.clean(str(error))}") from None
 
-    def _execute(self, executable: Path, request: Request, limits: RunLimits, stderr: StderrLog) -> tuple[int, bytes]:
+    def _execute(self, executable: Path, request: Request, timeout: float, stderr: StderrLog) -> tuple[int, bytes]:
         """Return the exit status and the output of an executable."""
         with self._lock:
             if self._is_stopped:
@@ -162,33 +145,28 @@ class Runner:
         try:
             with self._requests.open_stdin(request.encode(self._name, self._mark)) as stdin:
                 output = bytearray()
-                child = self._start_child(executable, request, limits.output, stdin, output, stderr)
+                child = self._start_child(executable, request, stdin, output, stderr)
                 try:
-                    return child.finish(limits.timeout), bytes(output)
+                    return child.finish(timeout), bytes(output)
                 finally:
-                    stderr.close()
+                    stderr.feed(b"\n")  # the last line may lack its end
                     with self._lock:
                         self._children.discard(child)
         finally:
             with self._lock:
                 self._runs -= 1
 
-    def _start_child(
-        self, executable: Path, request: Request, limit: int, stdin: int, output: bytearray, stderr: StderrLog
-    ) -> Child:
-        try:
-            child = Child(
-                [str(executable), request.verb],
-                # A shell can't read JSON: it finds the IDs in the environment.
-                {**self._environment, "INFRAKIT_IDS": "\n".join(request.ids)},
-                self._folder,
-                stdin=stdin,
-                take_output=output.extend,
-                take_error=stderr.feed,
-                limit=limit,
-            )
-        except (OSError, ValueError) as error:
-            raise TryAgain(f"can't be run: {getattr(error, 'strerror', None) or error}") from None
+    def _start_child(self, path: Path, request: Request, stdin: int, output: bytearray, stderr: StderrLog) -> Child:
+        child = Child(
+            [str(path), request.verb],
+            # A shell can't read JSON: it finds the IDs in the environment.
+            {**self._environment, "INFRAKIT_IDS": "\n".join(request.ids)},
+            self._folder,
+            stdin=stdin,
+            take_output=output.extend,
+            take_error=stderr.feed,
+            limit=self._output_limit,
+        )
         with self._lock:
             self._children.add(child)
             if self._is_stopped:  # since `_execute` checked it: `stop` may have missed this child

@@ -67,10 +67,6 @@ class Life(Struct, frozen=True):
             return f"{NO_STATUS}: the machine was restarted"
         return "" if proc.is_alive(self.main) else NO_STATUS
 
-    def processes(self, boot: str) -> tuple[ProcessID | None, ProcessID | None]:
-        """Return the shell and the main process. None of an earlier boot exists, even if its ID does."""
-        return (self.shell, self.main) if self.boot == boot else (None, None)
-
 
 def describe_exit(status: int) -> str:
     """Return how a process ended for which a shell reports this status."""
@@ -131,7 +127,6 @@ class InstanceFolder:
         Disk().replace(self.path / METADATA, [msgspec.json.encode(metadata), b"\n"])
 
     def label(self, tags: Mapping[str, str]) -> None:
-        """Replace the tags."""
         if metadata := self.read_metadata():
             self.write_metadata(replace(metadata, tags=dict(tags)))
 
@@ -167,19 +162,14 @@ class InstanceFolder:
         """Cut an output file of more than *limit* bytes to its last half, from the start of a line."""
         for name in (STDOUT, STDERR):
             with contextlib.suppress(FileNotFoundError):
-                if (self.path / name).stat().st_size > limit:
-                    self._keep_end(name, limit // 2)
-
-    def _keep_end(self, name: str, length: int) -> None:
-        # The process has the file open, so that it can't be replaced. Output of this instant may be lost.
-        fd = self.open(name, os.O_RDWR)
-        try:
-            end = os.fstat(fd).st_size
-            tail = os.pread(fd, length, max(0, end - length))
-            os.ftruncate(fd, 0)
-            os.write(fd, tail[tail.find(b"\n") + 1 :])
-        finally:
-            os.close(fd)
+                size = (self.path / name).stat().st_size
+                if size <= limit:
+                    continue
+                # The process has the file open, so that it can't be replaced. Output of this instant may be lost.
+                with os.fdopen(self.open(name, os.O_RDWR), "r+b", buffering=0) as file:
+                    tail = os.pread(file.fileno(), limit // 2, size - limit // 2)
+                    file.truncate(0)
+                    file.write(tail[tail.find(b"\n") + 1 :])
 
     def read_last_lines(self) -> list[str]:
         """Return the last lines of stderr, up to three; those of stdout if stderr is empty."""
@@ -234,7 +224,6 @@ class InstanceFolders:
         return folder if metadata is not None and metadata.mark == mark else None
 
     def find(self, mark: str) -> list[tuple[InstanceFolder, Metadata]]:
-        """Return all folders with this mark."""
         folders = [InstanceFolder(self.path / name) for name in os.listdir(self.path) if not name.startswith(".")]
         pairs = ((folder, folder.read_metadata()) for folder in folders)
         return [(folder, metadata) for folder, metadata in pairs if metadata is not None and metadata.mark == mark]

@@ -20,7 +20,7 @@ class Properties(Struct, forbid_unknown_fields=True):
     environment: Annotated[dict[str, str], Meta(description="variables in addition to PATH, HOME, USER and LANG")] = {}
     directory: Annotated[str, Meta(pattern="^/", description="its working directory")] = "/"
 
-    def check(self) -> None:
+    def __post_init__(self) -> None:
         """Raise `InvalidSpec` if the kernel or a shell can't pass a value on to the process."""
         for name in self.environment:
             field = f"Properties.environment.{name}"

@@ -43,10 +43,8 @@ def parse_status(line: str) -> ProcessStatus:
 
 def read_status(pid: int) -> ProcessStatus | None:
     """Return the status of a process; None if it does not exist, or is hidden from this user."""
-    try:
-        return parse_status(_read(pid, "stat").decode(errors="replace"))
-    except (FileNotFoundError, ProcessLookupError, PermissionError):
-        return None
+    line = _read(pid, "stat").decode(errors="replace")
+    return parse_status(line) if line else None
 
 
 def is_alive(process: ProcessID) -> bool:
@@ -115,36 +113,30 @@ class ProcessTable:
         The user's processes can write into the file that records them, and could name another user's.
         """
         status = self._statuses.get(process.pid)
-        return status is not None and status.id == process and _read_user(process.pid) == uid
+        is_same = status is not None and status.id == process
+        return is_same and f"\nUid:\t{uid}\t".encode() in _read(process.pid, "status")
 
 
 def _read_instances(pid: int, mark: str) -> list[str]:
     """Return the instance IDs in the environment of a process; none if it has another mark."""
-    try:
-        variables = _read(pid, "environ").split(b"\0")
-    except (FileNotFoundError, ProcessLookupError, PermissionError):
-        return []
+    variables = _read(pid, "environ").split(b"\0")
     if f"{MARK_VARIABLE}={mark}".encode() not in variables:
         return []
     prefix = f"{INSTANCE_VARIABLE}=".encode()
     return [each.removeprefix(prefix).decode(errors="replace") for each in variables if each.startswith(prefix)]
 
 
-def _read_user(pid: int) -> int | None:
-    try:
-        lines = _read(pid, "status").splitlines()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    return next((int(line.split()[1]) for line in lines if line.startswith(b"Uid:")), None)
-
-
 def _read(pid: int, name: str) -> bytes:
-    # Each look of a destroy reads two files per process of the machine; `open` takes a quarter longer.
-    fd = os.open(f"/proc/{pid}/{name}", os.O_RDONLY | os.O_CLOEXEC)
+    """Return the content of a file; nothing if the process does not exist, or is hidden from this user."""
     try:
-        data = os.read(fd, 65536)
-        while more := os.read(fd, 65536):
-            data += more
-        return data
-    finally:
-        os.close(fd)
+        # Each look of a destroy reads two files per process of the machine; `open` takes a quarter longer.
+        fd = os.open(f"/proc/{pid}/{name}", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            data = os.read(fd, 65536)
+            while more := os.read(fd, 65536):
+                data += more
+            return data
+        finally:
+            os.close(fd)
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return b""

@@ -13,8 +13,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from signal import SIGCONT, SIGKILL, SIGTERM
 
-from msgspec import Raw
-
 from pyinfrakit.errors import CannotStart, GiveUp, TryAgain
 from pyinfrakit.paths import make_private
 from pyinfrakit.provider import Machine, Provider
@@ -26,9 +24,6 @@ from pyinfrakit.providers.process.options import find_account
 from pyinfrakit.providers.process.proc import ProcessID, ProcessTable
 from pyinfrakit.providers.process.shell import Launch
 from pyinfrakit.record import Record, Spec
-
-SETTLE_TIME = 0.2
-"""Seconds that a shell may take to record how its command ended."""
 
 KILL_TIME = 5.0
 """Seconds from SIGKILL until a process that is still there counts as an error."""
@@ -57,12 +52,6 @@ class Process(Provider):
         make_private(self._folders.path)
         self._folders.clean()
         _close_on_exec()
-
-    def parse(self, properties: Raw | None) -> ProcessProperties:
-        """Return properties in their type. Raise `InvalidSpec` also if no process can receive a value."""
-        command: ProcessProperties = super().parse(properties)
-        command.check()
-        return command
 
     def provision(self, id: str, spec: Spec) -> Machine:
         launch = Launch(self._account, id, self.mark, self.parse(spec.properties), spec.init)
@@ -120,7 +109,9 @@ class Process(Provider):
                 break
             table = ProcessTable(self.mark)
             for id, folder in waiting.items():
-                recorded = folder.read_life().processes(self._boot)
+                life = folder.read_life()
+                # No process of an earlier boot exists, even if its ID does.
+                recorded = (life.shell, life.main) if life.boot == self._boot else (None, None)
                 alive[id] = table.find(id, *recorded, self._account.uid)
             was_idle, idle = idle, {id for id in waiting if not alive[id]}
             # Reading /proc takes time: a process that starts a child and ends meanwhile may hide the child.
@@ -137,7 +128,7 @@ class Process(Provider):
 
     def observe(self) -> list[Machine]:
         self._reap()
-        end = time.monotonic() + SETTLE_TIME
+        end = time.monotonic() + 0.2  # for shells to record how their commands ended
         with _disk_errors():
             pairs = self._folders.find(self.mark)
             machines = [(folder, self._observe(folder, metadata, end)) for folder, metadata in pairs]

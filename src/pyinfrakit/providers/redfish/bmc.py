@@ -7,6 +7,7 @@ After a failure of the first kind, the BMC is left alone for a while, longer eac
 many BMCs lock an account after a few wrong passwords.
 """
 
+import contextlib
 import json
 import logging
 import re
@@ -28,9 +29,6 @@ from pyinfrakit.schema.secrets import SHORTEST_CREDENTIAL, Redactor
 logging.getLogger("sushy").setLevel(logging.CRITICAL + 1)
 
 T = TypeVar("T")
-
-FIRST_PAUSE = 1.0
-"""Seconds before the next request to a BMC, after its first failure."""
 
 BOOT_SOURCES = {"disk": "Hdd", "pxe": "Pxe", "http": "UefiHttp", "iso": "Cd"}
 
@@ -99,7 +97,6 @@ class Bmc:
         self._problem = ""
 
     def read_status(self, machine: System) -> SystemStatus:
-        """Return the status of a machine."""
         return self._request(machine, "read its status", _read_status)
 
     def write_tag(self, machine: System, tag: str, etag: str | None) -> None:
@@ -122,11 +119,9 @@ class Bmc:
         # Not all BMCs list "None" among their boot sources, so it is not sent.
         source = sushy.BootSource(target) if target not in ("", "None") else None
         duration = sushy.BootSourceOverrideEnabled(enabled or "Disabled")
-        self._request(
-            machine,
-            f"set its boot source to {target}",
-            lambda system: system.set_system_boot_options(target=source, enabled=duration, http_boot_uri=url),
-        )
+        boot = {"target": source, "enabled": duration, "http_boot_uri": url}
+        action = f"set its boot source to {target}"
+        self._request(machine, action, lambda system: system.set_system_boot_options(**boot))
 
     def reset(self, machine: System, action: str) -> None:
         """Change its power: ``On``, ``GracefulShutdown``, ``ForceOff``, ``ForceRestart``."""
@@ -137,7 +132,6 @@ class Bmc:
         self._request(machine, "insert virtual media", lambda system: _insert(system, url, media_types))
 
     def eject(self, machine: System) -> None:
-        """Eject all virtual media."""
         self._request(machine, "eject virtual media", _eject)
 
     def _request(self, machine: System, action: str, send: Callable[[Any], T]) -> T:
@@ -177,14 +171,13 @@ class Bmc:
         text = f"BMC {self.address}: can't {action}: {_explain(error, self._options.timeout)}"
         # The credentials are hidden because BMCs may repeat them in their answers.
         text = " ".join(self._redactor.redact(text).split())[:500]
-        is_unavailable = isinstance(
-            error, exceptions.ConnectionError | exceptions.AccessError | requests.RequestException
-        )
+        outages = exceptions.ConnectionError, exceptions.AccessError, requests.RequestException
         # requests' error about invalid JSON is one of its connection errors, too, but another answer may be valid.
-        if not is_unavailable or isinstance(error, json.JSONDecodeError):
+        if not isinstance(error, outages) or isinstance(error, json.JSONDecodeError):
             return BmcRefusal(f"machine {machine.name}: {text}")
         self._root = None
-        pause = min(self._options.longest_pause, FIRST_PAUSE * 2 ** min(self._failures, 20))
+        # One second after the first failure, then doubled.
+        pause = min(self._options.longest_pause, 2.0 ** min(self._failures, 20))
         self._failures += 1
         self._retry_at = time.monotonic() + pause
         self._problem = text
@@ -213,14 +206,11 @@ def _text(value: Any) -> str:
 
 def _find_drives(system: Any) -> list[Any]:
     """Return the virtual drives of a system, or else those of its BMC: both are in Redfish, old and new."""
-    try:
+    with contextlib.suppress(exceptions.MissingAttributeError):
         return list(system.virtual_media.get_members())
-    except exceptions.MissingAttributeError:
-        pass
-    try:
+    with contextlib.suppress(exceptions.MissingAttributeError):
         return [drive for manager in system.managers for drive in manager.virtual_media.get_members()]
-    except exceptions.MissingAttributeError:
-        return []
+    return []
 
 
 def _insert(system: Any, url: str, media_types: tuple[str, ...]) -> None:

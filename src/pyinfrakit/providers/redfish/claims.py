@@ -80,21 +80,17 @@ class Claims:
             raise CannotStart(f"claims file {path}: {error}; {advice}") from None
 
     def find(self, id: str) -> Claim | None:
-        """Return the claim of an instance, or None."""
         claim = self._claims.get(id)
         return claim if claim is not None and claim.mark == self._mark else None
 
     def list_own(self) -> Mapping[str, Claim]:
-        """Return all claims with this plugin's mark."""
         return {id: claim for id, claim in self._claims.items() if claim.mark == self._mark}
 
     def save(self, id: str, claim: Claim) -> None:
-        """Add or replace a claim."""
         with self._lock:
             self._write({**self._claims, id: claim})
 
     def remove(self, id: str) -> None:
-        """Remove a claim, if it exists."""
         with self._lock:
             if id in self._claims:
                 self._write({each: claim for each, claim in self._claims.items() if each != id})

@@ -3,7 +3,6 @@
 import io
 import json
 import os
-import secrets
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,12 +11,6 @@ import pycdlib
 from pyinfrakit.errors import CannotStart, TryAgain
 from pyinfrakit.providers.redfish.options import Media
 from pyinfrakit.record import Spec
-
-MEDIA_TYPES = ("CD", "DVD", "USBStick", "Floppy")
-"""Drives that a disc may be in, in order of preference."""
-
-LABEL = "cidata"
-"""The label by which cloud-init recognizes the disc."""
 
 
 class DiscFolder:
@@ -29,17 +22,8 @@ class DiscFolder:
         if not self._folder.is_dir():
             raise CannotStart(f"media.folder: {self._folder}: no such folder")
 
-    def url(self, image: str) -> str:
-        """Return the address of an image."""
-        return f"{self._url}/{image}"
-
-    @staticmethod
-    def make_name() -> str:
-        """Return a name for an image. It is as good as a password: it is all that one needs to fetch `Init`."""
-        return f"{secrets.token_hex(16)}.iso"
-
-    def write(self, image: str, id: str, spec: Spec, machine: str) -> None:
-        """Write an image."""
+    def write(self, image: str, id: str, spec: Spec, machine: str) -> str:
+        """Write an image, and return its address."""
         metadata = {"instance-id": id, "local-hostname": machine, "logical-id": spec.logical_id, "tags": {**spec.tags}}
         temporary = self._folder / f".{image}"
         try:
@@ -48,9 +32,9 @@ class DiscFolder:
             temporary.rename(self._folder / image)
         except OSError as error:
             raise TryAgain(f"media.folder: {self._folder}: {error.strerror}") from None
+        return f"{self._url}/{image}"
 
     def remove(self, image: str) -> None:
-        """Remove an image, if it exists."""
         try:
             (self._folder / image).unlink(missing_ok=True)
         except OSError as error:
@@ -60,7 +44,8 @@ class DiscFolder:
 def _make_disc(files: Mapping[str, str]) -> bytes:
     disc = pycdlib.PyCdlib()
     # Rock Ridge for Linux, Joliet for Windows: plain ISO 9660 allows no lower-case names.
-    disc.new(interchange_level=3, joliet=3, rock_ridge="1.09", vol_ident=LABEL)
+    # By the label, cloud-init recognizes the disc.
+    disc.new(interchange_level=3, joliet=3, rock_ridge="1.09", vol_ident="cidata")
     for number, (name, text) in enumerate(files.items()):
         data = text.encode()
         disc.add_fp(io.BytesIO(data), len(data), f"/FILE{number}.;1", rr_name=name, joliet_path=f"/{name}")

@@ -72,12 +72,10 @@ class Options(Struct, forbid_unknown_fields=True, frozen=True):
         _check_unique((machine.name for bmc in self.bmcs for machine in bmc.machines), "machines: duplicate name")
         _check_unique((bmc.address.rstrip("/") for bmc in self.bmcs), "bmcs: duplicate address")
         for bmc in self.bmcs:
-            parts = urllib.parse.urlsplit(bmc.address)
-            if not _is_web(bmc.address) or parts.username is not None:
+            url = urllib.parse.urlsplit(bmc.address)
+            if not _is_web(bmc.address) or url.username is not None:
                 # The address itself may hold a password.
-                raise CannotStart(
-                    f"bmcs: expected https://HOST, without credentials, got an address at {parts.hostname}"
-                )
+                raise CannotStart(f"bmcs: expected https://HOST, without credentials, got an address at {url.hostname}")
             for field in ("username", "password"):
                 if getattr(bmc, field) is None and getattr(self, field) is None:
                     raise CannotStart(f"bmcs: {bmc.address} has no {field}: set it there, or in the options for all")
@@ -97,7 +95,7 @@ class Properties(Struct, forbid_unknown_fields=True, frozen=True):
     url: Annotated[str | None, Meta(description="address of the image, for the boot sources http and iso")] = None
     always: Annotated[bool, Meta(description="whether to boot from there always, and not just once")] = False
 
-    def check(self) -> None:
+    def __post_init__(self) -> None:
         """Raise `InvalidSpec` if *boot* and *url* do not go together."""
         problem = ""
         if self.url is None:

@@ -155,8 +155,13 @@ class Poller:
                 thread.start()
         for bmc, thread in self._threads.items():
             thread.join(max(0.0, deadline - time.monotonic()))
-            if thread.is_alive():
-                self._report_late(self._pool.by_bmc[bmc])
+            if not thread.is_alive():
+                continue
+            for machine in self._pool.by_bmc[bmc]:
+                # A slow BMC has reported on some of its machines.
+                if time.monotonic() - machine.read_at > self._timeout:
+                    problem = f"it did not report on its machines within {self._timeout:g} s"
+                    machine.trouble = f"{machine.title}: {problem}: check the management network"
 
     def _poll_bmc(self, bmc: Bmc, machines: Sequence[RackMachine]) -> None:
         start = time.monotonic()
@@ -170,10 +175,3 @@ class Poller:
             except TryAgain as error:
                 machine.trouble = str(error)
         self.durations[bmc.address] = time.monotonic() - start
-
-    def _report_late(self, machines: Sequence[RackMachine]) -> None:
-        problem = f"it did not report on its machines within {self._timeout:g} s: check the management network"
-        for machine in machines:
-            # A slow BMC has reported on some of its machines.
-            if time.monotonic() - machine.read_at > self._timeout:
-                machine.trouble = f"{machine.title}: {problem}"

@@ -1,11 +1,11 @@
 """The provider: a provision claims a machine of the pool, and a destroy releases it."""
 
 import logging
+import secrets
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from msgspec import Raw
 from msgspec.structs import replace
 
 from pyinfrakit.errors import CannotStart, GiveUp, TryAgain
@@ -13,7 +13,7 @@ from pyinfrakit.provider import Machine, PoolMachine, Provider
 from pyinfrakit.providers.redfish.bmc import BOOT_SOURCES, BmcRefusal, SystemStatus, TagConflict
 from pyinfrakit.providers.redfish.claims import Claim, Claims, Owner, parse_tag
 from pyinfrakit.providers.redfish.health import Health, describe
-from pyinfrakit.providers.redfish.media import MEDIA_TYPES, DiscFolder
+from pyinfrakit.providers.redfish.media import DiscFolder
 from pyinfrakit.providers.redfish.options import Options as RedfishOptions
 from pyinfrakit.providers.redfish.options import Properties as RedfishProperties
 from pyinfrakit.providers.redfish.pool import Poller, Pool, RackMachine
@@ -21,9 +21,6 @@ from pyinfrakit.providers.redfish.release import Cleaning, Power, PowerFailure, 
 from pyinfrakit.record import Record, Spec
 
 log = logging.getLogger(__name__)
-
-FRESH = 30.0
-"""Seconds for which an unavailable machine needs no second look. After that, it may be free again."""
 
 
 class Redfish(Provider):
@@ -41,9 +38,7 @@ class Redfish(Provider):
         self.poller = Poller(self._pool, options.poll_timeout)
         self._power = Power(options)
         self._discs = None if options.media is None else DiscFolder(options.media, folder)
-        self._cleaning = (
-            None if options.cleaning is None else Cleaning(options.cleaning, options.cleaning_timeout, folder)
-        )
+        self._cleaning = None if options.cleaning is None else Cleaning(options, folder)
 
     def start(self) -> None:
         """Read the claims. No BMC gets a request: one that does not answer must not delay the others."""
@@ -59,9 +54,6 @@ class Redfish(Provider):
 
     def stop(self) -> None:
         self._power.stop()
-
-    def validate(self, properties: Raw | None) -> None:
-        self.parse(properties).check()
 
     def provision(self, id: str, spec: Spec) -> Machine:
         properties: RedfishProperties = self.parse(spec.properties)
@@ -98,7 +90,8 @@ class Redfish(Provider):
         failures: dict[str, str] = {}
         matches = self._pool.find_matches(properties, spec.logical_id)
         for machine in matches:
-            is_fresh = machine.entry.aside or time.monotonic() - machine.read_at < FRESH
+            # After 30 seconds, an unavailable machine may be free again, and needs a second look.
+            is_fresh = machine.entry.aside or time.monotonic() - machine.read_at < 30
             if machine.find_unavailability() is not None and is_fresh:
                 continue
             if machine.claim_lock.acquire(blocking=False):
@@ -164,11 +157,12 @@ class Redfish(Provider):
         claim, discs = self._claims.find(id), self._discs
         assert claim is not None
         assert discs is not None
-        image = claim.image or discs.make_name()
+        # The name is as good as a password: it is all that one needs to fetch `Init`.
+        image = claim.image or f"{secrets.token_hex(16)}.iso"
         # Recorded first, so that a destroy removes the image even after a crash.
         self._claims.save(id, replace(claim, image=image))
-        discs.write(image, id, spec, machine.name)
-        machine.bmc.insert(machine.entry, discs.url(image), MEDIA_TYPES)
+        url = discs.write(image, id, spec, machine.name)
+        machine.bmc.insert(machine.entry, url, ("CD", "DVD", "USBStick", "Floppy"))
 
     def destroy(self, instances: Sequence[Record], reason: str) -> None:
         for instance in instances:
@@ -184,8 +178,7 @@ class Redfish(Provider):
             if (owner := machine.owner) is not None and owner.mark == self.mark:
                 claims.setdefault(owner.id, Claim(machine.name, self.mark))
         for id, claim in claims.items():
-            judgment = self._health.judge(id, claim, self._pool.machines.get(claim.machine), self.ready)
-            if judgment is not None:
+            if judgment := self._health.judge(id, claim, self._pool.machines.get(claim.machine), self.ready):
                 yield judgment
 
     def adopt(self, id: str, handle: str, spec: Spec) -> Machine:

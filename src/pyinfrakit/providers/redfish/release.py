@@ -6,11 +6,10 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 from pyinfrakit import paths
-from pyinfrakit.child import Child, ChildTimeout
+from pyinfrakit.child import Child
 from pyinfrakit.errors import CannotStart, TryAgain
 from pyinfrakit.locks import acquire
 from pyinfrakit.providers.redfish.bmc import BmcRefusal, TagConflict
@@ -23,9 +22,6 @@ log = logging.getLogger(__name__)
 
 FIRST_WAIT, LONGEST_WAIT = 0.05, 2.0
 """Seconds between reads of a status in which the power should change."""
-
-TAG_ATTEMPTS = 3
-"""Attempts to write an asset tag to a machine that another program changes at the same time."""
 
 QUOTE = 300
 """Characters of the cleaning command's output in an error: the last ones, which usually hold the problem."""
@@ -54,18 +50,18 @@ class Power:
 
     def turn_off(self, machine: RackMachine) -> None:
         """Let a machine shut down, or else force it off. Raise `PowerFailure` if it stays on."""
-        if machine.read_status().is_on and not self._shut_down(machine):
-            machine.bmc.reset(machine.entry, "ForceOff")
-            self._verify(machine, False, "still on {} s after ForceOff: switch it off by hand, or at its PDU")
-
-    def _shut_down(self, machine: RackMachine) -> bool:
+        if not machine.read_status().is_on:
+            return
         try:
             machine.bmc.reset(machine.entry, "GracefulShutdown")
         except BmcRefusal as error:
             # Some BMCs can't, and others refuse while no operating system runs.
             log.info("%s; forcing it off", error)
-            return False
-        return self._wait(machine, False, self._options.graceful_timeout)
+        else:
+            if self._wait(machine, False, self._options.graceful_timeout):
+                return
+        machine.bmc.reset(machine.entry, "ForceOff")
+        self._verify(machine, False, "still on {} s after ForceOff: switch it off by hand, or at its PDU")
 
     def _verify(self, machine: RackMachine, is_on: bool, problem: str) -> None:
         seconds = self._options.power_timeout
@@ -88,14 +84,14 @@ class Power:
 class Cleaning:
     """The operator's command that has to succeed before a machine is free again."""
 
-    def __init__(self, command: Sequence[str], timeout: float, folder: Path) -> None:
+    def __init__(self, options: Options, folder: Path) -> None:
         """Check the command; raise `CannotStart`. *folder* is for locks."""
-        path = Path(command[0]) if command else Path()
+        self._command = options.cleaning or []
+        path = Path(self._command[0]) if self._command else Path()
         if not path.is_absolute() or not os.access(path, os.X_OK):
             raise CannotStart(f"cleaning: expected the full path of an executable, got {str(path)!r}")
         paths.check_trusted(path)
-        self._command = list(command)
-        self._timeout = timeout
+        self._timeout = options.cleaning_timeout
         self._folder = folder
 
     def run(self, machine: RackMachine, id: str) -> None:
@@ -118,10 +114,8 @@ class Cleaning:
                 child = Child(self._command, environment, output=output.fileno(), pass_fds=[lock.fileno()])
                 # The whole group is killed: a disk must not be wiped after its machine has a new instance.
                 status = child.finish(self._timeout, kill_group=True)
-            except ChildTimeout as error:
+            except TryAgain as error:
                 return str(error)
-            except (OSError, ValueError) as error:
-                return f"can't be run: {error}"
             size = output.seek(0, os.SEEK_END)
             output.seek(max(0, size - 4 * QUOTE))  # a character takes up to 4 bytes
             text = " ".join(output.read().decode(errors="replace").split())[-QUOTE:]
@@ -144,7 +138,11 @@ class Release:
                 machine.read_status()
                 if machine.is_owned_by(claim.mark, id):
                     self._restore(machine, claim)
-                    self._clean(id, machine, claim)
+                    if self._cleaning is not None:
+                        _write_tag(id, machine, claim, Owner(claim.mark, id, CLEANING).tag)
+                        self._cleaning.run(machine, id)
+                        # The command may have booted the machine, from media of its own.
+                        self._restore(machine, claim)
                     _write_tag(id, machine, claim, claim.tag)
             if claim.image and self._discs is not None:
                 self._discs.remove(claim.image)
@@ -157,17 +155,10 @@ class Release:
         if claim.boot_enabled or claim.boot:
             machine.bmc.set_boot(machine.entry, claim.boot, claim.boot_enabled)
 
-    def _clean(self, id: str, machine: RackMachine, claim: Claim) -> None:
-        if self._cleaning is not None:
-            _write_tag(id, machine, claim, Owner(claim.mark, id, CLEANING).tag)
-            self._cleaning.run(machine, id)
-            # The command may have booted the machine, from media of its own.
-            self._restore(machine, claim)
-
 
 def _write_tag(id: str, machine: RackMachine, claim: Claim, tag: str) -> None:
     """Write an asset tag, unless another instance claims the machine by now."""
-    for _ in range(TAG_ATTEMPTS):
+    for _ in range(3):  # another program may change the machine at the same time
         status = machine.read_status()
         if not machine.is_owned_by(claim.mark, id):
             return
