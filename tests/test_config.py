@@ -63,7 +63,7 @@ FILES = {
     "no TOML": ("provider = ", "not TOML: Invalid value (at end of document)"),
     "no string": ("provider = 5", "provider: expected a string, got 5"),
     "an unknown key": ('provder = "simulator"', "has an unknown field provder; known: provider, options, types"),
-    "an unknown provider": ('provider = "nope"', "provider: provider 'nope' is not installed; installed: "),
+    "an unknown provider": ('provider = "nope"', "provider: provider 'nope': not installed; installed: "),
     "a missing provider file": ('provider = "no.py:Rack"', "/no.py: No such file or directory"),
     "both forms": ('provider = "file"\n[types.a]\nprovider = "file"', "expected either provider and options, or types"),
     "no sub-types": ("[types]", "types: expected one table [types.NAME] or several"),
@@ -78,7 +78,7 @@ FILES = {
     "a sub-type without a name": ('[types.""]\nprovider = "file"', "types: name '': expected a file name"),
     "a sub-type's wrong provider": (
         '[types.a]\nprovider = "nope"',
-        "types.a.provider: provider 'nope' is not installed",
+        "types.a.provider: provider 'nope': not installed",
     ),
     "options that are no table": ('provider = "simulator"\noptions = 5', "options: expected an object, got 5"),
     "unknown options": (

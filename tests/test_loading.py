@@ -100,7 +100,7 @@ WRONG = {
     "a type that JSON cannot hold": (
         "import pathlib\nclass Odd(Struct):\n    x: list[pathlib.Path] = []\nclass Bad(Rack):\n    Options = Odd",
         "Bad",
-        r"Bad\.Options has Path, which msgspec can't decode",
+        r"Bad\.Options: has Path, which msgspec can't decode",
     ),
     "a batch of zero": ("class Bad(Rack):\n    batch = 0", "Bad", r"Bad\.batch: expected an integer >= 1, got 0"),
     "a batch in quotes": (
@@ -230,7 +230,7 @@ def test_a_provider_name_of_two_distributions_is_refused(
         (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
         (folder / "entry_points.txt").write_text(f"[pyinfrakit.providers]\ndouble = rack:Rack\n{more}\n")
     line = read_usage_error(home, "--provider", "double", PYTHONPATH=join_python_path(tmp_path))
-    assert "provider 'double' is installed by racks and shelves" in line
+    assert "provider 'double': installed by racks and shelves" in line
     assert 0 == command(home, "provider", "single", PYTHONPATH=join_python_path(tmp_path)).returncode
     _, _, installed = read_usage_error(home, "--provider", "nope", PYTHONPATH=join_python_path(tmp_path)).partition(
         "installed: "

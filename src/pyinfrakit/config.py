@@ -12,7 +12,7 @@ import os
 import re
 import stat
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +28,8 @@ from pyinfrakit.schema.secrets import EMPTY_OBJECT, Secret
 
 log = logging.getLogger(__name__)
 
-EXAMPLE = 'provider = "simulator"'
-
 MAX_SECRET = 64 * 1024
 """Largest file of a secret, in bytes: a larger one is some other file."""
-
-ReadSecret = Callable[[Any], Secret]
 
 
 class ProviderChoice(Struct, frozen=True):
@@ -61,7 +57,14 @@ class _ConfigFile(Struct, forbid_unknown_fields=True):
 def choose_from_flags(provider: str, options: Sequence[tuple[str, str]]) -> Mapping[str, ProviderChoice]:
     """Return the provider of the command line, under the empty sub-type. Raise `CannotStart`."""
     found = loading.find_provider(provider)
-    return {"": ProviderChoice(found, _read_flags(found, dict(options)))}
+    data = msgspec.json.encode({make_encodable(key): make_encodable(value) for key, value in options})
+    try:
+        # Not strict: on a command line, everything is a string.
+        values = decode(data, found.Options, hook=lambda _, value: _read_flag_secret(value), strict=False)
+    except WrongShape as error:
+        example = _append_example(format_flags(found))
+        raise CannotStart(f"options of provider {found.__name__}: {error}{example}") from None
+    return {"": ProviderChoice(found, values)}
 
 
 def choose_from_file(path: Path) -> Mapping[str, ProviderChoice]:
@@ -131,7 +134,7 @@ def _read_toml(path: Path) -> bytes:
 def _split(file: _ConfigFile) -> Mapping[str, _ProviderTable]:
     if file.types is None:
         if not file.provider:
-            raise CannotStart(f"expected a provider, as in {EXAMPLE}, or a table [types.NAME] for each")
+            raise CannotStart('expected a provider, as in provider = "simulator", or a table [types.NAME] for each')
         return {"": _ProviderTable(file.provider, file.options or EMPTY_OBJECT)}
     if file.provider or file.options:
         raise CannotStart("expected either provider and options, or types, which have their own")
@@ -142,55 +145,31 @@ def _split(file: _ConfigFile) -> Mapping[str, _ProviderTable]:
 
 def _check_sub_type(name: str) -> str:
     """Return a name that is safe in ``plugin/sub-type``, and in the names of a plugin's files; raise `CannotStart`."""
-    try:
-        paths.check_name(name)
-    except CannotStart as error:
-        raise CannotStart(f"types: {error}") from None
-    if "." in name:
-        raise CannotStart(f"types: name {name!r}: expected one without a dot")
+    with loading.naming("types"):
+        if "." in paths.check_name(name):
+            raise CannotStart(f"name {name!r}: expected one without a dot")
     return name
 
 
 def _choose(table: _ProviderTable, sub_type: str, folder: Path) -> ProviderChoice:
     where = f"types.{sub_type}." if sub_type else ""
-    try:
+    with loading.naming(f"{where}provider"):
         found = loading.find_provider(table.provider, folder)
-    except CannotStart as error:
-        raise CannotStart(f"{where}provider: {error}") from None
-    return ProviderChoice(found, _read_table(found, table.options, f"{where}options", folder))
-
-
-def _read_flags(provider: type[Provider], options: Mapping[str, str]) -> Any:
-    data = msgspec.json.encode({make_encodable(key): make_encodable(value) for key, value in options.items()})
     try:
-        # Not strict: on a command line, everything is a string.
-        return decode(data, provider.Options, hook=_make_hook(_read_flag_secret), strict=False)
-    except WrongShape as error:
-        example = _append_example(format_flags(provider))
-        raise CannotStart(f"options of provider {provider.__name__}: {error}{example}") from None
-
-
-def _read_table(provider: type[Provider], options: Raw, where: str, folder: Path) -> Any:
-    try:
-        return decode(options, provider.Options, where, _make_hook(lambda value: _read_table_secret(value, folder)))
+        options = decode(
+            table.options, found.Options, f"{where}options", lambda _, value: _read_table_secret(value, folder)
+        )
     except (WrongShape, NotJSON) as error:
-        example = _append_example(format_table(provider))
-        raise CannotStart(f"provider {provider.__name__}: {error}{example}") from None
+        example = _append_example(format_table(found))
+        raise CannotStart(f"provider {found.__name__}: {error}{example}") from None
+    return ProviderChoice(found, options)
 
 
 def _append_example(text: str) -> str:
     return f"; for example: {text}" if text else ""
 
 
-def _make_hook(read: ReadSecret) -> Callable[[type, Any], Any]:
-    def hook(type_: type, value: Any) -> Any:
-        if type_ is not Secret:
-            raise NotImplementedError(f"{type_!r} is no type that an option can have")
-        return read(value)
-
-    return hook
-
-
+# Options have no custom type except `Secret`: the loading of their provider makes sure of that.
 def _read_flag_secret(value: Any) -> Secret:
     scheme, colon, source = value.partition(":") if isinstance(value, str) else ("", "", "")
     if not colon or scheme not in ("env", "file"):

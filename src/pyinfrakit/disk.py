@@ -50,11 +50,8 @@ class AppendFile:
         self._end = length
 
     def is_at(self, path: Path) -> bool:
-        """Return whether this file is at *path*. Someone may have removed or moved it."""
-        try:
-            return os.path.samestat(os.fstat(self._fd), os.stat(path))
-        except FileNotFoundError:
-            return False
+        """Return whether this file is at *path*."""
+        return is_at(self._fd, path)
 
     def close(self) -> None:
         os.close(self._fd)
@@ -127,6 +124,14 @@ class Disk:
 def temporary_path(path: Path) -> Path:
     """Return the path of a file that is not yet in its place. A crash may leave it behind."""
     return path.with_name(f".{path.name}.new")
+
+
+def is_at(fd: int, path: Path) -> bool:
+    """Return whether an open file is at *path*. Someone may have removed or moved it."""
+    try:
+        return os.path.samestat(os.fstat(fd), os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
 def sync(fd: int) -> None:

@@ -9,6 +9,7 @@ import fcntl
 import os
 from pathlib import Path
 
+from pyinfrakit.disk import is_at
 from pyinfrakit.errors import CannotStart, InUse
 
 
@@ -56,17 +57,11 @@ class Lock:
                 os.close(self._fd)
                 raise InUse(f"{subject} is in use by {other or 'another process'}")
             # The last holder may have removed the file between our open and our lock.
-            if self._is_in_place():
+            if is_at(self._fd, path):
                 break
             os.close(self._fd)
         os.ftruncate(self._fd, 0)
         os.write(self._fd, f"{holder} (process {os.getpid()})\n".encode())
-
-    def _is_in_place(self) -> bool:
-        try:
-            return os.path.samestat(os.fstat(self._fd), os.stat(self._path))
-        except FileNotFoundError:
-            return False
 
     def __enter__(self) -> "Lock":
         return self

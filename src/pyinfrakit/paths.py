@@ -2,7 +2,7 @@
 
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 from pyinfrakit.errors import CannotStart
@@ -10,17 +10,15 @@ from pyinfrakit.errors import CannotStart
 MAX_SOCKET_PATH = 103
 """Longest path of a unix socket, in bytes: 107 on Linux, 103 on macOS. Names should work on both."""
 
-_WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
-
-def home(environment: Mapping[str, str] = os.environ) -> Path:
+def home() -> Path:
     """Return InfraKit's home folder."""
-    return Path(environment.get("INFRAKIT_HOME") or Path.home() / ".infrakit")
+    return Path(os.environ.get("INFRAKIT_HOME") or Path.home() / ".infrakit")
 
 
-def plugins(environment: Mapping[str, str] = os.environ) -> Path:
+def plugins() -> Path:
     """Return the folder of sockets, as InfraKit's own programs find it."""
-    return Path(environment.get("INFRAKIT_PLUGINS_DIR") or home(environment) / "plugins")
+    return Path(os.environ.get("INFRAKIT_PLUGINS_DIR") or home() / "plugins")
 
 
 def check_name(name: str) -> str:
@@ -82,9 +80,8 @@ def check_trusted(path: Path) -> None:
 def _distrust(status: os.stat_result) -> str:
     if status.st_uid != 0:
         return f"belongs to user {status.st_uid}"
-    if stat.S_ISLNK(status.st_mode) or not status.st_mode & _WRITABLE_BY_OTHERS:
-        return ""
-    if stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX:
+    is_sticky = stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX
+    if stat.S_ISLNK(status.st_mode) or is_sticky or not status.st_mode & 0o022:
         return ""
     return f"may be written by others (mode {stat.S_IMODE(status.st_mode):04o})"
 

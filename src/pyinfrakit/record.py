@@ -3,8 +3,8 @@
 import json
 from collections.abc import Mapping
 from enum import StrEnum
+from functools import partial
 from types import MappingProxyType
-from typing import Any
 
 from msgspec import Raw, Struct
 from msgspec.structs import replace
@@ -26,7 +26,7 @@ class Attachment(Struct, frozen=True, gc=False):
 
 
 class Spec(Struct, frozen=True, kw_only=True, gc=False):
-    """A request for an instance. *properties* is JSON, byte for byte as it came, or None."""
+    """A request for an instance. *properties* is JSON as it came, or None; the file store turns its line ends into spaces."""
 
     properties: Raw | None = None
     tags: Mapping[str, str] = {}
@@ -61,15 +61,13 @@ class Spec(Struct, frozen=True, kw_only=True, gc=False):
 def _is_same_json(one: Raw | None, two: Raw | None) -> bool:
     if one is None or two is None or one == two:
         return one == two
-    return bool(_decode_comparable(one) == _decode_comparable(two))
 
-
-def _decode_comparable(data: Raw) -> Any:
-    # Numbers stay as they are written, and apart from everything else: in Python, 1 == 1.0 == True.
     def number(text: str) -> tuple[str, str]:
+        # Numbers stay as they are written, and apart from everything else: in Python, 1 == 1.0 == True.
         return ("number", text)
 
-    return json.loads(bytes(data), parse_int=number, parse_float=number)
+    load = partial(json.loads, parse_int=number, parse_float=number)
+    return bool(load(bytes(one)) == load(bytes(two)))
 
 
 class State(StrEnum):

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from pyinfrakit import ids
 from pyinfrakit.errors import Refused, UnknownInstance
 from pyinfrakit.record import CONFIG_TAGS, GROUP_TAG, LIFECYCLE, Attachment, Event, Record, Spec, State
-from pyinfrakit.store.records import Change, Drop, Note, Put, Records, Undo, UndoNote
+from pyinfrakit.store.records import Change, Drop, Note, Put, Records, Undo
 
 EVERY_PAIR = [(state, event) for state in State for event in Event]
 POSSIBLE = [pair for pair in EVERY_PAIR if pair in LIFECYCLE]
@@ -337,7 +337,7 @@ class RecordsModel(RuleBasedStateMachine):
         super().__init__()
         self.model: list[Record] = []
         self.records = Records()
-        self.batches: list[tuple[list[Record], list[Undo | UndoNote]]] = []
+        self.batches: list[tuple[list[Record], list[Undo | Note]]] = []
 
     def change(self, change: Change) -> None:
         match change:

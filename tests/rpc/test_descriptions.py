@@ -18,7 +18,7 @@ from pyinfrakit.record import GROUP_TAG, Record, Spec, State
 from pyinfrakit.rpc.instance import types
 from pyinfrakit.rpc.instance.descriptions import LARGEST, MANY, Descriptions
 from pyinfrakit.schema.secrets import EMPTY_OBJECT
-from pyinfrakit.store.records import Change, Drop, Put, Records, Undo, UndoNote
+from pyinfrakit.store.records import Change, Drop, Note, Put, Records, Undo
 
 NAMES = [f"i{number}" for number in range(8)]
 PROPERTIES = [None, Raw(b'{"a": 1}'), Raw(b'"\xc3\xa9"'), Raw(b'{"long":"' + b"x" * LARGEST + b'"}')]
@@ -75,7 +75,7 @@ class DescriptionsModel(RuleBasedStateMachine):
         super().__init__()
         self.records = Records()
         self.descriptions = Descriptions(self.records, read_properties(self.records))
-        self.undos: list[Undo | UndoNote] = []
+        self.undos: list[Undo | Note] = []
 
     def change(self, change: Change) -> None:
         self.undos.append(self.records.apply(change))

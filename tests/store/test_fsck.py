@@ -224,7 +224,9 @@ def test_every_id_of_another_form_is_saved_or_listed(data: st.DataObject, conten
         before = zip(content.records, spans(whole), strict=True)
         untouched = [record for record, place in before if not damage.touches(*place)]
         assert untouched == [each for each in saved.records if each in untouched]
-    assert saved.records == document.load(dump_stamped(saved)).records
+    # The encoded form is compared, because line ends in raw JSON become spaces.
+    reread = document.load(dump_stamped(saved)).records
+    assert [document.dump_entry(each) for each in saved.records] == [document.dump_entry(each) for each in reread]
 
 
 FAKE: dict[str, Any] = {"ID": "fake", "State": "ready", "Tags": {}, "LogicalID": None}

@@ -157,6 +157,11 @@ def test_an_invalid_entry_is_refused(payload: bytes) -> None:
         journal.read_changes(found.entries[0])
 
 
+def encode(batch: Batch) -> list[bytes]:
+    """Encode each change of a batch."""
+    return [journal.encode_change(change) for change in batch]
+
+
 FORGED = entry([Drop("a")], 2).decode()
 """An entry that would be valid in its place, with the right epoch."""
 
@@ -174,7 +179,9 @@ FORGED = entry([Drop("a")], 2).decode()
 def test_a_text_is_never_taken_for_an_entry(forger: Record) -> None:
     """A client's text with a whole entry in it is never read as an entry, even if the journal is torn."""
     batches: list[Batch] = [[Put(record("a"))], [Put(forger), Note("n", Raw(json.dumps(FORGED).encode()))]]
-    assert batches == batches_in(journal.read(written(batches)))
+    # The encoded form is compared, because line ends in raw JSON become spaces.
+    read = batches_in(journal.read(written(batches)))
+    assert [encode(batch) for batch in batches] == [encode(batch) for batch in read]
     *whole, last = entries(batches)
     for cut in range(len(last)):
         assert batches[:1] == batches_in(journal.read(b"".join(whole) + last[:cut]))

@@ -26,7 +26,7 @@ class Plain(Struct, frozen=True):
         records, notes = list(self.records), dict(self.notes)
         for change in changes:
             match change:
-                case Note(key, value):
+                case Note(key, value) if value is not None:
                     notes[key] = value
                 case Drop(id):
                     records = [each for each in records if each.id != id]

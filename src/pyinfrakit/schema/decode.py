@@ -73,19 +73,17 @@ def check_text(data: bytes) -> None:
 def check_depth(data: bytes) -> None:
     """Raise `NotJSON` unless *data* nests at most `MAX_DEPTH` deep."""
     # Counting brackets is cheap, and settles nearly all cases.
-    if data.count(b"[") + data.count(b"{") > MAX_DEPTH and _nests_deeper(data, MAX_DEPTH):
+    if data.count(b"[") + data.count(b"{") <= MAX_DEPTH:
+        return
+    # Add up the brackets outside of strings, at C speed: 4 MiB take a fifth of a second.
+    steps = array("b", _STRING.sub(b"", data).translate(_STEPS, _NOT_BRACKETS))
+    if max(accumulate(steps), default=0) > MAX_DEPTH:
         raise NotJSON(f"nested more than {MAX_DEPTH} levels deep")
 
 
 def make_encodable(text: str) -> str:
     """Return text that JSON can hold. File names may bring bytes into it that are not UTF-8."""
     return text.encode(errors="backslashreplace").decode()
-
-
-def _nests_deeper(data: bytes, depth: int) -> bool:
-    """Add up the brackets outside of strings, at C speed: 4 MiB take a fifth of a second."""
-    steps = array("b", _STRING.sub(b"", data).translate(_STEPS, _NOT_BRACKETS))
-    return max(accumulate(steps), default=0) > depth
 
 
 def decode(
@@ -104,26 +102,17 @@ def decode(
     try:
         return msgspec.json.decode(data, type=shape, dec_hook=hook, strict=strict)
     except msgspec.ValidationError as error:
-        _check_rest(data)
+        decode(data, Raw)  # msgspec stops at the first value of the wrong type: raise `NotJSON` if an error follows
         raise _explain_shape(error, Raw(bytes(data)), shape, root) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise _explain_syntax(error, data) from None
 
 
-def _check_rest(data: bytes | Raw) -> None:
-    """Raise `NotJSON` if a syntax error follows: msgspec stops at the first value of the wrong type."""
-    try:
-        msgspec.json.decode(data, type=Raw)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise _explain_syntax(error, data) from None
-
-
 def _explain_syntax(error: Exception, data: bytes | Raw) -> NotJSON:
-    match error:
-        case RecursionError():
-            return NotJSON("nested too deeply")
-        case UnicodeDecodeError():
-            return NotJSON("not UTF-8")
+    if isinstance(error, RecursionError):
+        return NotJSON("nested too deeply")
+    if isinstance(error, UnicodeDecodeError):
+        return NotJSON("not UTF-8")
     text = str(error)
     if "truncated" in text:
         # msgspec takes half of a surrogate pair for the end of the input.
@@ -140,12 +129,12 @@ def _explain_shape(error: msgspec.ValidationError, data: Raw, shape: Any, root: 
     at, expected = match["at"] or "", match.groupdict().get("want")
     path, value = _find(data, at, match["got"] if expected else None)
     where = root + path if root else path.lstrip(".")
-    is_secret = contains_secret(shape, _split_path(at))
+    is_secret = contains_secret(shape, tuple(_split_path(at)))
     if expected:
         got = "something else, not shown because it may hold a secret" if is_secret else _quote(value)
         return WrongShape(where, f"expected {_translate(expected)}, got {got}")
     problem = (
-        match["problem"].replace("Object missing", "missing").replace("Object contains", "has an").replace("`", "")
+        match["problem"].replace("`", "").replace("Object missing", "missing").replace("Object contains", "has an")
     )
     if "unknown field" in problem and not path and isinstance(shape, type) and issubclass(shape, msgspec.Struct):
         problem += f"; known: {', '.join(field.encode_name for field in msgspec.structs.fields(shape))}"

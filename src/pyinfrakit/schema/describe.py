@@ -45,9 +45,8 @@ def _walk_fields(node: Type, path: str, around: Sequence[type]) -> Iterator[Fiel
             continue
         for field in record.fields:
             name = f"{below}.{field.encode_name}".lstrip(".")
-            yield FieldRow(
-                name, describe_type(field.type), _encode_default(field), find_meta(field.type, "description") or ""
-            )
+            description = find_meta(field.type, "description") or ""
+            yield FieldRow(name, describe_type(field.type), _encode_default(field), description)
             yield from _walk_fields(field.type, name, [*around, record.cls])
 
 
@@ -130,13 +129,10 @@ def _describe_bounds(node: Type) -> str:
     return " " + ", ".join(bounds) if bounds else ""
 
 
-SecretExample = Callable[[str], Any]
-"""Return an example of the secret in a field of this name."""
-
-
-def make_example(shape: Any, secret: SecretExample = lambda name: "secret") -> Any:
+def make_example(shape: Any, secret: Callable[[str], Any] = lambda name: "secret") -> Any:
     """Return a valid value of a type: its required fields, and those with an example of their own.
 
+    *secret* returns an example of the secret in a field of a name.
     A string with a pattern, and a set of several values, need examples of their own: none can be made up.
     """
     return _ExampleMaker(secret).make(type_info(shape), "")
@@ -163,14 +159,16 @@ def find_example(shape: Any, own: Mapping[str, Any] | None) -> Mapping[str, Any]
 class _ExampleMaker:
     """Makes valid values. A type that contains itself ends as early as it can."""
 
-    def __init__(self, secret: SecretExample) -> None:
+    def __init__(self, secret: Callable[[str], Any]) -> None:
         self._secret = secret
         self._around: list[type] = []
 
     def make(self, node: Type, name: str) -> Any:  # noqa: PLR0911 - one for each kind of type
+        if examples := find_meta(node, "examples"):
+            return examples[0]
         match node:
             case Metadata(type=inner):
-                return examples[0] if (examples := find_meta(node, "examples")) else self.make(inner, name)
+                return self.make(inner, name)
             case UnionType():
                 return self._make_alternative(node, name)
             case inspect.LiteralType(values=values):
@@ -192,8 +190,6 @@ class _ExampleMaker:
         return self._make_record(node) if hasattr(node, "fields") else _CONSTANTS.get(type(node), {})
 
     def _make_alternative(self, node: UnionType, name: str) -> Any:
-        if examples := find_meta(node, "examples"):
-            return examples[0]
         if node.includes_none and any(self._is_recursive(each) for each in node.types):
             return None
         return self.make(next(each for each in node.types if not isinstance(each, inspect.NoneType)), name)
@@ -223,11 +219,10 @@ def _choose_length(node: Any, is_recursive: bool) -> int:
 
 def _make_number(node: inspect.IntType | inspect.FloatType) -> Any:
     """Return a number within bounds: the lowest one, except 0, which says little; or one halfway if bounds are excluded."""
-    step: Any = node.multiple_of or 1
     low: Any = node.ge if node.gt is None else node.gt
     high: Any = node.le if node.lt is None else node.lt
     if isinstance(node, inspect.IntType) or node.multiple_of:
-        return _make_multiple(node, low, high, step)
+        return _make_multiple(node, low, high)
     if low is None and high is None:
         return 1.0
     if low is None:
@@ -235,7 +230,8 @@ def _make_number(node: inspect.IntType | inspect.FloatType) -> Any:
     return low + 1 if high is None or low + 1 < high else (low + high) / 2
 
 
-def _make_multiple(node: inspect.IntType | inspect.FloatType, low: Any, high: Any, step: Any) -> Any:
+def _make_multiple(node: inspect.IntType | inspect.FloatType, low: Any, high: Any) -> Any:
+    step: Any = node.multiple_of or 1
     if low is None:
         top = step if high is None else min(step, high // step * step)
         return top - step if node.lt is not None and top >= node.lt else top

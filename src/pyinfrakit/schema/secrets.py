@@ -8,7 +8,7 @@ answer) goes through a `Redactor`.
 import json
 import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -73,22 +73,15 @@ class Redactor:
 
     def __init__(self, secrets: Iterable[str], shortest: int = SHORTEST_WORD) -> None:
         lines = {line.strip() for secret in secrets for line in secret.splitlines()}
-        encoders = (str, _encode_ascii, _encode)
-        forms = {form for line in lines for form in (encode(line) for encode in encoders) if len(form) >= shortest}
+        escaped = {json.dumps(line)[1:-1] for line in lines}  # ASCII only, unlike msgspec's form
+        encoded = {msgspec.json.encode(line).decode()[1:-1] for line in lines}
+        forms = [form for form in lines | escaped | encoded if len(form) >= shortest]
         # The longest first: a secret may be a part of another one.
         self._pattern = re.compile("|".join(map(re.escape, sorted(forms, key=len, reverse=True))) or r"(?!)")
 
     def redact(self, text: str) -> str:
         """Return *text* with the placeholder for each secret."""
         return self._pattern.sub(PLACEHOLDER, text)
-
-
-def _encode_ascii(text: str) -> str:
-    return json.dumps(text)[1:-1]
-
-
-def _encode(text: str) -> str:
-    return msgspec.json.encode(text).decode()[1:-1]
 
 
 def find_words(script: str) -> set[str]:
@@ -110,7 +103,7 @@ def redact_properties(properties: Raw, shape: Any) -> Raw:
 
     Properties of another shape may hold secrets anywhere, so an empty object is returned for them.
     """
-    if not _contains_secret(shape):
+    if not contains_secret(shape):
         return properties
     try:
         decoded = msgspec.json.decode(properties, type=shape, dec_hook=decode_secret)
@@ -121,7 +114,7 @@ def redact_properties(properties: Raw, shape: Any) -> Raw:
 
 def redact_live(live: Raw, properties: Raw, shape: Any) -> Raw:
     """Return live properties with the placeholder for each string that is a secret in *properties*, of type *shape*."""
-    if not _contains_secret(shape):
+    if not contains_secret(shape):
         return live
     values: set[str] = set()
     try:
@@ -140,7 +133,8 @@ def _replace_strings(value: Any, secrets: Collection[str]) -> Any:
     return PLACEHOLDER if isinstance(value, str) and value in secrets else value
 
 
-def contains_secret(shape: Any, steps: Sequence[str] = ()) -> bool:
+@lru_cache  # types are few, and each description asks
+def contains_secret(shape: Any, steps: tuple[str, ...] = ()) -> bool:
     """Return whether a type contains a secret at *steps*, which are names and indexes.
 
     If a step can't be followed, everything below the last known step counts.
@@ -149,10 +143,6 @@ def contains_secret(shape: Any, steps: Sequence[str] = ()) -> bool:
     for step in steps:
         nodes = [part for node in nodes for part in _follow(node, step)]
     return Secret in _custom_types(nodes)
-
-
-# Types are few, and each description asks: the answer is kept.
-_contains_secret = cache(contains_secret)
 
 
 def find_unknown_types(shape: Any) -> set[type]:

@@ -26,10 +26,10 @@ class Drop(Struct, frozen=True, gc=False):
 
 
 class Note(Struct, frozen=True, gc=False):
-    """Keep a value, JSON, beside the records."""
+    """Keep a value, JSON, beside the records. None removes it; only what undoes a change has None."""
 
     key: str
-    value: Raw
+    value: Raw | None
 
 
 Change = Put | Drop | Note
@@ -43,21 +43,11 @@ class Undo(Struct, frozen=True, gc=False):
     rank: int | None
 
 
-class UndoNote(Struct, frozen=True, gc=False):
-    """A note before a change, or None."""
-
-    key: str
-    value: Raw | None
-
-
 Subscriber = Callable[[Record | None, Record | None], None]
 """Is called with a record before and after a change; None stands for no record.
 
 If only the live properties changed, it is called with the same record twice.
 """
-
-Rank = Callable[[str], int]
-"""Return an ID's place in the order of all records."""
 
 
 class Index:
@@ -73,8 +63,16 @@ class Index:
         self._ids: dict[str, str | dict[str, None]] = {}
         self._unsorted: set[str] = set()
 
-    def add(self, key: str, id: str, is_last: bool = True) -> None:
-        """Add an ID. *is_last*: its record is the last of all."""
+    def change(self, id: str, old: str | None, new: str | None, is_last: bool = False) -> None:
+        """Index an ID by *new* instead of *old*; None stands for no key. *is_last*: its record is the last of all."""
+        if old == new:
+            return
+        if old is not None:
+            self._remove(old, id)
+        if new is not None:
+            self._add(new, id, is_last)
+
+    def _add(self, key: str, id: str, is_last: bool) -> None:
         ids = self._ids.get(key)
         if ids is None:
             self._ids[key] = id
@@ -85,8 +83,7 @@ class Index:
         if not is_last:
             self._unsorted.add(key)
 
-    def remove(self, key: str, id: str) -> None:
-        """Remove an ID, which must be there."""
+    def _remove(self, key: str, id: str) -> None:
         ids = self._ids[key]
         if not isinstance(ids, str):
             del ids[id]
@@ -95,8 +92,8 @@ class Index:
         del self._ids[key]
         self._unsorted.discard(key)
 
-    def get(self, key: str, rank: Rank) -> Collection[str]:
-        """Return a key's IDs in order. They are sorted only after one was added that was not the last."""
+    def get(self, key: str, rank: Callable[[str], int]) -> Collection[str]:
+        """Return a key's IDs in the order of their *rank*. They are sorted only after one was added that was not the last."""
         ids = self._ids.get(key)
         if ids is None or isinstance(ids, str):
             return () if ids is None else (ids,)
@@ -112,8 +109,8 @@ class TagIndex:
     An index of every tag would not fit into the memory that the project allows itself per instance.
     """
 
-    def __init__(self, records: Callable[[], Mapping[str, Record]], rank: Rank) -> None:
-        """*records* returns all records, in order."""
+    def __init__(self, records: Callable[[], Mapping[str, Record]], rank: Callable[[str], int]) -> None:
+        """*records* returns all records, in order, and *rank* an ID's place in this order."""
         self._records = records
         self._rank = rank
         self._indexes: dict[str, Index] = {}
@@ -128,13 +125,7 @@ class TagIndex:
     def change(self, id: str, old: Mapping[str, str], new: Mapping[str, str], is_last: bool = False) -> None:
         """Index an ID by *new* tags instead of *old* ones. *is_last*: its record is the last of all."""
         for tag, index in self._indexes.items():
-            before, after = old.get(tag), new.get(tag)
-            if before == after:
-                continue
-            if before is not None:
-                index.remove(before, id)
-            if after is not None:
-                index.add(after, id, is_last)
+            index.change(id, old.get(tag), new.get(tag), is_last)
 
     def _index(self, tag: str) -> Index:
         index = self._indexes.get(tag)
@@ -143,8 +134,7 @@ class TagIndex:
                 del self._indexes[next(iter(self._indexes))]
             index = self._indexes[tag] = Index()
             for id, record in self._records().items():
-                if (value := record.spec.tags.get(tag)) is not None:
-                    index.add(value, id)
+                index.change(id, None, record.spec.tags.get(tag), is_last=True)
         return index
 
 
@@ -172,8 +162,7 @@ class Records:
         for id in filter(last_id.__gt__, self._records):
             self._reserve(id)
         for record in self._records.values():
-            if record.spec.logical_id is not None:
-                self._by_logical_id.add(record.spec.logical_id, record.id)
+            self._by_logical_id.change(record.id, None, record.spec.logical_id, is_last=True)
 
     def __len__(self) -> int:
         return len(self._records)
@@ -243,7 +232,7 @@ class Records:
                 del self._live[id]
                 self._notify(self._records[id], self._records[id])
 
-    def apply(self, change: Change) -> Undo | UndoNote:
+    def apply(self, change: Change) -> Undo | Note:
         """Make a change; return what undoes it."""
         match change:
             case Put(record, front):
@@ -252,20 +241,19 @@ class Records:
                 return self._set(id, None, None)
             case Note(key, value):
                 old = self.notes.get(key)
-                self.notes[key] = value
-                return UndoNote(key, old)
+                if value is None:
+                    del self.notes[key]
+                else:
+                    self.notes[key] = value
+                return Note(key, old)
 
-    def undo(self, undos: Iterable[Undo | UndoNote]) -> None:
+    def undo(self, undos: Iterable[Undo | Note]) -> None:
         """Undo changes, the last one first. IDs that they used stay used."""
         for undo in undos:
-            match undo:
-                case Undo(id, record, rank):
-                    self._set(id, record, rank)
-                case UndoNote(key, value):
-                    if value is None:
-                        del self.notes[key]
-                    else:
-                        self.notes[key] = value
+            if isinstance(undo, Note):
+                self.apply(undo)
+            else:
+                self._set(undo.id, undo.record, undo.rank)
 
     def _put(self, record: Record, front: bool) -> Undo:
         if front:
@@ -275,17 +263,11 @@ class Records:
         rank = self._ranks.get(record.id)
         if rank is not None:
             return self._set(record.id, record, rank)
-        self._append(record)
-        self._notify(None, record)
-        return Undo(record.id, None, None)
-
-    def _append(self, record: Record) -> None:
-        self._records[record.id] = record
-        self._ranks[record.id] = self._next
+        self._add(record, self._next, is_last=True)
         self._next += 1
         self._reserve(record.id)
-        self._by_tags.change(record.id, {}, record.spec.tags, is_last=True)
-        self._add_logical_id(record, is_last=True)
+        self._notify(None, record)
+        return Undo(record.id, None, None)
 
     def _reserve(self, id: str) -> None:
         """Make sure that no later ID sorts after this one."""
@@ -296,10 +278,13 @@ class Records:
         old = self._records.get(id)
         undo = Undo(id, old, self._ranks.get(id))
         if record is not None and rank is not None:
-            if old is None or rank != undo.rank:
-                self._place(old, record, rank)
-            else:
+            if old is not None and rank == undo.rank:
                 self._replace(old, record)
+            else:
+                if old is not None:
+                    self._remove(old)
+                self._add(record, rank)
+                self.moves += 1
             self._notify(old, record)
         elif old is not None:
             self._remove(old)
@@ -307,36 +292,23 @@ class Records:
             self._notify(old, None)
         return undo
 
+    def _add(self, record: Record, rank: int, is_last: bool = False) -> None:
+        """Add a record. Unless it *is_last*, the caller counts a move, and the order is built again when it is needed."""
+        self._records[record.id] = record
+        self._ranks[record.id] = rank
+        self._by_tags.change(record.id, {}, record.spec.tags, is_last)
+        self._by_logical_id.change(record.id, None, record.spec.logical_id, is_last)
+
     def _remove(self, record: Record) -> None:
         del self._records[record.id], self._ranks[record.id]
         self._by_tags.change(record.id, record.spec.tags, {})
-        self._remove_logical_id(record)
+        self._by_logical_id.change(record.id, record.spec.logical_id, None)
 
     def _replace(self, old: Record, new: Record) -> None:
         self._records[new.id] = new
         if old.spec is not new.spec:
             self._by_tags.change(new.id, old.spec.tags, new.spec.tags)
-            if old.spec.logical_id != new.spec.logical_id:
-                self._remove_logical_id(old)
-                self._add_logical_id(new)
-
-    def _place(self, old: Record | None, record: Record, rank: int) -> None:
-        """Put a record anywhere but at the end. The order is built again when it is next asked for."""
-        if old is not None:
-            self._remove(old)
-        self._records[record.id] = record
-        self._ranks[record.id] = rank
-        self._by_tags.change(record.id, {}, record.spec.tags)
-        self._add_logical_id(record)
-        self.moves += 1
-
-    def _add_logical_id(self, record: Record, is_last: bool = False) -> None:
-        if record.spec.logical_id is not None:
-            self._by_logical_id.add(record.spec.logical_id, record.id, is_last)
-
-    def _remove_logical_id(self, record: Record) -> None:
-        if record.spec.logical_id is not None:
-            self._by_logical_id.remove(record.spec.logical_id, record.id)
+            self._by_logical_id.change(new.id, old.spec.logical_id, new.spec.logical_id)
 
     def _in_order(self) -> dict[str, Record]:
         if self._sorted != self.moves:

@@ -51,16 +51,12 @@ class _Entry(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True
     Properties: Raw | UnsetType = UNSET
 
 
-KEYS_OF_ENTRIES = _Entry.__struct_fields__
-"""The keys of an entry, in the order of the file."""
-
 LISTS = ("Instances", "NonFunctional")
 
 _NONE: Mapping[str, Raw] = MappingProxyType({})
 _STATES = {state.value: state for state in State}
 _STAMP = re.compile(rb'"Checkpoint":\{"Epoch":"([0-9a-f]+)","Sequence":(\d+),"Digest":"([0-9a-f]{64})"\}\}\}\n\Z')
 _END = b'"}}}\n'
-_LONGEST_STAMP = 250
 
 
 class Stamp(Struct, frozen=True):
@@ -166,9 +162,8 @@ def read_entry(raw: Raw | bytes, place: str) -> Record:
         entry = msgspec.json.decode(raw, type=_Entry)
     except msgspec.ValidationError:
         keys = decode(raw, dict[str, Raw], place)
-        others = {key: value for key, value in keys.items() if key not in KEYS_OF_ENTRIES}
-        unknown = _copy_values(others, f"{place}.")
-        known = {key: value for key, value in keys.items() if key in KEYS_OF_ENTRIES}
+        known = {key: keys.pop(key) for key in _Entry.__struct_fields__ if key in keys}
+        unknown = _copy_values(keys, f"{place}.")
         entry = decode(msgspec.json.encode(known), _Entry, place)
     return _to_record(entry, unknown, place)
 
@@ -232,7 +227,7 @@ def verify_stamp(data: bytes) -> Stamp | None:
 
 def find_stamp(data: bytes) -> Stamp | None:
     """Return the stamp at the end of a state file, whether right or not, or None."""
-    match = _STAMP.search(data, max(0, len(data) - _LONGEST_STAMP))
+    match = _STAMP.search(data, max(0, len(data) - 250))  # no stamp is longer
     return Stamp(match[1].decode(), int(match[2]), match[3].decode()) if match else None
 
 

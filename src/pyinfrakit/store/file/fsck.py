@@ -171,10 +171,8 @@ def _read_json(keys: dict[str, Raw], problems: list[Problem]) -> Content:
 
 def _is_list(value: Raw) -> bool:
     """Return whether *value* is a list of entries."""
-    entries = _parse(value, list[dict[str, Raw]])
-    return bool(entries) and all(
-        "ID" in each and each.keys() & {"State", "Tags", "LogicalID"} for each in entries or ()
-    )
+    entries = _parse(value, list[dict[str, Raw]]) or []
+    return bool(entries) and all("ID" in each and each.keys() & {"State", "Tags", "LogicalID"} for each in entries)
 
 
 def _split(key: str, name: str, value: Raw, is_sure: bool, problems: list[Problem]) -> Iterator[_Piece]:

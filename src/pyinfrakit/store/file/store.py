@@ -23,8 +23,8 @@ from pyinfrakit.record import Record
 from pyinfrakit.store import Store
 from pyinfrakit.store.file import journal, recovery
 from pyinfrakit.store.file.document import Content
-from pyinfrakit.store.file.writer import Pace, Thread, Writer
-from pyinfrakit.store.records import Change, Records, Undo, UndoNote
+from pyinfrakit.store.file.writer import Pace, Thread, Writer, resolve
+from pyinfrakit.store.records import Change, Note, Records, Undo
 
 log = logging.getLogger(__name__)
 
@@ -61,28 +61,22 @@ def open_file(url: str | None, name: str, mark: str | None, sub_types: Sequence[
 class _Batch:
     """Changes that are written together, with their undos and the futures of their commits."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
+    def __init__(self) -> None:
         self.entries: list[bytes] = []
-        self.undos: list[tuple[Records, list[Undo | UndoNote]]] = []
+        self.undos: list[tuple[Records, list[Undo | Note]]] = []
         self._waits: list[asyncio.Future[None]] = []
         self.urgent = 0  # the number of urgent commits
         self.due = NEVER  # the time on the monotonic clock at which to write the batch
 
     def wait(self) -> asyncio.Future[None]:
         """Return a new future for the batch's end. Each commit has its own, because a caller may cancel it."""
-        wait = self._loop.create_future()
+        wait = asyncio.get_running_loop().create_future()
         self._waits.append(wait)
         return wait
 
     def settle(self, error: StoreFailed | None = None) -> None:
         for wait in self._waits:
-            if wait.done():
-                continue
-            if error is None:
-                wait.set_result(None)
-            else:
-                wait.set_exception(error)
+            resolve(wait, error)
 
 
 class _SubTypeStore(Store):
@@ -180,7 +174,7 @@ class FileStore(_SubTypeStore):
         try:
             entries = [journal.encode_change(change) for change in changes]
         except (TypeError, ValueError) as error:  # JSON can't hold it
-            return _resolve(StoreFailed(self._subject, str(error)))
+            return _finish(StoreFailed(self._subject, str(error)))
         batch = self._gather(urgent)
         batch.entries.extend(entries)
         batch.undos.append((records, [records.apply(change) for change in changes]))
@@ -189,7 +183,7 @@ class FileStore(_SubTypeStore):
     def _wait_for_all(self) -> asyncio.Future[None]:
         if self._waiting is None and self._writing is not None and self._loop is asyncio.get_running_loop():
             return self._writing.wait()
-        return self._gather(urgent=True).wait() if self._waiting or self._writing else _resolve()
+        return self._gather(urgent=True).wait() if self._waiting or self._writing else _finish()
 
     def _gather(self, urgent: bool) -> _Batch:
         """Return the batch that is written next. *urgent*: have it written in the next turn of the event loop."""
@@ -198,7 +192,7 @@ class FileStore(_SubTypeStore):
             self._start_task(loop)
         batch = self._waiting
         if batch is None:
-            batch = self._waiting = _Batch(loop)
+            batch = self._waiting = _Batch()
         if urgent:
             batch.urgent += 1
             if batch.due > 0:
@@ -244,7 +238,7 @@ class FileStore(_SubTypeStore):
 
     async def _write_batch(self, is_due: bool) -> None:
         """Write the waiting batch. If a checkpoint *is_due*, begin it right after the batch."""
-        batch, self._waiting = self._waiting or _Batch(asyncio.get_running_loop()), None
+        batch, self._waiting = self._waiting or _Batch(), None
         self._writing = batch
         if is_due:
             self._due = NEVER
@@ -359,10 +353,9 @@ class FileStore(_SubTypeStore):
             raise StoreFailed(self._subject, "the last attempt failed too")
 
 
-def _resolve(error: StoreFailed | None = None) -> asyncio.Future[None]:
-    batch = _Batch(asyncio.get_running_loop())
-    wait = batch.wait()
-    batch.settle(error)
+def _finish(error: StoreFailed | None = None) -> asyncio.Future[None]:
+    wait = asyncio.get_running_loop().create_future()
+    resolve(wait, error)
     return wait
 
 

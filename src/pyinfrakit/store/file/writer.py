@@ -177,14 +177,15 @@ class Thread:
             except (OSError, MemoryError) as error:
                 failure = error
             with suppress(RuntimeError):  # the event loop is closed, so nobody waits
-                end.get_loop().call_soon_threadsafe(_resolve, end, failure)
+                end.get_loop().call_soon_threadsafe(resolve, end, failure)
             del item, end, work, failure  # a checkpoint's content is large
 
 
-def _resolve(end: asyncio.Future[None], failure: Exception | None) -> None:
+def resolve(end: asyncio.Future[None], failure: Exception | None) -> None:
+    """Set a future's result, or its exception, unless it is done: the task that waits may be cancelled."""
     if failure is not None and not end.done():
         end.set_exception(failure)
-    elif not end.done():  # the task that waits may be cancelled
+    elif not end.done():
         end.set_result(None)
 
 
