@@ -26,7 +26,7 @@ class Attachment(Struct, frozen=True, gc=False):
 
 
 class Spec(Struct, frozen=True, kw_only=True, gc=False):
-    """A request for an instance. *properties* is JSON as it came, or None; the file store turns its line ends into spaces."""
+    """A request for an instance. *properties* is JSON, byte for byte as it came, or None."""
 
     properties: Raw | None = None
     tags: Mapping[str, str] = {}

@@ -224,7 +224,7 @@ def test_every_id_of_another_form_is_saved_or_listed(data: st.DataObject, conten
         before = zip(content.records, spans(whole), strict=True)
         untouched = [record for record, place in before if not damage.touches(*place)]
         assert untouched == [each for each in saved.records if each in untouched]
-    # The encoded form is compared, because line ends in raw JSON become spaces.
+    # The encoded form is compared: line ends become spaces if a line could be taken for one of the file's own.
     reread = document.load(dump_stamped(saved)).records
     assert [document.dump_entry(each) for each in saved.records] == [document.dump_entry(each) for each in reread]
 

@@ -179,7 +179,7 @@ FORGED = entry([Drop("a")], 2).decode()
 def test_a_text_is_never_taken_for_an_entry(forger: Record) -> None:
     """A client's text with a whole entry in it is never read as an entry, even if the journal is torn."""
     batches: list[Batch] = [[Put(record("a"))], [Put(forger), Note("n", Raw(json.dumps(FORGED).encode()))]]
-    # The encoded form is compared, because line ends in raw JSON become spaces.
+    # The encoded form is compared: line ends become spaces if a line could be taken for one of the file's own.
     read = batches_in(journal.read(written(batches)))
     assert [encode(batch) for batch in batches] == [encode(batch) for batch in read]
     *whole, last = entries(batches)

@@ -57,6 +57,7 @@ _NONE: Mapping[str, Raw] = MappingProxyType({})
 _STATES = {state.value: state for state in State}
 _STAMP = re.compile(rb'"Checkpoint":\{"Epoch":"([0-9a-f]+)","Sequence":(\d+),"Digest":"([0-9a-f]{64})"\}\}\}\n\Z')
 _END = b'"}}}\n'
+_FALSE_LINE = re.compile(rb'\n["{\]]')
 
 
 class Stamp(Struct, frozen=True):
@@ -303,11 +304,12 @@ def dump_entry(record: Record) -> bytes:
 
 
 def _unfold(data: bytes) -> bytes:
-    """Return JSON in one line: `fsck` reads by lines, and must not take a line of a client's properties for an entry.
+    """Return JSON without lines that `fsck`, which reads by lines, could take for lines of the file's own.
 
-    JSON has no line ends inside strings, so that they never mean anything.
+    A client's indented properties stay as they are. JSON has no line ends inside strings, so that a space for
+    each of them changes nothing else.
     """
-    return data.replace(b"\n", b" ") if b"\n" in data else data
+    return data.replace(b"\n", b" ") if _FALSE_LINE.search(data) else data
 
 
 _encode = msgspec.json.Encoder().encode
