@@ -65,7 +65,7 @@ def make_private(folder: Path) -> None:
 def check_trusted(path: Path) -> None:
     """Raise `CannotStart` if this is root and another user can change the file at *path*.
 
-    That takes more than the file's mode. Whoever can write to a folder on the way can replace the file,
+    That takes more than the file's mode. Anyone who can write to a folder on the way can replace the file,
     and the owner of a link can redirect it. Sticky folders, such as /tmp, are the exception: others can add
     files there, but can neither rename nor remove root's. They can't have been there first, because
     everything on the way has to be root's.

@@ -25,11 +25,8 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-VALIDATE = 10.0
-"""Seconds that a provider's own `validate` may take: a client waits for it."""
-
-POOL = 10.0
-"""Seconds that a provider may take to list its pool: a client waits for that too."""
+VALIDATE = POOL = 10.0
+"""Seconds that a provider's own `validate`, or its `pool`, may take: a client waits for them."""
 
 
 class CallLimits(Struct, frozen=True):
@@ -255,26 +252,23 @@ class Calls:
                 await asyncio.sleep(0)  # let others of this turn of the event loop join the batch
             async with _Slot(self._destroys, f"destroy of {record.id}"):
                 if mine in self._to_destroy:
-                    await self._destroy_batch(self._take_batch(mine))
+                    await self._destroy_batch(mine)
             await mine.outcome
         finally:
             self._to_destroy = [each for each in self._to_destroy if each is not mine]
 
-    def _take_batch(self, mine: "_Destroy") -> "list[_Destroy]":
-        """Take *mine* and others with the same reason out of the queue, as many as the provider accepts at once."""
+    async def _destroy_batch(self, mine: "_Destroy") -> None:
+        """Destroy *mine* and others that wait with the same reason, as many as the provider accepts at once."""
         others = [each for each in self._to_destroy if each is not mine and each.reason == mine.reason]
         batch = [mine, *others[: self._provider.batch - 1]]
         self._to_destroy = [each for each in self._to_destroy if each not in batch]
-        return batch
-
-    async def _destroy_batch(self, batch: "Sequence[_Destroy]") -> None:
         records = [each.record for each in batch]
         ids = [record.id for record in records]
         errors: Mapping[str, PyInfrakitError] = dict.fromkeys(ids, TryAgain("the call for the batch broke off"))
         try:
             with self._calling(*ids):
                 name = f"destroy of {', '.join(ids)}"
-                errors = await self._ask(name, _read_errors(ids), self._provider.destroy, records, batch[0].reason)
+                errors = await self._ask(name, _read_errors(ids), self._provider.destroy, records, mine.reason)
         except PyInfrakitError as error:
             errors = dict.fromkeys(ids, error)
         finally:

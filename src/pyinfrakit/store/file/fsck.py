@@ -1,8 +1,8 @@
 """Examine a damaged state file and its journals, and put a file with everything that can be saved in their place.
 
-A file that is one JSON object is read as JSON, whoever wrote it. Any other file is read by lines, because the writer puts
-each entry, each heading and each other key of the document on a line of its own. If the file and a journal disagree on an
-instance, the journal wins, because it is newer.
+A file that is one JSON object is read as JSON, no matter which program wrote it. Any other file is read by lines,
+because the writer puts each entry, each heading and each other key of the document on a line of its own. If the
+file and a journal disagree on an instance, the journal wins, because it is newer.
 """
 
 import contextlib
