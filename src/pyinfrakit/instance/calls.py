@@ -9,15 +9,14 @@ import asyncio
 import contextlib
 import inspect
 import logging
-import threading
 import traceback
 from collections.abc import Awaitable, Callable, Collection, Container, Coroutine, Iterable, Iterator, Mapping, Sequence
-from queue import SimpleQueue
 from typing import Any, TypeVar
 
 from msgspec import Raw, Struct
 
 from pyinfrakit.errors import PyInfrakitError, TryAgain
+from pyinfrakit.instance.threads import Threads
 from pyinfrakit.provider import Machine, PoolMachine, Provider
 from pyinfrakit.record import Record, Spec
 
@@ -83,75 +82,12 @@ class _Slot:
         self._task.cancel()
 
 
-_Outcome = tuple[Any, BaseException | None]
-"""The result of a call, or its error. A future refuses some exceptions, such as StopIteration, so that it holds both."""
-
-_Todo = SimpleQueue[tuple[asyncio.Future[_Outcome], Callable[[], Any]] | None]
-
-
-class _Threads:
-    """As many threads as there are calls at once. They are kept: to start one takes longer than most calls."""
-
-    def __init__(self) -> None:
-        self._todo: _Todo = SimpleQueue()
-        self._waits: set[asyncio.Future[_Outcome]] = set()
-        self._threads = 0
-        self._idle = 0
-
-    async def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Return the function's result, or raise its error.
-
-        Cancelling has no effect before `abandon`: the caller must know when the call has really ended.
-        """
-        wait: asyncio.Future[_Outcome] = asyncio.get_running_loop().create_future()
-        if self._idle:
-            self._idle -= 1
-        else:
-            threading.Thread(target=self._run, args=(self._todo,), name="provider", daemon=True).start()
-            self._threads += 1
-        self._waits.add(wait)
-        self._todo.put((wait, lambda: function(*arguments)))
-        while not wait.done():
-            with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.shield(wait)
-        result, error = wait.result()
-        if error is not None:
-            raise error
-        return result
-
-    def abandon(self) -> None:
-        """Stop waiting for all calls. Busy threads end with their call, or with the process; later calls get new ones."""
-        for wait in list(self._waits):
-            wait.cancel()
-        for _ in range(self._threads):
-            self._todo.put(None)
-        self._todo = SimpleQueue()
-        self._threads = self._idle = 0
-
-    def _run(self, todo: _Todo) -> None:
-        while (work := todo.get()) is not None:
-            wait, call = work
-            outcome: _Outcome
-            try:
-                outcome = call(), None
-            except BaseException as error:  # noqa: BLE001 - a thread has nobody above it: the caller gets all of them
-                outcome = None, error
-            with contextlib.suppress(RuntimeError):  # the event loop is closed: nobody waits
-                wait.get_loop().call_soon_threadsafe(self._end, todo, wait, outcome)
-
-    def _end(self, todo: _Todo, wait: asyncio.Future[_Outcome], outcome: _Outcome) -> None:
-        self._idle += todo is self._todo
-        self._waits.discard(wait)
-        if not wait.done():
-            wait.set_result(outcome)
-
-
 class Calls:
     """All calls to one provider. Every error and every wrong result comes as a `PyInfrakitError`."""
 
     def __init__(self, provider: Provider, limits: CallLimits) -> None:
         self._provider = provider
-        self._threads = _Threads()
+        self._threads = Threads()
         self._has_started = False
         self.late: set[str] = set()
         """Calls beyond their time limit."""

@@ -112,7 +112,7 @@ def plan(
     thresholds: Thresholds,
     released: Collection[str] = frozenset(),
 ) -> Plan:
-    """Return what *observation* means.
+    """Return the plan that follows from *observation*.
 
     Losses of *released* IDs, which an operator confirmed, are neither held nor counted.
     """
