@@ -333,7 +333,7 @@ def test_root_follows_links_that_others_cannot_redirect(tmp_path: Path) -> None:
 
 
 @root_only
-def test_a_user_may_run_what_others_may_write(tmp_path: Path) -> None:
+def test_only_root_refuses_files_that_others_may_write(tmp_path: Path) -> None:
     """Users other than root may load files that others may write."""
     path = tmp_path / "rack.py"
     path.touch()

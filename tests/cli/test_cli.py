@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import click
 import pytest
@@ -178,7 +178,7 @@ def test_help_of_a_command_shows_its_flags(home: Path, verb: str) -> None:
 
 
 @pytest.mark.parametrize("flag", BAD)
-def test_a_bad_value_is_told(home: Path, flag: str) -> None:
+def test_a_bad_value_is_an_error(home: Path, flag: str) -> None:
     """The error for an invalid value shows the value, and the name of its flag."""
     line = fails(home, f"--{flag}", BAD[flag])
     assert flag in line
@@ -186,7 +186,7 @@ def test_a_bad_value_is_told(home: Path, flag: str) -> None:
 
 
 @pytest.mark.parametrize("flag", ["log", "option", "sync-interval", "paced-updates"])
-def test_a_bad_value_from_the_environment_is_told_with_its_variable(home: Path, flag: str) -> None:
+def test_the_error_for_a_bad_value_from_the_environment_names_the_variable(home: Path, flag: str) -> None:
     """The error for an invalid value from the environment names the variable."""
     line = fails(home, **{variable(flag): BAD.get(flag, "perhaps")})
     assert variable(flag) in line
@@ -194,7 +194,7 @@ def test_a_bad_value_from_the_environment_is_told_with_its_variable(home: Path, 
 
 
 @pytest.mark.parametrize("flag", ["sync-interval", "provision-deadline"])
-def test_what_is_not_a_number_is_no_time(home: Path, flag: str) -> None:
+def test_nan_is_not_a_time(home: Path, flag: str) -> None:
     """NaN is not a number of seconds: a daemon does not start with it."""
     process = subprocess.Popen([*COMMAND, f"--{flag}", "nan"], stderr=subprocess.PIPE, text=True, env=environment(home))
     try:
@@ -243,7 +243,7 @@ def test_the_command_line_counts_more_than_the_environment(home: Path) -> None:
     assert "'there'" in fails(home, INFRAKIT_INSTANCE_PROVIDER="there")
 
 
-def test_the_log_has_what_its_level_says(home: Path, run: Run) -> None:
+def test_the_level_selects_the_lines_of_the_log(home: Path, run: Run) -> None:
     """A healthy daemon logs nothing with `--log 1`; with 4 it logs each provision, even of many at once."""
     quiet = run("--log", "1", *FAST)
     quiet.provision()
@@ -282,7 +282,7 @@ def test_the_log_has_what_its_level_says(home: Path, run: Run) -> None:
         (["info", "rack1", "more"], "more"),
     ],
 )
-def test_wrong_use_is_told(home: Path, arguments: list[str], says: str) -> None:
+def test_wrong_use_is_an_error(home: Path, arguments: list[str], says: str) -> None:
     """Wrong use of a command is one line with the problem and a pointer to the help, and exit code 2."""
     done = command(home, *arguments)
     line = one_line(done)
@@ -294,7 +294,7 @@ def test_wrong_use_is_told(home: Path, arguments: list[str], says: str) -> None:
 # the daemon's start
 
 
-def test_the_start_is_told(home: Path, run: Run) -> None:
+def test_the_start_is_logged(home: Path, run: Run) -> None:
     """The start message has the socket, the state file, and the number of instances by state."""
     daemon = run(*FAST)
     start = f"socket {daemon.socket}, state file {daemon.state}, provider File: 0 instances"
@@ -334,14 +334,14 @@ def test_a_bad_name_is_refused(home: Path, name: str) -> None:
     assert f"name {name!r}: expected a file name" in line
 
 
-def test_a_folder_of_sockets_that_can_not_be_used_is_told(home: Path, tmp_path: Path) -> None:
+def test_an_unusable_folder_of_sockets_is_an_error(home: Path, tmp_path: Path) -> None:
     """The error for a folder that is a file, or that has too long a path, names the path."""
     (tmp_path / "file").touch()
     assert str(tmp_path / "file") in fails(home, "--dir", str(tmp_path / "file"))
     assert "too long" in fails(home, "--dir", str(tmp_path / ("x" * 120)))
 
 
-def test_what_is_in_the_sockets_place_is_not_removed(home: Path) -> None:
+def test_a_file_in_place_of_the_socket_stays(home: Path) -> None:
     """A file in place of the socket stops the start, and stays."""
     path = home / "plugins" / "rack1"
     path.parent.mkdir(parents=True)
@@ -350,7 +350,7 @@ def test_what_is_in_the_sockets_place_is_not_removed(home: Path) -> None:
     assert "mine" == path.read_text()
 
 
-def test_a_name_is_taken_once(daemon: Daemon) -> None:
+def test_two_daemons_can_not_have_one_name(daemon: Daemon) -> None:
     """A second daemon of the same name is refused with an error that names the first, which keeps running."""
     line = fails(daemon.home, "--name", daemon.name)
     assert "rack1" in line
@@ -358,7 +358,7 @@ def test_a_name_is_taken_once(daemon: Daemon) -> None:
     assert [] == daemon.described()
 
 
-def test_an_unknown_provider_is_told_with_the_installed_ones(home: Path) -> None:
+def test_the_error_for_an_unknown_provider_lists_the_installed_ones(home: Path) -> None:
     """The error for an unknown provider lists the installed ones; the error for an unknown option lists the valid ones."""
     line = fails(home, "--provider", "nope")
     assert "'nope'" in line
@@ -548,7 +548,9 @@ def test_provision_from_the_web(daemon: Daemon) -> None:
         ("Properties: {a: &x [*x]}", ["-y"], "YAML"),
     ],
 )
-def test_a_bad_spec_is_told(home: Path, file: Callable[[str], str], content: str, flags: list[str], says: str) -> None:
+def test_a_bad_spec_is_an_error(
+    home: Path, file: Callable[[str], str], content: str, flags: list[str], says: str
+) -> None:
     """The error for an invalid spec names the file, the place in it, and the expected value."""
     path = file(content)
     line = fails(home, "provision", "rack1", path, *flags)
@@ -576,14 +578,14 @@ def test_validate_reads_specs_as_provision_does(home: Path, file: Callable[[str]
         ("https://", "host"),
     ],
 )
-def test_a_spec_that_can_not_be_read_is_told(home: Path, source: str, says: str) -> None:
+def test_an_unreadable_spec_is_an_error(home: Path, source: str, says: str) -> None:
     """The error for an unreadable file or URL names it, with the reason."""
     line = fails(home, "provision", "rack1", source)
     assert line.startswith(f"{source}: ")
     assert says in line
 
 
-def test_standard_input_that_is_closed_is_told(home: Path) -> None:
+def test_closed_standard_input_is_an_error(home: Path) -> None:
     """A closed standard input is an error of one line."""
     run = subprocess.run(
         ["sh", "-c", 'exec "$@" <&-', "sh", *COMMAND, "provision", "rack1", "-"],
@@ -592,7 +594,7 @@ def test_standard_input_that_is_closed_is_told(home: Path) -> None:
         env=environment(home),
         check=False,
     )
-    one_line(run)
+    assert "-: there is no standard input" in one_line(run)
 
 
 def test_validate_says_ok(simulated: Daemon, file: Callable[[str], str]) -> None:
@@ -605,7 +607,7 @@ def test_validate_says_ok(simulated: Daemon, file: Callable[[str], str]) -> None
     assert [] == simulated.described()
 
 
-def test_what_the_provider_would_not_take_is_told(simulated: Daemon, file: Callable[[str], str]) -> None:
+def test_properties_that_the_provider_refuses_are_an_error(simulated: Daemon, file: Callable[[str], str]) -> None:
     """`validate` and `provision` report the provider's objection to properties, and create nothing."""
     path = file('{"Properties":{"delay":"long"}}')
     for verb in ("validate", "provision"):
@@ -613,7 +615,7 @@ def test_what_the_provider_would_not_take_is_told(simulated: Daemon, file: Calla
     assert [] == simulated.described()
 
 
-def test_a_provision_that_fails_is_told(simulated: Daemon) -> None:
+def test_a_failed_provision_is_an_error(simulated: Daemon) -> None:
     """`provision` reports the provider's reason for a failure."""
     with simulated.world.change() as scene:
         scene.capacity = 0
@@ -684,7 +686,7 @@ def read_state(daemon: Daemon, id: str) -> tuple[str, str, bool]:
     return record.State, record.Reason, record.ByHand
 
 
-def test_restore_of_what_is_ready_is_an_error(daemon: Daemon) -> None:
+def test_restore_of_a_ready_instance_is_an_error(daemon: Daemon) -> None:
     """An instance that is not set aside can't be restored, even with `--force`."""
     id = daemon.provision()
     for force in ([], ["--force"]):
@@ -693,7 +695,7 @@ def test_restore_of_what_is_ready_is_an_error(daemon: Daemon) -> None:
         assert "is ready" in line
 
 
-def test_restore_of_what_was_replaced_takes_force(daemon: Daemon) -> None:
+def test_restore_of_a_replaced_instance_needs_force(daemon: Daemon) -> None:
     """`restore` refuses an instance if another has its logical ID now, and names that; `--force` overrides this."""
     old = daemon.provision(logical="l")
     ok(daemon.home, "set-aside", "rack1", old, "--reason", "x")
@@ -726,7 +728,7 @@ def test_a_provider_without_a_pool_has_no_machines_to_show(daemon: Daemon) -> No
     assert "provider File has no pool of machines: it creates them on demand" == fails(daemon.home, "machines", "rack1")
 
 
-def test_info_shows_what_a_plugin_is_and_how(daemon: Daemon) -> None:
+def test_info_shows_a_plugin_and_its_state(daemon: Daemon) -> None:
     """`info` shows the plugin, its interfaces, its provider and its instances; with -r it prints JSON."""
     ok(daemon.home, "set-aside", "rack1", daemon.provision(), "--reason", "x")
     daemon.provision()
@@ -774,7 +776,7 @@ def test_a_socket_can_be_named_by_its_path(daemon: Daemon) -> None:
     assert f"{id}\n" == relative.stdout
 
 
-def test_an_unknown_sub_type_is_told(daemon: Daemon) -> None:
+def test_an_unknown_sub_type_is_an_error(daemon: Daemon) -> None:
     """`NAME/TYPE` selects a sub-type, and is an error if the plugin has none."""
     assert "no-plugin:compute" == fails(daemon.home, "describe", "rack1/compute")
 
@@ -799,14 +801,14 @@ def to_rack1(call: list[str]) -> list[str]:
 
 
 @pytest.mark.parametrize("call", EVERY_CALL, ids=" ".join)
-def test_no_plugin_there_is_told(home: Path, call: list[str]) -> None:
+def test_a_missing_plugin_is_an_error(home: Path, call: list[str]) -> None:
     """The error for a missing plugin has the path of its socket."""
     assert f"no plugin at {home / 'plugins' / 'rack1'}: there is no such socket; is the plugin running?" == fails(
         home, *to_rack1(call), input="{}"
     )
 
 
-def test_a_stale_socket_is_told(daemon: Daemon) -> None:
+def test_a_stale_socket_is_an_error(daemon: Daemon) -> None:
     """The error for a socket that remains after a crash says so; the next start replaces the socket."""
     daemon.kill()
     assert f"no plugin at {daemon.socket}: nothing listens there any more; start it again" == fails(
@@ -873,20 +875,33 @@ def http(body: bytes, status: str = "200 OK", length: int | None = None) -> byte
         pytest.param(http(b'{"result":' + b"[" * 5000 + b"]" * 5000 + b"}"), id="whole and deep"),
     ],
 )
-def test_what_no_plugin_would_answer_is_told(home: Path, answer: bytes) -> None:
+def test_an_invalid_reply_is_an_error(home: Path, answer: bytes) -> None:
     """An invalid reply from any program on the socket is an error of one line."""
     with fake_plugin(home, answer):
         fails(home, "describe", "rack1")
 
 
 @pytest.mark.parametrize("answer", [b"", http(b"", "404 Not Found"), http(b"<html>"), http(b"{}"), http(b"[" * 5000)])
-def test_what_no_plugin_would_show_is_told(home: Path, answer: bytes) -> None:
+def test_an_invalid_reply_to_info_is_an_error(home: Path, answer: bytes) -> None:
     """`info`, which reads a document, reports invalid replies too."""
     with fake_plugin(home, answer):
         fails(home, "info", "rack1")
 
 
 # output that can't be written
+
+
+def command_into(output: BinaryIO, home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run `infrakit-instance` with its output into a file, and return its errors."""
+    return subprocess.run(
+        [*COMMAND, *arguments],
+        stdout=output,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=60,
+        env=environment(home),
+        check=False,
+    )
 
 
 @pytest.mark.parametrize(
@@ -897,14 +912,7 @@ def test_a_reader_that_went_away_is_no_crash(three: tuple[Daemon, list[str]], ar
     read, write = os.pipe()
     os.close(read)
     with os.fdopen(write, "wb") as pipe:
-        done = subprocess.run(
-            [*COMMAND, *arguments],
-            stdout=pipe,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=environment(three[0].home),
-            check=False,
-        )
+        done = command_into(pipe, three[0].home, *arguments)
     assert "" == done.stderr
 
 
@@ -926,17 +934,10 @@ def test_a_long_output_may_be_cut_off(daemon: Daemon) -> None:
 
 
 @pytest.mark.parametrize("arguments", [["version"], ["--help"], ["describe", "rack1"]])
-def test_a_full_disk_is_told(three: tuple[Daemon, list[str]], arguments: list[str]) -> None:
+def test_a_full_disk_is_an_error(three: tuple[Daemon, list[str]], arguments: list[str]) -> None:
     """The error for output that can't be written has the system's reason."""
     with Path("/dev/full").open("wb") as full:
-        done = subprocess.run(
-            [*COMMAND, *arguments],
-            stdout=full,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=environment(three[0].home),
-            check=False,
-        )
+        done = command_into(full, three[0].home, *arguments)
     assert 0 != done.returncode
     (line,) = done.stderr.splitlines()
     assert "No space left on device" in line

@@ -53,26 +53,26 @@ def check(folder: Path, *command: str) -> str:
     return done.stdout
 
 
-def test_what_is_written_passes_its_tests(project: Path) -> None:
+def test_a_new_project_passes_its_tests(project: Path) -> None:
     """A new project passes its own tests."""
     assert re.search(r"^\d\d passed", check(project, "pytest", "-q", "-p", "no:cacheprovider"), re.MULTILINE)
 
 
-def test_what_is_written_is_in_order(project: Path) -> None:
+def test_a_new_project_passes_the_type_checker_and_the_linter(project: Path) -> None:
     """A new project passes the strict type checker and the linter, and is formatted."""
     check(project, "mypy", "--strict", "--cache-dir", os.devnull, ".")
     check(project, "ruff", "check", "--no-cache", "--extend-select", "B,I,N,RUF,UP,W", "--ignore", "RUF012", ".")
     check(project, "ruff", "format", "--no-cache", "--check", ".")
 
 
-def test_what_is_written_says_its_own_name(project: Path) -> None:
+def test_a_new_project_has_its_own_name_everywhere(project: Path) -> None:
     """A new project has its own name everywhere, also in the names of its files."""
     assert {"README.md", "my_rack.py", "pyproject.toml", "test_my_rack.py"} == {each.name for each in project.iterdir()}
     for file in project.iterdir():
         assert not re.search(r"your.?machines", file.read_text(), re.IGNORECASE), file.name
 
 
-def test_what_is_written_runs(project: Path, run: Callable[..., Daemon]) -> None:
+def test_a_new_provider_runs(project: Path, run: Callable[..., Daemon]) -> None:
     """A new provider can provision a machine, report it as broken, and destroy it."""
     daemon = run("--provider", f"{project}/my_rack.py:MyRack", *FAST)
     id = daemon.provision({"cpus": 2})
@@ -85,18 +85,18 @@ def test_what_is_written_runs(project: Path, run: Callable[..., Daemon]) -> None
 
 
 @pytest.mark.parametrize("name", ["", "Rack", "1rack", "-rack", "rack-", "../rack", "my rack", "räck", "a/b", "."])
-def test_a_bad_name_is_told(tmp_path: Path, name: str) -> None:
+def test_a_bad_name_is_an_error(tmp_path: Path, name: str) -> None:
     """The error for an invalid name shows a valid one."""
     assert f"such as my-rack, got {name!r}" in refuse(tmp_path, name, 2)
 
 
 @pytest.mark.parametrize("name", ["file", "simulator", "json", "class", "pyinfrakit", "pytest", "provider", "machine"])
-def test_a_name_that_is_taken_is_told(tmp_path: Path, name: str) -> None:
+def test_a_name_in_use_is_an_error(tmp_path: Path, name: str) -> None:
     """A name that would hide a module, or a class that the provider needs, is refused."""
     assert f"use another, such as my-{name}" in refuse(tmp_path, name, 2)
 
 
-def test_a_folder_that_is_there_is_left_alone(tmp_path: Path) -> None:
+def test_an_existing_folder_stays_as_it_is(tmp_path: Path) -> None:
     """An existing folder or file of the name stays as it is."""
     (tmp_path / "rack").mkdir()
     (tmp_path / "shelf").touch()
@@ -104,7 +104,7 @@ def test_a_folder_that_is_there_is_left_alone(tmp_path: Path) -> None:
     assert "shelf: File exists; nothing was written" in refuse(tmp_path, "shelf", 1)
 
 
-def test_a_place_that_can_not_be_written_is_told(tmp_path: Path) -> None:
+def test_an_unwritable_folder_is_an_error(tmp_path: Path) -> None:
     """The error for a folder that can't be written has the system's reason."""
     assert "File name too long; nothing was written" in refuse(tmp_path, "r" * 300, 1)
     (tmp_path / "closed").mkdir(mode=0o500)

@@ -91,7 +91,7 @@ def test_the_structures_of_the_sdk_are_documented(name: str) -> None:
     assert [] == [field for field in SHARED[name].__struct_fields__ if f"`{field}`" not in table and field not in INNER]
 
 
-def test_what_may_be_given_to_the_contract_is_documented() -> None:
+def test_the_hooks_of_the_contract_are_documented() -> None:
     """docs/sdk.md names the contract's attributes and methods, except tests, and the other classes for tests."""
     hooks = {name for name in vars(ProviderContract) if not name.startswith(("_", "test_"))}
     assert [] == [name for name in {*hooks, *testing.__all__} - {"Wrapped"} if f"`{name}" not in SDK]

@@ -434,7 +434,7 @@ class Passing(Disk):
         return [path.name for path in self._look()]
 
 
-def test_a_reader_beside_the_store_sees_what_was_acknowledged(tmp_path: Path) -> None:
+def test_a_reader_beside_the_store_sees_acknowledged_changes(tmp_path: Path) -> None:
     """A reader of files that the store is writing finds all acknowledged changes, and nothing torn."""
     path = tmp_path / "state.json"
 

@@ -576,7 +576,7 @@ def test_unknown_keys_are_saved() -> None:
         '"ID":"\\',
     ],
 )
-def test_no_text_takes_long(piece: str) -> None:
+def test_hostile_text_is_examined_quickly(piece: str) -> None:
     """A hundred kilobytes of brackets, quotes, line ends and beginnings of entries is examined quickly, without a crash."""
     text = (piece * (100_000 // len(piece))).encode()
     for each in (text, b"x" + text[:50_000] + b"}" * 1000, b'"NonFunctional":[\n' + text):
@@ -708,7 +708,7 @@ def run_fsck(home: Path, path: Path, *flags: str, status: int) -> subprocess.Com
 
 @pytest.mark.parametrize("flags", [["--repair"], ["--without-journal", "--repair"]])
 @pytest.mark.parametrize(("file", "journals", "both", "alone", "changed", "text"), [PAIRS[0], PAIRS[4]])
-def test_a_repair_keeps_what_was_there(
+def test_a_repair_keeps_the_entries(
     home: Path,
     run: Run,
     file: bytes | None,

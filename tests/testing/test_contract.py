@@ -124,7 +124,7 @@ def test_a_fault_fails_the_tests_that_are_about_it(failed: dict[str, set[str]], 
     assert FAILS[provider] == failed[provider]
 
 
-def test_what_is_missing_is_told_without_pytest() -> None:
+def test_an_import_without_pytest_says_how_to_install_it() -> None:
     """An import of the contract without pytest fails with one line that says how to install it."""
     program = "import sys; sys.modules['pytest'] = None; import pyinfrakit.testing"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
@@ -134,7 +134,7 @@ def test_what_is_missing_is_told_without_pytest() -> None:
     )
 
 
-def test_a_provider_that_is_not_given_is_asked_for() -> None:
+def test_a_contract_without_a_provider_names_the_method() -> None:
     """A subclass without `provider` fails with a message that names the method."""
     with pytest.raises(NotImplementedError, match="write the method `provider`"):
         ProviderContract().provider(Path())

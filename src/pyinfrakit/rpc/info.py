@@ -9,7 +9,7 @@ from pyinfrakit import __version__
 from pyinfrakit.rpc.instance.types import VERSIONS
 
 FUNCTIONS = b"{}"
-"""Template functions: a plugin of ours has none."""
+"""Template functions: our plugins have none."""
 
 _ID = "0vp5l8q2k1ca-7m0t3e"
 

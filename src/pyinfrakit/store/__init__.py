@@ -19,7 +19,7 @@ DEFAULT_SCHEME = "file"
 
 
 class Store(ABC):
-    """Records in memory, every change of which is made durable.
+    """Records in memory. Every change to them becomes durable.
 
     A change shows in `records` as soon as `commit` is called, so that the next decision knows of it. It is
     durable once the future that `commit` returned is done. If it can't be made durable, the future raises

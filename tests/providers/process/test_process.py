@@ -528,7 +528,7 @@ def test_a_batch_of_processes_shares_one_grace(start: Start, instances: Instance
     assert [] == instances.all()
 
 
-def test_a_destroy_ends_what_an_ended_command_left(start: Start, instances: Instances) -> None:
+def test_a_destroy_ends_processes_that_an_ended_command_left(start: Start, instances: Instances) -> None:
     """A destroy ends background processes even after both the command and its shell are gone."""
     daemon = start()
     id = daemon.provision(sh_command("setsid sleep 600 & sleep 600 & exit 1"))

@@ -44,7 +44,7 @@ class DiscFolder:
 def _make_disc(files: Mapping[str, str]) -> bytes:
     disc = pycdlib.PyCdlib()
     # Rock Ridge for Linux, Joliet for Windows: plain ISO 9660 allows no lower-case names.
-    # By the label, cloud-init recognizes the disc.
+    # cloud-init recognizes the disc by its label.
     disc.new(interchange_level=3, joliet=3, rock_ridge="1.09", vol_ident="cidata")
     for number, (name, text) in enumerate(files.items()):
         data = text.encode()

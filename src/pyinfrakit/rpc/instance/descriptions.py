@@ -95,7 +95,7 @@ class _Cache:
         return encoded
 
     def _follow(self, old: Record | None, new: Record | None) -> None:
-        """Forget what a change made wrong."""
+        """Forget the encoded pieces that a change made stale."""
         self._last = None
         if new is None or not new.state.described:
             if old is not None and self._encoded.pop(old.id, None) == _MISSING:

@@ -158,7 +158,7 @@ def _replay(pair: Pair, content: Content, stamp: Stamp) -> Assembly:
 
 
 def _read_fitting(path: Path, data: bytes, stamp: Stamp, position: int) -> Journal:
-    """Decode a journal that continues the file with *stamp*, of which changes up to *position* are known."""
+    """Decode a journal. Raise `WrongShape` unless it continues the file with *stamp*, without a gap after *position*."""
     each = journal.read(data)
     if each.epoch != stamp.epoch and each.base != stamp.digest:
         raise WrongShape(path.name, "belongs to another version of the file, older or newer")
