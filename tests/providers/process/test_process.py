@@ -358,7 +358,9 @@ def test_the_daemon_keeps_no_zombies(start: Start) -> None:
 def test_a_reused_pid_is_another_process(start: Start, instances: Instances) -> None:
     """An instance whose PID another process has counts as ended, and its destroy leaves the other process alone."""
     daemon = start()
-    id, innocent = daemon.provision(sleep_command()), daemon.provision(sleep_command())
+    id = daemon.provision(sleep_command())
+    time.sleep(0.05)  # the start time, in hundredths of a second, tells processes with the same PID apart
+    innocent = daemon.provision(sleep_command())
     other = find_main(daemon, innocent)
     life = folder_of(daemon, id) / "life"
     kill(instances.of(id))
