@@ -1,0 +1,1 @@
+"""The group controller: groups of instances, kept as their specs describe them."""

@@ -1,0 +1,100 @@
+"""What a group shows of itself: its members, its rollout, and the steps that its plan takes or holds, with reasons."""
+
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+
+from msgspec import Raw, Struct
+
+
+class Verb(StrEnum):
+    """What a step does."""
+
+    CREATE = "create"
+    DESTROY = "destroy"
+    ADOPT = "adopt"
+    SET_ASIDE = "set aside"
+    HOLD = "hold"
+    WAIT = "wait"
+
+
+class Step(Struct, frozen=True):
+    """A step of a plan, and its reason. *subject* is a member's ID, a logical ID, a pool, or empty for the group.
+
+    HOLD is a step that a rule or an operator prevents; WAIT is one that follows something under way.
+    """
+
+    verb: Verb
+    subject: str
+    reason: str
+
+
+class Phase(StrEnum):
+    """The phase of a group's rollout."""
+
+    IDLE = "idle"
+    ROLLING = "rolling"
+    PAUSED = "paused"
+    STOPPED = "stopped"
+    ABORTED = "aborted"
+
+
+class MemberStatus(Struct, frozen=True):
+    """A member. *state* is the plugin's word for it, *health* is `healthy`, `unhealthy` or `unknown`.
+
+    *config* is `current`, `outdated` or `to adopt`. *since* is when its state began to show here, in seconds
+    since 1970.
+    """
+
+    id: str
+    logical_id: str | None
+    tags: Mapping[str, str]
+    properties: Raw | None
+    plugin: str
+    state: str
+    health: str
+    config: str
+    is_protected: bool
+    reason: str
+    since: float
+
+
+class Commit(Struct, frozen=True):
+    """An entry of a group's history. *number* counts from 1; *at* is in seconds since 1970; *cause* says what it was."""
+
+    number: int
+    at: float
+    by: str
+    cause: str
+    details: str
+    properties: Raw
+
+
+class GroupStatus(Struct, frozen=True):
+    """A group: its wanted *size*, the numbers of members that are healthy, outdated and in all, and its plan.
+
+    *trouble* says why the group can't be judged now, such as a plugin that does not answer; else it is empty.
+    """
+
+    id: str
+    size: int
+    healthy: int
+    outdated: int
+    phase: Phase
+    phase_reason: str
+    trouble: str
+    members: Sequence[MemberStatus]
+    steps: Sequence[Step]
+
+    @property
+    def is_converged(self) -> bool:
+        """Whether nothing is left to do."""
+        return not self.steps and not self.trouble
+
+
+class PlanReport(Struct, frozen=True):
+    """What a commit would do: InfraKit's text, and each step with its reason. *budget* is in members."""
+
+    details: str
+    steps: Sequence[Step]
+    budget: int
+    has_changes: bool
