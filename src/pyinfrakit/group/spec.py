@@ -228,6 +228,10 @@ class GroupSpec(Struct, frozen=True):
         instance = self.properties.instance
         return instance if isinstance(instance, list) else [Pool(instance.plugin, instance.properties)]
 
+    def find_pool(self, plugin: str) -> Pool:
+        """Return the pool of a plugin, or the first one if the spec has none of this plugin."""
+        return next((pool for pool in self.pools if pool.plugin == plugin), self.pools[0])
+
     @property
     def budget(self) -> int:
         """The most members that may be unavailable at once."""
