@@ -5,12 +5,10 @@ nothing to be checked cost nothing but their entry.
 """
 
 import asyncio
-import contextlib
-import heapq
-import itertools
 import random
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from functools import partial
 from typing import Protocol
 
 from pyinfrakit.errors import PyInfrakitError
@@ -19,6 +17,7 @@ from pyinfrakit.group.flavors import Flavor, Health
 from pyinfrakit.group.judgment import Outcome, Streak, Thresholds, is_checked, judge
 from pyinfrakit.group.plugins import Description
 from pyinfrakit.group.probes import probe
+from pyinfrakit.group.schedule import Schedule
 from pyinfrakit.group.spec import Check, GroupSpec, PluginSpec
 
 AT_ONCE = 100
@@ -44,6 +43,13 @@ _OUTCOMES = {
     Health.HEALTHY: Outcome.SUCCESS,
     Health.UNHEALTHY: Outcome.FAILURE,
 }
+
+_UNSEEN = Description("", state="unseen")
+
+Kind = Check | PluginSpec
+"""A way to judge a member: a check, or the group's flavor."""
+
+CheckMember = Callable[[Kind, Description], Awaitable[tuple[Outcome, str]]]
 
 
 class FindFlavor(Protocol):
@@ -79,12 +85,13 @@ class HealthChecks:
         What changes by this alone, such as a member that is ready now, is not reported to *on_change*.
         """
         flavor = spec.properties.flavor
-        kinds: list[Check | PluginSpec] = list(spec.properties.health)
+        kinds: list[Kind] = list(spec.properties.health)
         if flavor.plugin and flavor.plugin not in self._always_healthy:
             kinds.append(flavor)
         group = self._groups.get(spec.id)
         if group is None:
-            group = self._groups[spec.id] = _Group(self._room, self._check, lambda: self._on_change(spec.id))
+            group = _Group(self._room, self._flavor_interval, self._check, partial(self._on_change, spec.id))
+            self._groups[spec.id] = group
         group.update(kinds, members)
 
     def health(self, group: str, id: str) -> tuple[Health, str, float]:
@@ -107,80 +114,125 @@ class HealthChecks:
         if tasks:
             await asyncio.wait(tasks)
 
-    async def _check(self, watch: "_Watch") -> float:
-        """Make a check, and add its outcome to the streak. Return the seconds until the next one."""
-        kind, member = watch.kind, watch.member
-        begin = time.monotonic()
+    async def _check(self, kind: Kind, member: Description) -> tuple[Outcome, str]:
         if isinstance(kind, Check):
-            outcome, reason = await probe(kind, member.description)
-            thresholds = Thresholds(kind.healthy, kind.unhealthy)
-            in_grace, interval = begin < member.ready_since + kind.grace, float(kind.interval)
-        else:
-            outcome, reason = await self._ask_flavor(kind, member.description)
-            thresholds, in_grace, interval = FLAVOR_THRESHOLDS, False, self._flavor_interval
-        watch.streak = watch.streak.after(outcome, reason, thresholds, in_grace=in_grace)
-        return begin + interval * random.uniform(1 - JITTER, 1 + JITTER) - time.monotonic()
-
-    async def _ask_flavor(self, spec: PluginSpec, member: Description) -> tuple[Outcome, str]:
+            return await probe(kind, member)
         try:
             async with asyncio.timeout(FLAVOR_TIMEOUT):
-                flavor = await self._find_flavor(spec.plugin)
-                health = await flavor.healthy(spec.properties, member)
+                flavor = await self._find_flavor(kind.plugin)
+                health = await flavor.healthy(kind.properties, member)
         except TimeoutError:
-            return Outcome.UNKNOWN, f"flavor {spec.plugin}: no answer within {FLAVOR_TIMEOUT:g} s"
+            return Outcome.UNKNOWN, f"flavor {kind.plugin}: no answer within {FLAVOR_TIMEOUT:g} s"
         except PyInfrakitError as error:
-            return Outcome.UNKNOWN, shorten(f"flavor {spec.plugin}: {error}")
-        return _OUTCOMES[health], f"flavor {spec.plugin} finds it {health.name.lower()}"
+            return Outcome.UNKNOWN, shorten(f"flavor {kind.plugin}: {error}")
+        return _OUTCOMES[health], f"flavor {kind.plugin} finds it {health.name.lower()}"
 
 
 class _Member:
-    """A member as it was described last, and its health. *ready_since* is on the monotonic clock."""
+    """A member as it was described last, and its health. Times are on the monotonic clock."""
 
     __slots__ = ("description", "health", "ready_since", "reason", "since", "watches")
 
-    def __init__(self, description: Description, now: float) -> None:
-        self.description = description
-        self.ready_since = now
+    def __init__(self) -> None:
+        self.description = _UNSEEN
         self.watches: Sequence[_Watch] = ()
         self.health = Health.UNKNOWN
         self.reason = ""
-        self.since = now
+        self.since = self.ready_since = time.monotonic()
+
+    def describe(self, description: Description) -> bool:
+        """Keep a description. Return whether the plugin's view of the member changed."""
+        before, self.description = self.description, description
+        if is_checked(description.state) and not is_checked(before.state):
+            self.ready_since = time.monotonic()
+        return description.state != before.state or description.reason != before.reason
 
     def judge(self) -> bool:
         """Judge the health anew. Return whether it changed."""
+        description = self.description
         streaks = [watch.streak for watch in self.watches]
-        health, self.reason = judge(self.description.state, self.description.reason, streaks)
+        health, self.reason = judge(description.state, description.reason, streaks)
         if health is self.health:
             return False
         self.health, self.since = health, time.monotonic()
         return True
 
+    def watch(self, kinds: Sequence[Kind]) -> "Sequence[_Watch]":
+        """Have the member checked in these ways, and go on with those that it is checked in. Return the new watches."""
+        before = self.watches
+        same = [next((watch for watch in before if watch.kind == kind), None) for kind in kinds]
+        self.watches = [watch or _Watch(kind, self) for watch, kind in zip(same, kinds, strict=True)]
+        for watch in before:
+            watch.is_over = watch not in self.watches
+        return [watch for watch in self.watches if watch not in before]
+
 
 class _Watch:
-    """One check of one member, or its flavor's judgment."""
+    """A check of a member, or its flavor's judgment, until it is over."""
 
     __slots__ = ("is_over", "kind", "member", "streak")
 
-    def __init__(self, kind: Check | PluginSpec, member: _Member) -> None:
+    def __init__(self, kind: Kind, member: _Member) -> None:
         self.kind = kind
         self.member = member
         self.streak = Streak()
         self.is_over = False
 
+    def add(self, outcome: Outcome, reason: str, begin: float) -> None:
+        """Add the outcome of a check that began at *begin*, on the monotonic clock."""
+        kind, thresholds, in_grace = self.kind, FLAVOR_THRESHOLDS, False
+        if isinstance(kind, Check):
+            thresholds = Thresholds(kind.healthy, kind.unhealthy)
+            in_grace = begin < self.member.ready_since + kind.grace
+        self.streak = self.streak.after(outcome, reason, thresholds, in_grace=in_grace)
+
 
 class _Group:
-    """The members of one group, and the task that starts their checks."""
+    """The members of one group, and the schedule of their checks."""
 
     def __init__(
-        self, room: asyncio.Semaphore, check: Callable[[_Watch], "asyncio._CoroutineLike[float]"], on_change: Callable[[], None]
+        self, room: asyncio.Semaphore, flavor_interval: float, check: CheckMember, on_change: Callable[[], None]
     ) -> None:
         self.members: dict[str, _Member] = {}
-        self._kinds: Sequence[Check | PluginSpec] = []
+        self._schedule = Schedule(AT_ONCE_PER_GROUP, room)
+        self.close = self._schedule.close
+        self._flavor_interval = flavor_interval
         self._check = check
         self._on_change = on_change
-        self._rooms = (asyncio.Semaphore(AT_ONCE_PER_GROUP), room)
-        self._due: list[tuple[float, int, _Watch]] = []
-        self._numbers = itertools.count()
-        self._is_earlier = asyncio.Event()
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._starter: asyncio.Task[None] | None = None
+        self._kinds: Sequence[Kind] = ()
+
+    def update(self, kinds: Sequence[Kind], descriptions: Sequence[Description]) -> None:
+        has_changed = kinds != self._kinds
+        self._kinds = kinds
+        before, self.members = self.members, {}
+        new: list[_Watch] = []
+        for id, description in {each.id: each for each in descriptions}.items():
+            member = self.members[id] = before.pop(id) if id in before else _Member()
+            if member.describe(description) or has_changed:
+                new.extend(member.watch(kinds if is_checked(description.state) else ()))
+                member.judge()
+        for member in before.values():
+            member.watch(())
+        self._start(new)
+
+    def _start(self, watches: Sequence[_Watch]) -> None:
+        """Schedule first checks, and spread them: members that began together would be checked together forever."""
+        for watch in watches:
+            delay = random.uniform(0, min(len(watches) / NEW_PER_SECOND, self._find_interval(watch.kind)))
+            self._schedule.add(delay, partial(self._run, watch))
+
+    async def _run(self, watch: _Watch) -> None:
+        if watch.is_over:
+            return
+        begin = time.monotonic()
+        outcome, reason = await self._check(watch.kind, watch.member.description)
+        if watch.is_over:
+            return
+        watch.add(outcome, reason, begin)
+        interval = self._find_interval(watch.kind) * random.uniform(1 - JITTER, 1 + JITTER)
+        self._schedule.add(begin + interval - time.monotonic(), partial(self._run, watch))
+        if watch.member.judge():
+            self._on_change()
+
+    def _find_interval(self, kind: Kind) -> float:
+        return kind.interval if isinstance(kind, Check) else self._flavor_interval

@@ -128,11 +128,13 @@ async def request(method: str, url: str) -> int:
     Raise `Broken`, or `CanNotCheck` if nothing follows for the other side.
     """
     connector = aiohttp.TCPConnector(force_close=True, use_dns_cache=False)
-    settings = {"headers": {"User-Agent": "pyinfrakit"}, "timeout": aiohttp.ClientTimeout(total=None)}
-    # A session uses no proxy of the environment unless it trusts that.
-    async with aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar(), **settings) as session:
+    headers, timeout = {"User-Agent": "pyinfrakit"}, aiohttp.ClientTimeout(total=None)
+    # A session ignores the proxies of the environment by default.
+    async with aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar()) as session:
         try:
-            async with session.request(method, url, allow_redirects=False) as response:
+            async with session.request(
+                method, url, headers=headers, timeout=timeout, allow_redirects=False
+            ) as response:
                 return response.status
         except aiohttp.InvalidURL:
             raise CanNotCheck("expected a URL such as http://10.0.0.1:80/") from None
