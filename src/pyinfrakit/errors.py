@@ -8,6 +8,7 @@ PyInfrakitError
 ├── TryAgain               make the same call again, later
 │   └── StoreFailed          once the store works
 ├── GiveUp                 the provider can't do it: ask for something else
+│   └── NoCapacity           or for the same elsewhere, or later
 ├── Unreachable            the plugin did not answer: check that it runs
 └── CannotStart            fix the setting, path or file that it names
     ├── InUse                or stop its holder
@@ -23,6 +24,9 @@ import math
 class PyInfrakitError(Exception):
     """An error that its reader can act on. The text is one line and complete."""
 
+    kind = ""
+    """One word for programs on the other side of a socket, by which they choose their next step; it may be empty."""
+
 
 class WrongCall(PyInfrakitError):
     """The call can't be done the way it was made."""
@@ -30,6 +34,8 @@ class WrongCall(PyInfrakitError):
 
 class InvalidSpec(WrongCall):
     """A field of a spec is wrong; *field* is its path, such as ``Properties.count``."""
+
+    kind = "wrong-spec"
 
     def __init__(self, field: str, problem: str) -> None:
         super().__init__(f"{field}: {problem}")
@@ -40,6 +46,8 @@ class InvalidSpec(WrongCall):
 class UnknownInstance(WrongCall):
     """No instance has this ID, or no longer."""
 
+    kind = "unknown-instance"
+
     def __init__(self, id: str, noun: str = "instance") -> None:
         super().__init__(f"no {noun} {id!r}: it never existed here, or is gone")
         self.id = id
@@ -48,6 +56,8 @@ class UnknownInstance(WrongCall):
 class Refused(WrongCall):
     """The call conflicts with the state of instance *id*."""
 
+    kind = "refused"
+
     def __init__(self, id: str, problem: str) -> None:
         super().__init__(f"{id}: {problem}")
         self.id = id
@@ -55,6 +65,8 @@ class Refused(WrongCall):
 
 class TryAgain(PyInfrakitError):
     """The call is fine but can't be done now. *after* is how many seconds to wait, or None if unknown."""
+
+    kind = "try-again"
 
     def __init__(self, problem: str, after: float | None = None) -> None:
         super().__init__(problem)
@@ -71,7 +83,15 @@ class StoreFailed(TryAgain):
 
 
 class GiveUp(PyInfrakitError):
-    """The provider can't do this, now or later."""
+    """The provider can't do this."""
+
+    kind = "give-up"
+
+
+class NoCapacity(GiveUp):
+    """There is no room for another machine now."""
+
+    kind = "no-capacity"
 
 
 class Unreachable(PyInfrakitError):

@@ -16,7 +16,7 @@ import msgspec
 from msgspec import Raw, Struct
 from msgspec.structs import force_setattr
 
-from pyinfrakit.errors import CannotStart, GiveUp, InvalidSpec, TryAgain
+from pyinfrakit.errors import CannotStart, GiveUp, InvalidSpec, NoCapacity, TryAgain
 from pyinfrakit.record import Record, Spec
 from pyinfrakit.schema import secrets
 from pyinfrakit.schema.decode import WrongShape, check, decode
@@ -27,6 +27,7 @@ __all__ = [
     "GiveUp",
     "InvalidSpec",
     "Machine",
+    "NoCapacity",
     "PoolMachine",
     "Provider",
     "Raw",
@@ -169,7 +170,8 @@ class Provider(ABC):
     def provision(self, id: str, spec: Spec) -> Any:
         """Make the machine *id*, or find it if it exists. Return its `Machine`, its handle, or None.
 
-        Raise `GiveUp` if it can't be made: the plugin calls `destroy` for the ID, and InfraKit gets the error.
+        Raise `GiveUp` if it can't be made, or `NoCapacity` if there is no room for it now: the plugin calls
+        `destroy` for the ID, and InfraKit gets the error.
         Any other exception does the same while InfraKit still waits for the answer. Once InfraKit has the ID,
         the plugin calls this method again later.
         """

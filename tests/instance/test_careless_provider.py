@@ -10,7 +10,7 @@ import pytest
 from msgspec import Raw
 
 from pyinfrakit import ids
-from pyinfrakit.errors import GiveUp, StoreFailed, TryAgain
+from pyinfrakit.errors import GiveUp, InvalidSpec, NoCapacity, PyInfrakitError, StoreFailed, TryAgain
 from pyinfrakit.instance.plugin import Plugin
 from pyinfrakit.provider import Machine
 from pyinfrakit.providers.file import File
@@ -124,6 +124,29 @@ def test_an_invalid_result_fails_only_its_provision(tmp_path: Path, mistake: str
 
     with_plugin(tmp_path, test)
     FileStore(tmp_path / "state.json", "the next").__exit__()
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (InvalidSpec("Properties.size", "expected a number"), "wrong-spec"),
+        (NoCapacity("the rack is full"), "no-capacity"),
+        (GiveUp("no such image"), "give-up"),
+        (TryAgain("API 503"), "try-again"),
+        (KeyError("fan"), "try-again"),
+        (PyInfrakitError("of no kind"), "give-up"),
+    ],
+)
+def test_a_failed_provision_keeps_the_kind_of_the_provider_s_error(tmp_path: Path, error: Exception, kind: str) -> None:
+    """The error of a failed provision has the kind of the provider's own error, so that its caller knows what to do."""
+
+    async def test(plugin: Plugin, provider: Careless) -> None:
+        provider.on_provision = raise_error(error)
+        with pytest.raises(GiveUp) as caught:
+            await plugin.provision(Spec())
+        assert kind == caught.value.kind
+
+    with_plugin(tmp_path, test)
 
 
 def test_the_provider_is_called_only_for_recorded_work(tmp_path: Path) -> None:

@@ -95,8 +95,9 @@ def test_a_destroy_during_a_provision_waits_for_it(run: Run) -> None:
 
 def test_a_failed_provision_leaves_nothing(simulated: Daemon) -> None:
     """The caller of a failed provision gets the reason, and the provider's leftovers are destroyed."""
-    with pytest.raises(RemoteError, match="provision failed: the simulator's failure rate struck"):
+    with pytest.raises(RemoteError, match="provision failed: the simulator's failure rate struck") as error:
         simulated.provision({"failure_rate": 1, "delay": 0.2})
+    assert "give-up" == error.value.kind
     assert [] == simulated.described()
     eventually(lambda: not simulated.world.look().machines)
     eventually(lambda: simulated.saved()["NonFunctional"] == [])
@@ -107,8 +108,9 @@ def test_a_full_world_refuses_a_provision(simulated: Daemon) -> None:
     with simulated.world.change() as scene:
         scene.capacity = 1
     simulated.provision()
-    with pytest.raises(RemoteError, match="capacity is 1, and 1 machines exist"):
+    with pytest.raises(RemoteError, match="capacity is 1, and 1 machines exist") as error:
         simulated.provision()
+    assert "no-capacity" == error.value.kind
 
 
 def test_a_broken_instance_is_set_aside_and_comes_back_to_the_front(simulated: Daemon) -> None:

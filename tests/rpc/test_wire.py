@@ -434,6 +434,26 @@ def test_an_unknown_instance_is_named(shared: Daemon) -> None:
         assert "nobody" in message
 
 
+def test_an_error_s_data_has_its_kind(simulated: Daemon) -> None:
+    """The data of a plugin's error has its kind, for programs; the data of any other error is null."""
+    with simulated.world.change() as scene:
+        scene.capacity = 1
+    id = provision(simulated, '{"LogicalID":"a"}')
+    calls = [
+        ("Instance.Provision", '{"Spec":{}}', {"Kind": "no-capacity"}),
+        ("Instance.Provision", '{"Spec":{"Properties":{"delay":"long"}}}', {"Kind": "wrong-spec"}),
+        ("Instance.Provision", '{"Spec":{"LogicalID":"a","Init":"another"}}', {"Kind": "refused"}),
+        ("Instance.Destroy", '{"Instance":"nobody"}', {"Kind": "unknown-instance"}),
+        ("Operator.Restore", f'{{"Instance":"{id}"}}', {"Kind": "refused"}),
+        ("Operator.Machines", "{}", {"Kind": "give-up"}),
+        ("Instance.Destroy", '{"Instance":1}', None),
+        ("Instance.Rename", "{}", None),
+    ]
+    for method, params, data in calls:
+        _, _, reply = simulated.post(format_call(method, params))
+        assert data == json.loads(reply)["error"]["data"], method
+
+
 # --- IDs and notifications
 
 IDS = [

@@ -232,7 +232,7 @@ class Jobs:
             # Once the caller has the ID, it counts on the instance, whose machine may exist and work.
             if job.is_settled and isinstance(error, TryAgain):
                 raise
-            await self._fail(record.id, job, make_encodable(f"provision failed: {error}"))
+            await self._fail(record.id, job, error)
         else:
             if machine is not None:
                 await self._succeed(job, machine)
@@ -250,11 +250,14 @@ class Jobs:
         holders = self._records.find_logical(spec.logical_id, spec.group)
         return any(other.state is State.DESTROYING and other.id != record.id for other in holders)
 
-    async def _fail(self, id: str, job: _Job, reason: str) -> None:
-        """Have a half-made machine destroyed. Answer the caller only once that is sure to happen."""
+    async def _fail(self, id: str, job: _Job, error: PyInfrakitError) -> None:
+        """Have a half-made machine destroyed. Answer the caller, with the *error*, only once that is sure to happen."""
+        reason = make_encodable(f"provision failed: {error}")
         log.error("%s: %s", id, reason)
         await self._store.commit(Put(self._records[id].after(Event.FAILED, time.time(), reason)))
-        job.settle(GiveUp(f"{id}: {reason}"))
+        failure = GiveUp(f"{id}: {reason}")
+        failure.kind = error.kind or failure.kind
+        job.settle(failure)
 
     async def _succeed(self, job: _Job, machine: Machine) -> None:
         id = machine.id

@@ -21,7 +21,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from pyinfrakit.disk import Disk
-from pyinfrakit.errors import CannotStart, GiveUp, TryAgain
+from pyinfrakit.errors import CannotStart, GiveUp, NoCapacity, TryAgain
 from pyinfrakit.locks import acquire
 from pyinfrakit.provider import Machine, Provider
 from pyinfrakit.record import Record, Spec
@@ -172,7 +172,7 @@ class Simulator(Provider):
                 return scene.machines[id], False
             if scene.capacity is not None and len(scene.machines) >= scene.capacity:
                 count = len(scene.machines)
-                raise GiveUp(f"no room: the world's capacity is {scene.capacity}, and {count} machines exist")
+                raise NoCapacity(f"no room: the world's capacity is {scene.capacity}, and {count} machines exist")
             rate = scene.failure_rate if properties.failure_rate is None else properties.failure_rate
             start = time.time() + (scene.delay if properties.delay is None else properties.delay)
             breaks = _add(start, properties.breaks_after)

@@ -13,11 +13,12 @@ from pyinfrakit.schema.decode import NotJSON, WrongShape, decode
 
 
 class RemoteError(PyInfrakitError):
-    """The plugin answered with an error, whose text this is."""
+    """The plugin answered with an error, whose text this is. *kind* is empty if the plugin does not say it."""
 
-    def __init__(self, code: int, message: str) -> None:
+    def __init__(self, code: int, message: str, kind: str = "") -> None:
         super().__init__(message)
         self.code = code
+        self.kind = kind
 
     @property
     def is_unknown_method(self) -> bool:
@@ -28,6 +29,11 @@ class RemoteError(PyInfrakitError):
 class _Error(Struct):
     code: int
     message: str
+    data: Raw = Raw(b"null")
+
+
+class _ErrorData(Struct):
+    kind: str = msgspec.field(default="", name="Kind")
 
 
 class _Reply(Struct):
@@ -75,7 +81,7 @@ class Client:
         except (NotJSON, WrongShape):
             raise Unreachable(f"{self.path} answered, but is no plugin: {data[:80]!r}") from None
         if reply.error is not None:
-            raise RemoteError(reply.error.code, reply.error.message)
+            raise RemoteError(reply.error.code, reply.error.message, _find_kind(reply.error.data))
         return reply.result
 
     def get(self, path: str) -> bytes:
@@ -94,6 +100,14 @@ class Client:
             text = data.decode(errors="replace").strip()[:200]
             raise Unreachable(f"{self.path} answered {response.status}: {text}")
         return data
+
+
+def _find_kind(data: Raw) -> str:
+    """Return the kind of an error. Other plugins put anything into an error's data."""
+    try:
+        return decode(data, _ErrorData).kind
+    except WrongShape:
+        return ""
 
 
 def explain(path: Path, error: Exception, timeout: float) -> str:

@@ -42,12 +42,13 @@ _EMPTY = Raw(b"{}")
 
 
 class Fault(Exception):
-    """An error reply."""
+    """An error reply. *kind* tells programs what to do next; it is empty for errors that only people can act on."""
 
-    def __init__(self, code: int, message: str) -> None:
+    def __init__(self, code: int, message: str, kind: str = "") -> None:
         super().__init__(message)
         self.code = code
         self.message = message
+        self.kind = kind
 
 
 class Call(Struct, frozen=True, gc=False):
@@ -153,7 +154,8 @@ def encode_result(id: Raw, result: Pieces) -> Pieces:
 
 def encode_error(id: Raw, fault: Fault) -> Pieces:
     """Return the answer to a call with an error."""
-    error = {"code": fault.code, "message": make_encodable(fault.message), "data": None}
+    data = {"Kind": fault.kind} if fault.kind else None
+    error = {"code": fault.code, "message": make_encodable(fault.message), "data": data}
     return [b'{"jsonrpc":"2.0","error":', msgspec.json.encode(error), b',"id":', bytes(id), b"}"]
 
 
@@ -181,7 +183,7 @@ class Dispatcher:
             fault = Fault(INVALID_PARAMS, str(error))
         except PyInfrakitError as error:
             log.info("%s: %s", call.method, error)
-            fault = Fault(APPLICATION_ERROR, str(error))
+            fault = Fault(APPLICATION_ERROR, str(error), error.kind)
         except Exception as error:
             log.exception("%s: a bug", call.method)
             text = f"a bug in the plugin ({type(error).__name__}): see its log"

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 from msgspec import Raw
 
-from pyinfrakit.errors import CannotStart, GiveUp, InvalidSpec, TryAgain
+from pyinfrakit.errors import CannotStart, GiveUp, InvalidSpec, NoCapacity, TryAgain
 from pyinfrakit.provider import Machine
 from pyinfrakit.providers.redfish import Redfish
 from pyinfrakit.providers.redfish.bmc import Bmc, TagConflict
@@ -127,7 +127,7 @@ def test_a_machine_that_the_inventory_sets_aside_is_unavailable(bmcs: Rack, tmp_
         settings = msgspec.structs.replace(settings, bmcs=[_set_aside(each, machine) for each in settings.bmcs])
     second = provider(tmp_path, settings)
     assert "new disk" == find_reason(second, "1a")
-    with pytest.raises(GiveUp, match=r"b0n2 .* is not free: new disk"):
+    with pytest.raises(NoCapacity, match=r"b0n2 .* is not free: new disk"):
         second.provision("1b", spec("b0n2"))
 
 
@@ -143,14 +143,15 @@ def test_no_free_machine_is_an_error_that_counts(bmcs: Rack, redfish: Redfish) -
     bmcs.power("b1n1", "On")
     bmcs.fault("500", 1, path="node-2")
     list(redfish.observe())
-    with pytest.raises(GiveUp) as error:
+    with pytest.raises(NoCapacity) as error:
         redfish.provision("1b", spec())
     counts = "1 in use, 1 unhealthy, 0 set aside, 1 unreachable, 1 running"
     assert f"no free machine: 4 of 4 match: {counts}" == str(error.value)
-    with pytest.raises(GiveUp, match="2 of 4 match size=large: 1 in use, 1 unhealthy"):
+    with pytest.raises(NoCapacity, match="2 of 4 match size=large: 1 in use, 1 unhealthy"):
         redfish.provision("1b", spec(tags={"size": "large"}))
-    with pytest.raises(GiveUp, match=r"no free machine: 0 of 4 match size=huge$"):
+    with pytest.raises(GiveUp, match=r"no free machine: 0 of 4 match size=huge$") as none:
         redfish.provision("1b", spec(tags={"size": "huge"}))
+    assert "give-up" == none.value.kind
 
 
 def test_a_running_machine_without_a_claim_is_unavailable(bmcs: Rack, redfish: Redfish) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from msgspec import Struct, field
 
-from pyinfrakit.errors import GiveUp, TryAgain
+from pyinfrakit.errors import GiveUp, NoCapacity, TryAgain
 from pyinfrakit.providers.redfish.bmc import Bmc, BmcUnavailable, SystemStatus
 from pyinfrakit.providers.redfish.claims import Owner, parse_tag
 from pyinfrakit.providers.redfish.options import Options, Properties, System
@@ -116,20 +116,25 @@ class Pool:
     def explain_shortage(
         self, matches: Sequence[RackMachine], properties: Properties, failures: Mapping[str, str]
     ) -> GiveUp:
-        """Return the error that no match is free. *failures* are the reasons of failed claims, by machine."""
+        """Return the error that no match is free: a `NoCapacity`, unless there is no match.
+
+        *failures* are the reasons of failed claims, by machine.
+        """
         if len(matches) == 1:
             (machine,) = matches
             problem = machine.find_unavailability() or Unavailability("", "it is being claimed")
             reason = failures.get(machine.name) or problem.reason
-            return GiveUp(f"machine {machine.name} at BMC {machine.bmc.address} is not free: {reason}")
+            return NoCapacity(f"machine {machine.name} at BMC {machine.bmc.address} is not free: {reason}")
         tags = ", ".join(f"{key}={value}" for key, value in sorted(properties.tags.items()))
         # These four are always shown, so that an operator sees that the zeros were counted.
         counts = Counter({"in use": 0, "unhealthy": 0, "set aside": 0, "unreachable": 0})
         for machine in matches:
             problem = machine.find_unavailability() or Unavailability("being claimed", "")
             counts[problem.category] += 1
-        details = ": " + ", ".join(f"{count} {category}" for category, count in counts.items()) if matches else ""
-        return GiveUp(f"no free machine: {len(matches)} of {len(self.machines)} match{' ' * bool(tags)}{tags}{details}")
+        shortage = f"no free machine: {len(matches)} of {len(self.machines)} match{' ' * bool(tags)}{tags}"
+        if not matches:
+            return GiveUp(shortage)
+        return NoCapacity(f"{shortage}: " + ", ".join(f"{count} {category}" for category, count in counts.items()))
 
 
 class Poller:

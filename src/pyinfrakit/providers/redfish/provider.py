@@ -86,7 +86,7 @@ class Redfish(Provider):
         return None
 
     def _claim_any(self, id: str, spec: Spec, properties: RedfishProperties) -> RackMachine:
-        """Claim the first machine that is free. Raise `GiveUp` if none is."""
+        """Claim the first machine that is free. Raise `NoCapacity` if none is, or `GiveUp` if none matches."""
         failures: dict[str, str] = {}
         matches = self._pool.find_matches(properties, spec.logical_id)
         for machine in matches:
