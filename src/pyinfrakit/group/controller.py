@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
 from msgspec.structs import replace
 
-from pyinfrakit.errors import GiveUp, PyInfrakitError
+from pyinfrakit.errors import GiveUp, PyInfrakitError, TryAgain
 from pyinfrakit.events import EventLog
 from pyinfrakit.group import losses
 from pyinfrakit.group.backoff import CRASH_TIME, CrashLoop
@@ -35,6 +35,7 @@ from pyinfrakit.group.situation import (
     SetAside,
     Situation,
 )
+from pyinfrakit.group.spec import GroupSpec
 from pyinfrakit.group.status import GroupStatus, MemberStatus, Phase, Verb
 from pyinfrakit.group.wishes import Wishes
 from pyinfrakit.group.work import Work
@@ -143,13 +144,13 @@ class Controller:
     def follow(self, record: GroupRecord) -> None:
         """Go on with a changed record."""
         before, self.wishes = self.wishes, Wishes(self.id, record)
-        if record.properties != before.record.properties or record.phase != before.record.phase:
+        old = before.record
+        is_new = bytes(record.properties) != bytes(old.properties)
+        if is_new or record.rollout.phase is not old.rollout.phase:
             self.work.reopen()
             self._crashes = self._crashes.settle(time.monotonic())
             self._short_since = None
-        if record.properties != before.record.properties or (
-            record.phase is Phase.ROLLING and before.record.phase is Phase.STOPPED
-        ):
+        if is_new or old.rollout.phase is Phase.STOPPED:
             self.roster.excuse()
         self._news.set()
 
@@ -206,7 +207,9 @@ class Controller:
 
     async def _judge_missing(self, pool: str, sight: Sight, now: float) -> tuple[str, ...]:
         """Forget the members that are gone; hold back mass losses if the plugin does not. Return the gone ones."""
-        expected = {id for id in sight.missing if self.work.is_ended(id) or self.roster[id].state is MemberState.LEAVING}
+        expected = {
+            id for id in sight.missing if self.work.is_ended(id) or self.roster[id].state is MemberState.LEAVING
+        }
         lost = gone = set(sight.missing) - expected
         if pool in self._uncertain:
             record = self.wishes.record
@@ -256,7 +259,7 @@ class Controller:
         if self.trouble:
             self.plan = Plan()
             return
-        situation = self.assess(wishes, wishes.record.phase, wishes.record.phase_reason)
+        situation = self.assess(wishes, wishes.record.rollout.phase, wishes.record.rollout.reason)
         self._members = situation.members
         decided = plan(situation)
         if (record := self._advance(situation, decided)) is not None:
@@ -316,28 +319,31 @@ class Controller:
 
     def _advance(self, situation: Situation, decided: Plan) -> GroupRecord | None:
         """Return the record in the next phase of the update, or None if the phase stays."""
-        record = self.wishes.record
+        record, now = self.wishes.record, time.time()
+        rollout = record.rollout
         if record.destroying:
             return None
-        if record.phase is Phase.IDLE and any(m.config is Config.OUTDATED for m in situation.members):
-            return self._begin_update(record)
-        if record.phase is not Phase.IDLE and decided.is_updated:
-            self._record("updated", "every member has the committed configuration, and is healthy")
-            return record.finish()
+        if rollout.phase is Phase.IDLE and any(m.config is Config.OUTDATED for m in situation.members):
+            return self._begin_update(record, now)
+        if decided.is_updated and (rollout.phase is not Phase.IDLE or rollout.previous != record.properties):
+            if rollout.phase is not Phase.IDLE:
+                self._record("updated", "every member has the committed configuration, and is healthy")
+            return record.enter(rollout.finish(self.id, record.properties, now))
         if not decided.stop:
             return None
         self._record("update stopped", decided.stop)
         if self.wishes.spec.properties.updating.on_failure == "undo" and record.previous is not None:
-            return record.revert(time.time(), f"undone: {decided.stop}")
-        return record.enter(Phase.STOPPED, f"{decided.stop}; resume, undo or abort the update")
+            return record.commit(self.id, record.previous, now, "controller", "undo", decided.stop)
+        return record.enter(rollout.stop(self.id, f"{decided.stop}; resume, undo or abort the update", now))
 
-    def _begin_update(self, record: GroupRecord) -> GroupRecord:
-        if len(record.history) <= 1:
-            reason = "members had another configuration before the first commit; resume to replace them"
-            self._record("update paused", reason)
-            return record.enter(Phase.PAUSED, reason)
-        self._record("update", "members have another configuration than the committed one")
-        return record.enter(Phase.ROLLING, "")
+    def _begin_update(self, record: GroupRecord, now: float) -> GroupRecord:
+        rolling = record.rollout.begin(self.id, None, now)
+        if len(record.history) > 1:
+            self._record("update", "members have another configuration than the committed one")
+            return record.enter(rolling)
+        reason = "members had another configuration before the first commit: resume to replace them"
+        self._record("update paused", reason)
+        return record.enter(rolling.pause(self.id, reason, now))
 
     def _note_shortness(self, situation: Situation) -> None:
         """Note since when members are missing."""
@@ -363,6 +369,9 @@ class Controller:
                     self.work.set_aside(action, spec)
                 case Adopt():
                     self.work.adopt(action, spec)
+        for id in self.wishes.record.doomed:
+            if id in self.roster and id not in self.work.going:
+                self.work.destroy(Destroy(id, "an operator destroyed it"), spec)
         self.work.retry(spec, time.monotonic())
 
     def _note_crash(self, member: Member) -> None:
@@ -390,7 +399,28 @@ class Controller:
         subject = f"group/{self.id}/{member}" if member else f"group/{self.id}"
         self._events.record(subject, type, "controller", reason)
 
-    # --- Status
+    # --- Calls
+
+    def count_members(self) -> int:
+        """Return the number of members that exist or were asked for."""
+        return len(self.roster) + len(self.work.asked)
+
+    def count_outdated(self, spec: GroupSpec) -> int:
+        """Return how many members would be outdated under another spec."""
+        wishes = Wishes(self.id, replace(self.wishes.record, properties=spec.raw))
+        working = (MemberState.CREATING, MemberState.RUNNING)
+        return sum(t.state in working and wishes.compare(t) is Config.OUTDATED for _, t in self.roster)
+
+    def raise_trouble(self) -> None:
+        """Raise `TryAgain` if the group can't be judged now."""
+        if self.trouble:
+            raise TryAgain(f"group {self.id} can't be planned now: {self.trouble}")
+
+    def release(self, ids: Collection[str]) -> None:
+        """Forget members whose loss an operator confirmed."""
+        for id in ids:
+            self.roster.forget(id)
+        self._news.set()
 
     def describe(self) -> GroupStatus:
         """Return the group as it was last seen."""
@@ -401,8 +431,8 @@ class Controller:
             size=spec.size,
             healthy=sum(m.health is Health.HEALTHY and m.state is MemberState.RUNNING for m in present),
             outdated=sum(m.config is Config.OUTDATED for m in present),
-            phase=record.phase,
-            phase_reason=record.phase_reason,
+            phase=record.rollout.phase,
+            phase_reason=record.rollout.reason,
             trouble=self.trouble,
             members=[self._describe_member(m) for m in self._members if m.id in self.roster],
             steps=self.plan.steps,

@@ -22,7 +22,7 @@ from pyinfrakit.group.health import HealthChecks
 from pyinfrakit.group.plan import plan
 from pyinfrakit.group.plugins import FindPlugin, InstancePlugin
 from pyinfrakit.group.record import GroupRecord, decode, encode
-from pyinfrakit.group.situation import Config, MemberState
+from pyinfrakit.group.situation import Config, MemberState, Situation
 from pyinfrakit.group.spec import GroupSpec, parse
 from pyinfrakit.group.state import GroupStore
 from pyinfrakit.group.status import Commit, GroupStatus, Phase, PlanReport
@@ -81,8 +81,9 @@ class Groups:
     def start(self) -> None:
         """Resume all stored groups. Raise `Damaged`."""
         for id, entry in self._store.load().items():
-            record = decode(entry.value, self._store.locate(id))
-            self._add(id, record, entry.version, is_known=True)
+            if entry.value is not None:
+                record = decode(entry.value, self._store.locate(id))
+                self._add(id, record, entry.version, is_known=True)
 
     async def stop(self) -> None:
         """End all loops, and leave all members alone."""
@@ -204,10 +205,10 @@ class Groups:
         spec = await self._check(id, properties)
         group = self._groups.get(id)
         record = GroupRecord(properties=properties) if group is None else group.controller.wishes.record
-        changed = record.commit(properties, time.time(), "", "plan", "")
+        changed = record.commit(id, properties, time.time(), "", "plan", "")
         wishes = Wishes(id, changed)
         if group is None:
-            steps = plan(_start_empty(spec)).steps
+            steps = plan(Situation(spec=spec)).steps
         else:
             group.controller.raise_trouble()
             situation = group.controller.assess(wishes, Phase.IDLE, "")
@@ -254,15 +255,16 @@ class Groups:
         def change(record: GroupRecord) -> GroupRecord:
             spec = parse(id, record.properties)
             logical_ids = spec.properties.allocation.logical_ids
+            allocation: Mapping[str, object] = {"Size": max(0, spec.size - len(named))}
             if logical_ids:
                 gone = {members[each].logical_id for each in named}
-                allocation = {"LogicalIDs": [each for each in logical_ids if each not in gone]}
-                if not allocation["LogicalIDs"]:
+                left = [each for each in logical_ids if each not in gone]
+                if not left:
                     raise Refused(id, "no member would be left: destroy the group instead")
-            else:
-                allocation = {"Size": max(0, spec.size - len(named))}  # type: ignore[dict-item]
+                allocation = {"LogicalIDs": left}
             details = f"Terminating {len(named)} instances"
-            changed = record.commit(_reallocate(record.properties, allocation), time.time(), "", "destroy", details)
+            properties = _reallocate(record.properties, allocation)
+            changed = record.commit(id, properties, time.time(), "", "destroy", details)
             return replace(changed, doomed=record.doomed | named)
 
         await self._change(id, change)
@@ -320,17 +322,21 @@ class Groups:
     async def pause(self, id: str, reason: str) -> None:
         """Pause a group's update."""
         self._find(id)
-        await self._change(id, lambda record: record.pause(reason or "paused by an operator"))
+        await self._change(
+            id, lambda record: record.enter(record.rollout.pause(id, reason or "paused by an operator", time.time()))
+        )
 
     async def resume(self, id: str) -> None:
         """Resume an update that was paused, or that stopped."""
         self._find(id)
-        await self._change(id, GroupRecord.resume)
+        await self._change(id, lambda record: record.enter(record.rollout.resume(id, time.time())))
 
     async def abort(self, id: str) -> None:
         """End an update, and keep the members as they are."""
         self._find(id)
-        await self._change(id, GroupRecord.abort)
+        await self._change(
+            id, lambda record: record.enter(record.rollout.abort(id, "aborted by an operator", time.time()))
+        )
 
     async def protect(self, id: str, instance: str, on: bool) -> None:
         """Protect a member from being destroyed by the controller, or stop to. Raise `UnknownInstance`."""
@@ -390,17 +396,19 @@ class Groups:
             return
         others = sum(group.controller.wishes.spec.size for id, group in self._groups.items() if id != spec.id)
         if others + spec.size > self._max_members:
-            problem = f"{spec.size} members, and {others} of other groups, are over the fleet's limit of {self._max_members}"
+            problem = (
+                f"{spec.size} members, and {others} of other groups, are over the fleet's limit of {self._max_members}"
+            )
             raise InvalidSpec("Properties.Allocation", problem)
 
     async def _commit(self, spec: GroupSpec, by: str, cause: str, details: str) -> None:
         now = time.time()
         if spec.id not in self._groups:
-            record = GroupRecord(properties=spec.raw).commit(spec.raw, now, by, cause, details)
+            record = GroupRecord(properties=spec.raw).commit(spec.id, spec.raw, now, by, cause, details)
             entry = await self._store.put(spec.id, encode(record), 0)
             self._add(spec.id, record, entry.version, is_known=False)
         else:
-            await self._change(spec.id, lambda record: record.commit(spec.raw, now, by, cause, details))
+            await self._change(spec.id, lambda record: record.commit(spec.id, spec.raw, now, by, cause, details))
         self._events.record(f"group/{spec.id}", cause, by or "operator", details)
 
     def _summarize(self, spec: GroupSpec) -> str:
@@ -418,10 +426,6 @@ class Groups:
             cut = f"Terminating {before - spec.size} instances to reduce the group size to {spec.size}"
             return f"{cut}, then p{update}" if updated else cut
         return f"P{update}" if updated else "Noop"
-
-
-def _start_empty(spec: GroupSpec) -> "Situation":
-    return Situation(spec=spec)
 
 
 def _check_templates(spec: GroupSpec) -> None:

@@ -9,11 +9,10 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from functools import partial
-from typing import Protocol
 
 from pyinfrakit.errors import PyInfrakitError
 from pyinfrakit.group.commands import shorten
-from pyinfrakit.group.flavors import Flavor, Health
+from pyinfrakit.group.flavors import FindFlavor, Health
 from pyinfrakit.group.judgment import Outcome, Streak, Thresholds, is_checked, judge
 from pyinfrakit.group.plugins import Description
 from pyinfrakit.group.probes import probe
@@ -50,12 +49,6 @@ Kind = Check | PluginSpec
 """A way to judge a member: a check, or the group's flavor."""
 
 CheckMember = Callable[[Kind, Description], Awaitable[tuple[Outcome, str]]]
-
-
-class FindFlavor(Protocol):
-    """Return the flavor of a name; raise `Unreachable`."""
-
-    async def __call__(self, name: str) -> Flavor: ...
 
 
 class HealthChecks:

@@ -1,6 +1,6 @@
 """The record of one group: what the controller must still know after a restart. Frozen data, and its form as JSON."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import pairwise
 from types import MappingProxyType
 
@@ -9,6 +9,7 @@ from msgspec import UNSET, Raw, Struct, UnsetType
 from msgspec.structs import replace
 
 from pyinfrakit.errors import Damaged
+from pyinfrakit.group.rollout import Rollout
 from pyinfrakit.group.status import Commit, Phase
 from pyinfrakit.schema.decode import NotJSON, WrongShape
 from pyinfrakit.schema.decode import decode as decode_shape
@@ -23,28 +24,47 @@ HISTORY = 20
 class GroupRecord(Struct, frozen=True, kw_only=True):
     """The state of a group.
 
-    *properties* is the committed spec as JSON, and *previous* that of the last configuration that worked, or
-    None. *history* has the newest commit last. *protected* holds IDs of members. *held* maps members whose
+    *properties* is the committed spec as JSON. *history* has the newest commit last. *protected* holds IDs of members. *held* maps members whose
     loss is held back to the reason; *losses* maps members that were lost lately to the time, in seconds since
-    1970. *destroying*: the group ends when its members have. *unknown* holds keys that are not this version's.
+    1970. *known* maps plugins that have no rule for mass losses of their own to the members there, and these to
+    their logical IDs. *doomed* are members that an operator wants destroyed. *destroying*: the group ends when
+    its members have. *unknown* holds keys that are not this version's.
     """
 
     properties: Raw
     history: tuple[Commit, ...] = ()
     protected: frozenset[str] = frozenset()
-    phase: Phase = Phase.IDLE
-    phase_reason: str = ""
-    previous: Raw | None = None
+    rollout: Rollout = Rollout()
     held: Mapping[str, str] = MappingProxyType({})
     losses: Mapping[str, float] = MappingProxyType({})
+    known: Mapping[str, Mapping[str, str | None]] = MappingProxyType({})
+    doomed: frozenset[str] = frozenset()
     destroying: bool = False
     unknown: Mapping[str, Raw] = MappingProxyType({})
 
-    def commit(self, properties: Raw, at: float, by: str, cause: str, details: str) -> "GroupRecord":
-        """Return the record after a commit of *properties*, with an entry in its history."""
+    def commit(self, id: str, properties: Raw, at: float, by: str, cause: str, details: str) -> "GroupRecord":
+        """Return the record of group *id* after a commit of *properties*, with an entry in its history."""
         number = self.history[-1].number + 1 if self.history else 1
         entry = Commit(number, at, by, cause, details, properties)
-        return replace(self, properties=properties, history=(*self.history, entry)[-HISTORY:])
+        changed = replace(self, properties=properties, history=(*self.history, entry)[-HISTORY:])
+        # An idle group's update begins once a member turns out to be outdated: a change of size is none.
+        return changed if self.rollout.phase is Phase.IDLE else changed.enter(self.rollout.begin(id, None, at))
+
+    def enter(self, rollout: Rollout) -> "GroupRecord":
+        """Return the record after a turn of its update."""
+        return replace(self, rollout=rollout)
+
+    @property
+    def previous(self) -> Raw | None:
+        """The last configuration that worked, if it is not the committed one."""
+        previous = self.rollout.previous
+        return None if previous is None or bytes(previous) == bytes(self.properties) else previous
+
+    def release(self, ids: Collection[str]) -> "GroupRecord":
+        """Return the record without members whose loss was held, and is confirmed now."""
+        held = {id: reason for id, reason in self.held.items() if id not in ids}
+        known = {pool: {id: at for id, at in each.items() if id not in ids} for pool, each in self.known.items()}
+        return replace(self, held=held, known=known)
 
 
 class _Commit(Struct, frozen=True, rename="pascal", forbid_unknown_fields=True):
@@ -63,10 +83,13 @@ class _Record(Struct, frozen=True, kw_only=True, rename="pascal", omit_defaults=
     previous: Raw | UnsetType = UNSET
     phase: Phase = Phase.IDLE
     phase_reason: str = ""
+    since: float = 0.0
     destroying: bool = False
     protected: tuple[str, ...] = ()
     held: dict[str, str] = {}
     losses: dict[str, float] = {}
+    known: dict[str, dict[str, str | None]] = {}
+    doomed: tuple[str, ...] = ()
     history: tuple[_Commit, ...] = ()
 
 
@@ -76,13 +99,16 @@ def encode(record: GroupRecord) -> Raw:
         _Record(
             format=FORMAT,
             properties=record.properties,
-            previous=UNSET if record.previous is None else record.previous,
-            phase=record.phase,
-            phase_reason=record.phase_reason,
+            previous=UNSET if record.rollout.previous is None else record.rollout.previous,
+            phase=record.rollout.phase,
+            phase_reason=record.rollout.reason,
+            since=record.rollout.since,
             destroying=record.destroying,
             protected=tuple(sorted(record.protected)),
             held=dict(record.held),
             losses=dict(record.losses),
+            known={pool: dict(members) for pool, members in record.known.items()},
+            doomed=tuple(sorted(record.doomed)),
             history=tuple(_Commit(c.number, c.at, c.by, c.cause, c.details, c.properties) for c in record.history),
         )
     )
@@ -109,11 +135,16 @@ def _to_record(raw: Raw) -> GroupRecord:
         properties=record.properties.copy(),
         history=tuple(_read_history(record.history)),
         protected=frozenset(record.protected),
-        phase=record.phase,
-        phase_reason=record.phase_reason,
-        previous=None if record.previous is UNSET else record.previous.copy(),
+        rollout=Rollout(
+            phase=record.phase,
+            reason=record.phase_reason,
+            previous=None if record.previous is UNSET else record.previous.copy(),
+            since=record.since,
+        ),
         held=record.held,
         losses=record.losses,
+        known=record.known,
+        doomed=frozenset(record.doomed),
         destroying=record.destroying,
         unknown={key: value.copy() for key, value in keys.items() if key not in _Record.__struct_encode_fields__},
     )

@@ -116,7 +116,9 @@ class Roster:
 
     def find_unseen(self, pools: Collection[str]) -> str:
         """Return why one of *pools* was never described, or an empty string."""
-        return next((f"{pool}: {self._blind.get(pool, 'not described yet')}" for pool in pools if pool not in self._seen), "")
+        return next(
+            (f"{pool}: {self._blind.get(pool, 'not described yet')}" for pool in pools if pool not in self._seen), ""
+        )
 
     @property
     def blind(self) -> Mapping[str, str]:
