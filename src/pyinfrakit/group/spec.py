@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from msgspec import Meta, Raw, Struct, field
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType, field
 
 from pyinfrakit.errors import InvalidSpec
 from pyinfrakit.schema.decode import NotJSON, WrongShape, decode
@@ -105,7 +105,12 @@ class PluginSpec(_Part, frozen=True):
     """A plugin and the properties for it, which only the plugin understands. Part of a member's configuration."""
 
     plugin: str = ""
-    properties: Raw | None = None
+    raw: Raw | UnsetType = field(default=UNSET, name="Properties")  # of `Raw | None`, msgspec takes null alone
+
+    @property
+    def properties(self) -> Raw | None:
+        """The properties, byte for byte; None if they are null or absent."""
+        return None if self.raw is UNSET or bytes(self.raw) == b"null" else self.raw
 
 
 class Pool(PluginSpec, frozen=True):
@@ -226,7 +231,7 @@ class GroupSpec(Struct, frozen=True):
     def pools(self) -> Sequence[Pool]:
         """The pools, at least one."""
         instance = self.properties.instance
-        return instance if isinstance(instance, list) else [Pool(instance.plugin, instance.properties)]
+        return instance if isinstance(instance, list) else [Pool(instance.plugin, instance.raw)]
 
     def find_pool(self, plugin: str) -> Pool:
         """Return the pool of a plugin, or the first one if the spec has none of this plugin."""
