@@ -259,6 +259,7 @@ class Controller:
         if self.trouble:
             self.plan = Plan()
             return
+        await self._destroy_doomed(wishes.record)
         situation = self.assess(wishes, wishes.record.rollout.phase, wishes.record.rollout.reason)
         self._members = situation.members
         decided = plan(situation)
@@ -272,6 +273,15 @@ class Controller:
         self._carry_out(situation, decided)
         if wishes.record.destroying and not len(self.roster) and not self.work.asked:
             self._ended(self.id)
+
+    async def _destroy_doomed(self, record: GroupRecord) -> None:
+        """Destroy the members that an operator named, before a plan chooses others."""
+        for id in record.doomed:
+            if id in self.roster and id not in self.work.going:
+                self.work.destroy(Destroy(id, "an operator destroyed it"), self.wishes.spec)
+        here = frozenset(id for id in record.doomed if id in self.roster)
+        if here != record.doomed:
+            await self._put(replace(record, doomed=here))
 
     def assess(self, wishes: Wishes, phase: Phase, reason: str) -> Situation:
         """Return the situation under *wishes*, in a phase of the update."""
@@ -323,7 +333,7 @@ class Controller:
         rollout = record.rollout
         if record.destroying:
             return None
-        if rollout.phase is Phase.IDLE and any(m.config is Config.OUTDATED for m in situation.members):
+        if rollout.phase is Phase.IDLE and any(_is_outdated(m) for m in situation.members):
             return self._begin_update(record, now)
         if decided.is_updated and (rollout.phase is not Phase.IDLE or rollout.previous != record.properties):
             if rollout.phase is not Phase.IDLE:
@@ -369,9 +379,6 @@ class Controller:
                     self.work.set_aside(action, spec)
                 case Adopt():
                     self.work.adopt(action, spec)
-        for id in self.wishes.record.doomed:
-            if id in self.roster and id not in self.work.going:
-                self.work.destroy(Destroy(id, "an operator destroyed it"), spec)
         self.work.retry(spec, time.monotonic())
 
     def _note_crash(self, member: Member) -> None:
@@ -454,6 +461,10 @@ class Controller:
             reason=member.reason,
             since=track.since,
         )
+
+
+def _is_outdated(member: Member) -> bool:
+    return member.config is Config.OUTDATED and member.state in (MemberState.CREATING, MemberState.RUNNING)
 
 
 _MASS_LOSS = "its plugin no longer describes it, like many others: mend the plugin, or confirm the loss"

@@ -87,7 +87,7 @@ class _Planner:
         self.grow()
         self.clean_up()
         is_mixed = any(m.config is not Config.CURRENT for m in self.present.values())
-        self.is_updated = not is_mixed and self.count_available() >= self.size and not self.now.asked
+        self.is_updated = not (is_mixed or self.going or self.now.asked) and self.count_available() >= self.size
 
     # --- Facts
 
