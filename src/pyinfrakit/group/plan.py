@@ -71,8 +71,7 @@ class _Planner:
 
     def decide(self) -> None:
         """Apply the rules to a group that goes on."""
-        # An outdated member may turn up in a group without an update: one that was set aside, and healed.
-        if self.now.phase is Phase.ROLLING or (self.now.phase is Phase.IDLE and self.census.outdated):
+        if self.now.phase is Phase.ROLLING:
             self.stop = self.find_failure()
             self.is_rolling = not self.stop
         self.remediate()
@@ -233,7 +232,9 @@ class _Planner:
 
     def explain_rest_of_update(self) -> None:
         """Say why outdated members stay."""
-        reason = self.stop or self.now.phase_reason or f"the update is {self.now.phase}"
+        is_begun = self.now.phase is not Phase.IDLE
+        reason = f"the update is {self.now.phase}" if is_begun else "no update has begun"
+        reason = self.stop or self.now.phase_reason or reason
         for member in self.census.list_outdated():
             self.hold(member.id, f"outdated; not replaced: {reason}")
 

@@ -25,12 +25,8 @@ class Turn(StrEnum):
 # middle of another one: that goes on from what is there. The plan stops an update whose replacement fails, and an
 # operator pauses, resumes or aborts it. An update is finished once every member has the committed configuration
 # and works, however that came about: an operator may have repaired the last one while the update was stopped.
-#
-# A plan stops an idle group's update too: it replaces an outdated member that turns up after the update. Then,
-# and only then, an update stops that never began.
 TURNS: Mapping[tuple[Phase, Turn], Phase] = {
     (Phase.IDLE, Turn.BEGIN): Phase.ROLLING,
-    (Phase.IDLE, Turn.STOP): Phase.STOPPED,
     (Phase.IDLE, Turn.FINISH): Phase.IDLE,
     (Phase.ROLLING, Turn.BEGIN): Phase.ROLLING,
     (Phase.ROLLING, Turn.PAUSE): Phase.PAUSED,
