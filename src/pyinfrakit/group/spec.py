@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import msgspec
-from msgspec import Meta, Raw, Struct, field
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType, field
 
 from pyinfrakit.errors import InvalidSpec
 from pyinfrakit.schema.decode import NotJSON, WrongShape, decode
@@ -119,7 +119,12 @@ class PluginSpec(_Part, frozen=True):
     """A plugin and the properties for it, which only the plugin understands. Part of a member's configuration."""
 
     plugin: str = ""
-    properties: Raw | None = None
+    raw: Raw | UnsetType = field(default=UNSET, name="Properties")  # of `Raw | None`, msgspec takes null alone
+
+    @property
+    def properties(self) -> Raw | None:
+        """The properties, byte for byte; None if they are null or absent."""
+        return None if self.raw is UNSET or bytes(self.raw) == b"null" else self.raw
 
 
 class Pool(PluginSpec, frozen=True):
@@ -240,7 +245,7 @@ class GroupSpec(Struct, frozen=True):
     def pools(self) -> Sequence[Pool]:
         """The pools, at least one."""
         instance = self.properties.instance
-        return instance if isinstance(instance, list) else [Pool(instance.plugin, instance.properties)]
+        return instance if isinstance(instance, list) else [Pool(instance.plugin, instance.raw)]
 
     @property
     def budget(self) -> int:
