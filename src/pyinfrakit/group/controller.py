@@ -102,6 +102,7 @@ class Controller:
         self._refreshed: dict[str, float] = {}
         self._crashes = CrashLoop()
         self._short_since: float | None = None
+        self._failure = ""
         self._members: Sequence[Member] = ()
         self._held_subjects: frozenset[str] = frozenset()
         self._news = asyncio.Event()
@@ -150,6 +151,7 @@ class Controller:
             self.work.reopen()
             self._crashes = self._crashes.settle(time.monotonic())
             self._short_since = None
+            self._failure = ""
         if is_new or old.rollout.phase is Phase.STOPPED:
             self.roster.excuse()
         self._news.set()
@@ -243,6 +245,8 @@ class Controller:
         track = self.roster[id]
         if id in self.work.going:
             return
+        if not (track.is_proven or track.is_excused) and self.wishes.compare(track) is Config.CURRENT:
+            self._failure = f"{id} failed: {track.description.reason or 'it is gone'}"
         if track.running is None:
             reason = track.description.reason or "it vanished while it was created"
             self.work.fail(track.pool, GiveUp(f"{id}: {reason}"))
@@ -314,6 +318,7 @@ class Controller:
             room=self._measure_room(),
             min_ready=min_ready,
             short_for=0.0 if self._short_since is None else now - self._short_since,
+            failure=self._failure or self.work.refusal,
             has_previous=wishes.previous is not None,
             is_ending=record.destroying,
         )

@@ -70,7 +70,9 @@ class Situation(Struct, frozen=True, kw_only=True):
 
     *closed* are the pools in which nothing can be created now, with the reason. *rest* is why a crash loop
     backs off, or empty. *room* is how many more members the fleet allows, or None. *short_for* is for how many
-    seconds the group has had fewer members than wanted. *has_previous*: there is an earlier configuration that worked.
+    seconds the group has had fewer members than wanted, since the update began or was resumed. *failure* says how a
+    replacement ended that was never proven and is gone now, such as ``x1 failed: exit status 1``, or is empty.
+    *has_previous*: there is an earlier configuration that worked. All reasons are one line.
     """
 
     spec: GroupSpec
@@ -83,6 +85,7 @@ class Situation(Struct, frozen=True, kw_only=True):
     room: int | None = None
     min_ready: float = 0.0
     short_for: float = 0.0
+    failure: str = ""
     has_previous: bool = False
     is_ending: bool = False
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from pyinfrakit.errors import GiveUp, PyInfrakitError, UnknownInstance, Unreachable
+from pyinfrakit.errors import GiveUp, InvalidSpec, PyInfrakitError, UnknownInstance, Unreachable
 from pyinfrakit.events import EventLog
 from pyinfrakit.group.backoff import Backoff
 from pyinfrakit.group.drain import drain
@@ -78,6 +78,8 @@ class Work:
         self._pools: dict[str, Backoff] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._busy: set[str] = set()
+        self.refusal = ""
+        """Why the committed spec was refused when a member was created, or empty."""
 
     # --- What a plan needs to know
 
@@ -130,6 +132,7 @@ class Work:
     def reopen(self) -> None:
         """Forget the failures: the spec has changed, or an operator asks to go on."""
         self._pools.clear()
+        self.refusal = ""
 
     # --- Actions
 
@@ -211,6 +214,8 @@ class Work:
         except PyInfrakitError as error:
             self.fail(pool_name, error)
             self._record("", "create failed", str(error))
+            if isinstance(error, InvalidSpec) and request.asked.config is Config.CURRENT:
+                self.refusal = f"was refused: {error}"
             if is_sent and isinstance(error, Unreachable):
                 request.until = time.monotonic() + UNKNOWN_TIME
             else:
