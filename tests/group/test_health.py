@@ -6,7 +6,7 @@ import resource
 import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -91,14 +91,21 @@ async def answer_status(request: web.Request) -> web.Response:
 async def serve_tcp(host: str = "127.0.0.1", talk: bytes = b"", hangs: bool = False) -> AsyncIterator[int]:
     """Accept connections on a port of a loopback address, write *talk*, and close or hang."""
 
+    handlers: set[asyncio.Task[Any] | None] = set()
+
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        handlers.add(asyncio.current_task())
         writer.write(talk)
         if hangs:
             await reader.read()
         writer.close()
+        with suppress(OSError):
+            await writer.wait_closed()
 
     async with await asyncio.start_server(answer, host, 0) as server:
         yield server.sockets[0].getsockname()[1]
+        # Every test connects. A handler that outlives the event loop leaves its socket open.
+        await until(lambda: bool(handlers) and all(each is None or each.done() for each in handlers))
 
 
 @contextmanager
@@ -107,6 +114,23 @@ def find_closed_port() -> Iterator[int]:
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
         yield held.getsockname()[1]
+
+
+@contextmanager
+def hold_all_files() -> Iterator[None]:
+    """Let this process open no more files."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + 8, hard))
+    held: list[int] = []
+    try:
+        with suppress(OSError):
+            while True:
+                held.append(os.dup(0))
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for each in held:
+            os.close(each)
 
 
 def make_member(id: str = "i-1", state: str = "ready", reason: str = "", **properties: Any) -> Description:
@@ -258,12 +282,8 @@ def test_a_host_without_free_files_is_unknown(kind: str) -> None:
     texts: dict[str, Any] = {"http": "http://127.0.0.1:1/", "tcp": "127.0.0.1:1", "exec": ["true"]}
 
     async def test() -> None:
-        limit = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) - 1, limit[1]))
-        try:
+        with hold_all_files():
             outcome, reason = await probe(Check(**{kind: texts[kind]}), make_member())
-        finally:
-            resource.setrlimit(resource.RLIMIT_NOFILE, limit)
         assert Outcome.UNKNOWN is outcome
         assert reason.endswith("Too many open files")
 

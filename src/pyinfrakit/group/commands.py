@@ -71,7 +71,7 @@ class _Execution:
         # The daemon's environment may hold secrets.
         environment = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
         name = self._command[0]
-        executable = shutil.which(f"/{name}" if "/" in name else name, path=environment.get("PATH"))
+        executable = shutil.which(os.path.join("/", name) if "/" in name else name, path=environment.get("PATH"))
         if executable is None:
             raise TryAgain(f"can't be run: there is no executable {name}")
         check_trusted(Path(executable))

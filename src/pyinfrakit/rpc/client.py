@@ -22,13 +22,13 @@ class RemoteError(PyInfrakitError):
 
     @property
     def is_unknown_method(self) -> bool:
-        """Whether the plugin lacks the method. InfraKit's own plugins have no error code for it, only a text."""
-        return self.code == -32601 or "can't find method" in str(self)
+        """Whether the plugin lacks the method. InfraKit's own plugins have no error code for it, only texts."""
+        return self.code == -32601 or any(text in str(self) for text in ("can't find method", "can't find service"))
 
 
 class _Error(Struct):
-    code: int
-    message: str
+    code: int = 0
+    message: str = "an error without a text"
     data: Raw = Raw(b"null")
 
 
@@ -37,8 +37,9 @@ class _ErrorData(Struct):
 
 
 class _Reply(Struct):
-    error: _Error | None = None
+    error: _Error | str | None = None
     result: Raw = Raw(b"null")
+    id: Raw = Raw(b"null")
 
 
 class Connection(http.client.HTTPConnection):
@@ -76,13 +77,7 @@ class Client:
         self._id += 1
         body = msgspec.json.encode({"jsonrpc": "2.0", "method": method, "params": params, "id": self._id})
         data = self._exchange("POST", "/", body)
-        try:
-            reply = decode(data, _Reply)
-        except (NotJSON, WrongShape):
-            raise Unreachable(f"{self.path} answered, but is no plugin: {data[:80]!r}") from None
-        if reply.error is not None:
-            raise RemoteError(reply.error.code, reply.error.message, _find_kind(reply.error.data))
-        return reply.result
+        return read_reply(data, self._id, self.path)
 
     def get(self, path: str) -> bytes:
         """Return the document at *path*; raise `Unreachable`."""
@@ -100,6 +95,30 @@ class Client:
             text = data.decode(errors="replace").strip()[:200]
             raise Unreachable(f"{self.path} answered {response.status}: {text}")
         return data
+
+
+def read_reply(data: bytes, id: int, path: Path) -> Raw:
+    """Return the result in the reply to call *id*, as JSON. Raise `RemoteError`, or `Unreachable` if it is no reply."""
+    try:
+        reply = decode(data, _Reply)
+    except (NotJSON, WrongShape):
+        raise Unreachable(f"{path} answered, but is no plugin: {data[:80]!r}") from None
+    match reply.error:
+        case str(text):
+            raise RemoteError(0, text)
+        case _Error(code, message, data_):
+            raise RemoteError(code, message, _find_kind(data_))
+    if not _is_id(bytes(reply.id), id):
+        raise Unreachable(f"{path} answered another call: {bytes(reply.id)[:40]!r} instead of {id}")
+    return reply.result
+
+
+def _is_id(text: bytes, id: int) -> bool:
+    """Return whether JSON is a call's ID, or null. Some plugins turn it into a float, or lose it."""
+    try:
+        return text == b"null" or float(text) == id
+    except ValueError:
+        return False
 
 
 def _find_kind(data: Raw) -> str:

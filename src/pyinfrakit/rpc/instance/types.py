@@ -150,6 +150,17 @@ def own(properties: Raw | UnsetType) -> Raw | None:
     return None if properties is UNSET or bytes(properties) == b"null" else properties.copy()
 
 
+def encode_spec(spec: Spec) -> dict[str, Any]:
+    """Return a spec as Go's clients write it."""
+    return {
+        "Properties": spec.properties,
+        "Tags": dict(spec.tags),
+        "Init": spec.init,
+        "LogicalID": spec.logical_id,
+        "Attachments": [{"ID": each.id, "Type": each.type} for each in spec.attachments] or None,
+    }
+
+
 def _fold(data: bytes, shape: type[Struct]) -> bytes:
     """Encode *data* again, with names spelled as in *shape* and in the shapes within it."""
     if data[:1] != b"{":
