@@ -9,6 +9,7 @@ from msgspec.structs import replace
 from pyinfrakit.errors import Damaged
 from pyinfrakit.group import record
 from pyinfrakit.group.record import HISTORY, GroupRecord
+from pyinfrakit.group.rollout import Rollout
 from pyinfrakit.group.status import Commit, Phase
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
@@ -22,11 +23,13 @@ RECORDS = st.builds(
     properties=PROPERTIES,
     history=COMMITS,
     protected=st.frozensets(TEXT),
-    phase=st.sampled_from(Phase),
-    phase_reason=TEXT,
-    previous=st.none() | PROPERTIES,
+    rollout=st.builds(
+        Rollout, phase=st.sampled_from(Phase), reason=TEXT, previous=st.none() | PROPERTIES, since=TIME
+    ),
     held=st.dictionaries(TEXT, TEXT),
     losses=st.dictionaries(TEXT, TIME),
+    known=st.dictionaries(TEXT, st.dictionaries(TEXT, st.none() | TEXT)),
+    doomed=st.frozensets(TEXT),
     destroying=st.booleans(),
     unknown=st.dictionaries(st.sampled_from(["Later", "more"]), st.just(Raw(b'{"x": null}'))),
 )
@@ -47,7 +50,7 @@ def test_the_history_is_bounded() -> None:
     """The history keeps the last commits, and their numbers go on."""
     group = GroupRecord(properties=Raw(b"0"))
     for number in range(1, 31):
-        group = group.commit(Raw(str(number).encode()), float(number), "root", "commit", "Noop")
+        group = group.commit("web", Raw(str(number).encode()), float(number), "root", "commit", "Noop")
     assert Raw(b"30") == group.properties
     assert list(range(11, 31)) == [commit.number for commit in group.history]
     assert Commit(30, 30.0, "root", "commit", "Noop", Raw(b"30")) == group.history[-1]

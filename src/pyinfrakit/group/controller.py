@@ -12,6 +12,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
+from msgspec import Raw
 from msgspec.structs import replace
 
 from pyinfrakit.errors import GiveUp, PyInfrakitError, TryAgain
@@ -457,7 +458,7 @@ class Controller:
             id=member.id,
             logical_id=description.logical_id,
             tags=description.tags,
-            properties=description.properties,
+            properties=description.properties or Raw(b"null"),
             plugin=member.pool,
             state=description.state or member.state,
             health=member.health.name.lower(),

@@ -214,8 +214,8 @@ class Groups:
             situation = group.controller.assess(wishes, Phase.IDLE, "")
             is_mixed = any(member.config is Config.OUTDATED for member in situation.members)
             steps = plan(replace(situation, phase=Phase.ROLLING if is_mixed else Phase.IDLE)).steps
-        has_changes = group is None or bytes(properties) != bytes(record.properties) and self._summarize(spec) != "Noop"
-        return PlanReport(self._summarize(spec), steps, spec.budget, has_changes)
+        is_same = bytes(properties) == bytes(record.properties) or self._summarize(spec) == "Noop"
+        return PlanReport(self._summarize(spec), steps, spec.budget, group is None or not is_same)
 
     async def free(self, id: str) -> None:
         """Forget a group, and leave its members alone."""

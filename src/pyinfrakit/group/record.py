@@ -24,11 +24,11 @@ HISTORY = 20
 class GroupRecord(Struct, frozen=True, kw_only=True):
     """The state of a group.
 
-    *properties* is the committed spec as JSON. *history* has the newest commit last. *protected* holds IDs of members. *held* maps members whose
-    loss is held back to the reason; *losses* maps members that were lost lately to the time, in seconds since
-    1970. *known* maps plugins that have no rule for mass losses of their own to the members there, and these to
-    their logical IDs. *doomed* are members that an operator wants destroyed. *destroying*: the group ends when
-    its members have. *unknown* holds keys that are not this version's.
+    *properties* is the committed spec as JSON. *history* has the newest commit last. *protected* holds IDs of
+    members. *held* maps members whose loss is held back to the reason. *losses* maps members that were lost
+    lately to the time, in seconds since 1970. *known* maps plugins that have no rule for mass losses of their
+    own to the members there, and these to their logical IDs. *doomed* are members that an operator wants
+    destroyed. *destroying*: the group ends when its members have. *unknown* holds keys of later versions.
     """
 
     properties: Raw
