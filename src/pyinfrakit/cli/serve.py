@@ -16,6 +16,7 @@ FAMILIES = {
     "instances": ("describe", "provision", "validate", "destroy", "label"),
     "operations": ("set-aside", "restore", "confirm", "orphans", "adopt", "machines", "info"),
     "provider": ("provider", "new"),
+    "events": ("events",),
     "conformance": ("conformance",),
     "state": ("fsck", "export"),
 }

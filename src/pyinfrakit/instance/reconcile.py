@@ -11,6 +11,7 @@ from msgspec import Raw, Struct
 
 from pyinfrakit.errors import CannotStart, PyInfrakitError, StoreFailed, TryAgain
 from pyinfrakit.instance.calls import Calls
+from pyinfrakit.instance.chronicle import Chronicle
 from pyinfrakit.instance.jobs import Jobs
 from pyinfrakit.instance.plan import History, Observation, Plan, Thresholds, Transition, plan
 from pyinfrakit.logs import NOTICE
@@ -56,12 +57,20 @@ class Reconciler:
     """
 
     def __init__(
-        self, store: Store, calls: Calls, jobs: Jobs, interval: float, timeout: float, thresholds: Thresholds
+        self,
+        store: Store,
+        calls: Calls,
+        jobs: Jobs,
+        chronicle: Chronicle,
+        interval: float,
+        timeout: float,
+        thresholds: Thresholds,
     ) -> None:
         self._store = store
         self._records = store.records
         self._calls = calls
         self._jobs = jobs
+        self._chronicle = chronicle
         self._interval = interval
         self._timeout = timeout
         self._thresholds = thresholds
@@ -84,6 +93,8 @@ class Reconciler:
 
     def release(self) -> list[str]:
         """Let the held losses happen at the next observation, which begins at once; return their IDs."""
+        for id in self.held.keys() - self._released:
+            self._chronicle.record(id, "released", "operator", "the loss is confirmed")
         self._released |= self.held.keys()
         self._observe_now.set()
         return sorted(self.held)
@@ -138,8 +149,10 @@ class Reconciler:
     def _report_trouble(self, trouble: str) -> None:
         if trouble and trouble != self.trouble:
             log.error("the provider%s can't be observed, so nothing changes: %s", self._whose, trouble)
+            self._chronicle.record_plugin("trouble", "observed", f"the provider can't be observed: {trouble}")
         elif self.trouble and not trouble:
             log.log(NOTICE, "the provider%s can be observed again", self._whose)
+            self._chronicle.record_plugin("recovered", "observed", "the provider can be observed again")
         self.trouble = trouble
 
     async def _reconcile(self, machines: dict[str, Machine]) -> None:
@@ -154,7 +167,8 @@ class Reconciler:
         self._records.show_all({m.id: m.live for m in machines.values() if m.live is not None}, newer=changed)
         unjudged = {id for id in released if id in silent}
         try:
-            await self._store.commit(*self._list_changes(decided), *self._remember(decided.history))
+            changes = [*self._list_changes(decided), *self._remember(decided.history)]
+            await self._chronicle.commit("observed", *changes)
         except StoreFailed as error:
             log.error("%s; the next observation tries again", error)
             return
@@ -164,7 +178,7 @@ class Reconciler:
         for transition in decided.transitions:
             if transition.event is Event.AGED:
                 self._jobs.start(transition.id)
-        self._report_held(decided)
+        self._report_held(decided, released)
         # An operator may have adopted or destroyed an orphan during the commit.
         self._report_orphans({id: machines[id] for id in decided.orphans if id not in changed})
 
@@ -180,13 +194,18 @@ class Reconciler:
             text = reason if event is Event.MISSING else f"{event}: {reason or 'works again'}"
             log.log(NOTICE, "%s: %s", record.id, text)
             if record.next_state(event) is None:
-                changes.append(Drop(record.id))
+                changes.append(Drop(record.id, reason))
             else:
                 changes.append(Put(record.after(event, time.time(), reason), front=event is Event.HEALED))
         return changes
 
-    def _report_held(self, decided: Plan) -> None:
+    def _report_held(self, decided: Plan, released: Collection[str]) -> None:
         held = dict(decided.history.held)
+        for id in held.keys() - self.held.keys():
+            self._chronicle.record(id, "held", "observed", held[id].reason)
+        for id in self.held.keys() - held.keys() - set(released):
+            if id in self._records:
+                self._chronicle.record(id, "released", "observed", "it is not lost any more")
         if held.keys() - self.held.keys():
             first = next(iter(held.values()))
             log.critical(
@@ -202,6 +221,7 @@ class Reconciler:
 
     def _report_orphans(self, orphans: Mapping[str, Machine]) -> None:
         for id in orphans.keys() - self.orphans.keys():
+            self._chronicle.record(id, "orphan", "observed", "a machine with this plugin's mark, but without a record")
             log.warning(
                 "%s: a machine with this plugin's mark, but without a record here; it is left alone:"
                 " `infrakit-instance orphans` shows it",
