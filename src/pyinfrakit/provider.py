@@ -134,6 +134,10 @@ class Provider(ABC):
     batch: ClassVar[int] = 1
     """Most instances that `destroy` accepts at once."""
 
+    certain: ClassVar[bool] = False
+    """Whether an observation can't be wrong: the provider sees its machines itself, and not over a network. Then one
+    observation of a loss is enough, however many are lost."""
+
     mark: str = ""
     """The plugin's identity, to be put on machines. It is set before `start`."""
 

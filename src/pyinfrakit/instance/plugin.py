@@ -69,7 +69,8 @@ class Plugin:
         self._paced = paced
         self._calls = Calls(provider, call_limits)
         self._jobs = Jobs(store, self._calls)
-        self._reconciler = Reconciler(store, self._calls, self._jobs, interval, observe_timeout, thresholds)
+        limits = replace(thresholds, certain=provider.certain)
+        self._reconciler = Reconciler(store, self._calls, self._jobs, interval, observe_timeout, limits)
         self._loop: asyncio.Task[None] | None = None
         self._stopping = False
         self._handles_in_adoption: set[str] = set()

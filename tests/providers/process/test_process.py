@@ -95,6 +95,18 @@ def test_a_killed_process_is_set_aside(start: Start, instances: Instances) -> No
     assert sorted({*ids} - {ids[2]}) == sorted(instances.mains())
 
 
+def test_a_group_that_died_with_its_host_is_set_aside(start: Start) -> None:
+    """If all processes of a group end while no daemon runs, the next one sets all of them aside, and holds none."""
+    daemon = start()
+    ids = [daemon.provision(sleep_command(), infrakit_group="w") for _ in range(4)]
+    processes = [find_main(daemon, id) for id in ids]
+    daemon.kill()
+    kill(processes)
+    daemon.start()
+    assert {"killed by SIGKILL"} == {wait_for_problem(daemon, id) for id in ids}
+    assert [] == daemon.described()
+
+
 def test_a_process_has_a_clean_environment(start: Start, mark: str, home: Path) -> None:
     """A process inherits no variable, file, directory, umask or ignored signal from the daemon, and has its own output."""
     home.mkdir()

@@ -36,6 +36,7 @@ class Process(Provider):
     Options = ProcessOptions
     example = {"command": "sleep", "arguments": ["600"]}
     batch = 100
+    certain = True
     options: ProcessOptions
 
     def __init__(self, name: str, folder: Path, options: ProcessOptions | None = None) -> None:
