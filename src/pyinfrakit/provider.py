@@ -8,7 +8,7 @@ Methods may be ``async`` or plain. Plain ones run in threads, several at once: s
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -140,6 +140,13 @@ class Provider(ABC):
 
     mark: str = ""
     """The plugin's identity, to be put on machines. It is set before `start`."""
+
+    changed: Callable[[], None] = staticmethod(lambda: None)
+    """Tell the plugin that a machine has changed: it observes at once, and not only after its interval.
+
+    It is set before `start`. Any thread may call it, at any time and as often as it likes: changes that come together
+    cause one observation.
+    """
 
     known: Sequence[Record] = ()
     """The records at the start; only `start` sees them."""

@@ -79,7 +79,8 @@ class Plugin:
 
     async def start(self) -> None:
         """Start the provider, and begin to observe."""
-        await self._calls.start(self._store.mark, list(self.records), _ReadyIDs(self.records))
+        changed = self._reconciler.listen()
+        await self._calls.start(self._store.mark, list(self.records), _ReadyIDs(self.records), changed)
         self._loop = asyncio.create_task(self._reconciler.run(), name="reconcile")
         self._loop.add_done_callback(self._report_end)
 
