@@ -25,6 +25,8 @@ until = partial(harness.until, patience=10)
 class Careless(File):
     """A provider that follows the test's instructions, and otherwise behaves."""
 
+    certain = False
+
     def __init__(self, folder: Path) -> None:
         super().__init__("careless", folder)
         self.on_provision: Callable[[str], Any] | None = None

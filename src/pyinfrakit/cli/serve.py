@@ -140,9 +140,15 @@ def _check_conflicts(context: click.Context) -> None:
     default=50,
     help="Maximum number of concurrent provisions, and of concurrent destroys.",
 )
-@count_option("--broken-after", default=2, help="Consecutive observations before an instance counts as broken.")
+@count_option(
+    "--broken-after",
+    help="Consecutive observations before an instance counts as broken.  [default: 2, or 1 if the provider is certain]",
+)
 @count_option("--healed-after", default=3, help="Consecutive observations before an instance counts as healed.")
-@count_option("--missing-after", default=3, help="Consecutive observations before an instance counts as gone.")
+@count_option(
+    "--missing-after",
+    help="Consecutive observations before an instance counts as gone.  [default: 3, or 1 if the provider is certain]",
+)
 @seconds_option("--non-functional-age", help="Seconds before a non-functional instance is destroyed.  [default: never]")
 @click.option(
     "--paced-updates/--no-paced-updates",

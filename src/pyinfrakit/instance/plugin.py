@@ -77,9 +77,8 @@ class Plugin:
         self._calls = Calls(provider, call_limits)
         self._chronicle = Chronicle(store, log, name)
         self._jobs = Jobs(store, self._calls, self._chronicle)
-        self._reconciler = Reconciler(
-            store, self._calls, self._jobs, self._chronicle, interval, observe_timeout, thresholds
-        )
+        limits = replace(thresholds, certain=provider.certain)
+        self._reconciler = Reconciler(store, self._calls, self._jobs, self._chronicle, interval, observe_timeout, limits)
         self._loop: asyncio.Task[None] | None = None
         self._stopping = False
         self._handles_in_adoption: set[str] = set()
@@ -88,7 +87,8 @@ class Plugin:
 
     async def start(self) -> None:
         """Start the provider, and begin to observe."""
-        await self._calls.start(self._store.mark, list(self.records), _ReadyIDs(self.records))
+        changed = self._reconciler.listen()
+        await self._calls.start(self._store.mark, list(self.records), _ReadyIDs(self.records), changed)
         self._loop = asyncio.create_task(self._reconciler.run(), name="reconcile")
         self._loop.add_done_callback(self._report_end)
         self._chronicle.record_plugin("started", "daemon", f"provider {type(self.provider).__name__}")

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import msgspec
 from msgspec import Raw, Struct
@@ -12,7 +12,7 @@ from msgspec import Raw, Struct
 from pyinfrakit.errors import CannotStart, PyInfrakitError, StoreFailed, TryAgain
 from pyinfrakit.instance.calls import Calls
 from pyinfrakit.instance.chronicle import Chronicle
-from pyinfrakit.instance.jobs import Jobs
+from pyinfrakit.instance.jobs import LOOK_AGAIN, Jobs
 from pyinfrakit.instance.plan import History, Observation, Plan, Thresholds, Transition, plan
 from pyinfrakit.logs import NOTICE
 from pyinfrakit.provider import Machine
@@ -22,6 +22,9 @@ from pyinfrakit.store import Store
 from pyinfrakit.store.records import Change, Drop, Note, Put, Records
 
 log = logging.getLogger(__name__)
+
+SHORTEST_PAUSE = 0.05
+"""Seconds between two observations, however soon the provider reports another change."""
 
 
 class _Memory(Struct, frozen=True, rename="pascal"):
@@ -81,6 +84,8 @@ class Reconciler:
         self._started = time.time()
         self._released: set[str] = set()
         self._observe_now = asyncio.Event()
+        self._has_changed = False
+        self._owed: set[str] = set()
         self._before: Mapping[str, Record] = {}
         self.trouble = ""
         """Why the provider can't be observed now, or empty."""
@@ -99,6 +104,18 @@ class Reconciler:
         self._observe_now.set()
         return sorted(self.held)
 
+    def listen(self) -> Callable[[], None]:
+        """Return a function by which the provider reports changes, from any thread."""
+        loop = asyncio.get_running_loop()
+
+        def report_change() -> None:
+            if not self._has_changed:
+                self._has_changed = True
+                with contextlib.suppress(RuntimeError):  # the loop has ended, and nothing is observed any more
+                    loop.call_soon_threadsafe(self._observe_now.set)
+
+        return report_change
+
     def forget_orphans(self, ids: Collection[str]) -> None:
         """Drop orphans that have records now. The next observation finds the others again."""
         self.orphans = {id: machine for id, machine in self.orphans.items() if id not in ids}
@@ -106,15 +123,40 @@ class Reconciler:
     async def run(self) -> None:
         """Observe until cancelled. Work that an earlier run left is resumed after the first good observation."""
         while True:
+            start = time.monotonic()
             self._observe_now.clear()
+            was_reported, self._has_changed = self._has_changed or bool(self._owed), False
             machines = await self._observe()
             if machines is not None:
+                self._owed = self._find_unjudged(machines) if was_reported else set()
                 await self._reconcile(machines)
                 self._before = {}  # dropped records need not be kept until the next observation
                 self._jobs.resume()
                 self.observed = time.time()
+            await self._pause(time.monotonic() - start)
+
+    def _find_unjudged(self, machines: Mapping[str, Machine]) -> set[str]:
+        """Return the IDs of instances that do not work, but about which the observation says nothing.
+
+        The change that the provider reported may be theirs. They are observed again once their calls have ended.
+        """
+        changed = _Changed(self._before, self._records, self._calls.called)
+        working = {machine.id for machine in machines.values() if machine.functional}
+        unseen = (each.id for each in self._records if each.state.described and each.id not in working)
+        return {id for id in unseen if id in changed}
+
+    async def _pause(self, duration: float) -> None:
+        """Wait for the interval, or for a reason to observe at once.
+
+        Observations, the last of which took *duration* seconds, take at most half of the time, however often the
+        provider reports changes.
+        """
+        end = time.monotonic() + self._interval
+        await asyncio.sleep(min(self._interval, max(SHORTEST_PAUSE, duration)))
+        while (left := end - time.monotonic()) > 0 and self._owed <= self._calls.in_flight:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._observe_now.wait(), self._interval)
+                await asyncio.wait_for(self._observe_now.wait(), min(left, LOOK_AGAIN) if self._owed else left)
+                return
 
     def _recall(self) -> History:
         """Return the history that an earlier run noted; raise `CannotStart` if it makes no sense."""
