@@ -108,8 +108,13 @@ def read_json(source: str, is_yaml: bool) -> Raw:
 
 def read_spec(source: str, is_yaml: bool) -> types.SpecParams:
     """Return the spec at *source*, which has the same forms as in `read_json`."""
+    return decode_spec(read_json(source, is_yaml), source)
+
+
+def decode_spec(data: Raw, source: str) -> types.SpecParams:
+    """Return the spec in *data*, which came from *source*. Raise `click.ClickException`."""
     try:
-        return types.read_spec(read_json(source, is_yaml))
+        return types.read_spec(data)
     except WrongShape as error:
         raise click.ClickException(f"{source}: {error}") from None
 

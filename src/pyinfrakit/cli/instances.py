@@ -7,7 +7,7 @@ import click
 import msgspec
 from msgspec import UNSET, Raw
 
-from pyinfrakit.cli.arguments import Tags, in_infrakit_form, pass_plugin, read_json, read_spec
+from pyinfrakit.cli.arguments import Tags, decode_spec, in_infrakit_form, pass_plugin, read_json, read_spec
 from pyinfrakit.cli.output import format_member, format_row, format_table, format_tags, print_json
 from pyinfrakit.errors import PyInfrakitError, TryAgain, UnknownInstance
 from pyinfrakit.rpc.client import RemoteError
@@ -98,9 +98,10 @@ def validate(plugin: OperatorClient, file: str, is_yaml: bool) -> None:
 
 def _read_properties(file: str, is_yaml: bool) -> Raw:
     """Return the properties of the spec in a file. In InfraKit's own form, the file may have properties alone."""
-    if in_infrakit_form() and b'"Properties"' not in bytes(data := read_json(file, is_yaml)):
+    data = read_json(file, is_yaml)
+    if in_infrakit_form() and b'"Properties"' not in bytes(data):
         return data
-    spec = read_spec(file, is_yaml)
+    spec = decode_spec(data, file)
     return Raw(b"{}") if spec.Properties is UNSET else spec.Properties
 
 
