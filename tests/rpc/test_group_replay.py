@@ -11,12 +11,11 @@ from typing import Any
 import pytest
 
 from conftest import FAST
-from support.harness import ROOT, Daemon, eventually, read_reply
+from support.harness import INFRAKIT, ROOT, Daemon, eventually, read_reply
 
 RECORDINGS = sorted((ROOT / "tests" / "wire").glob("group-interface-*.jsonl"))
 RECORDED_ID = re.compile(r"instance-\d+")
 HASH_TAGS = {"infrakit.config_sha", "infrakit.config.hash"}
-INFRAKIT = (sys.executable, "-m", "pyinfrakit")
 CONTROLLER = (sys.executable, "-c", "from pyinfrakit.cli import run_group; run_group()", "--poll-interval", "0.2")
 
 

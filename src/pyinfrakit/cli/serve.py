@@ -1,6 +1,5 @@
 """The plugin's daemon: `infrakit-instance` without a command."""
 
-import importlib
 import math
 from functools import partial
 from pathlib import Path
@@ -9,8 +8,8 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from pyinfrakit import __version__
-from pyinfrakit.cli.arguments import directory_option
+from pyinfrakit.cli.arguments import INFRAKIT_FORM, directory_option, pop_option
+from pyinfrakit.cli.lazy import LazyGroup
 
 FAMILIES = {
     "instances": ("describe", "provision", "validate", "destroy", "label"),
@@ -19,24 +18,32 @@ FAMILIES = {
     "events": ("events",),
     "conformance": ("conformance",),
     "state": ("fsck", "export"),
+    "version": ("version",),
 }
 """The commands in each module of `pyinfrakit.cli`."""
 
-MODULES = {command: module for module, commands in FAMILIES.items() for command in commands}
+_WITH_NAME = {command for family in ("instances", "operations", "conformance") for command in FAMILIES[family]}
+"""The commands whose first argument is a plugin's name."""
 
 
-class _LazyGroup(click.Group):
-    """A group of commands that are imported when they run: to import all takes longer than most of them."""
+class _Program(LazyGroup):
+    """The commands, also in InfraKit's own form, in which the plugin's name is an option: ``--name rack1 describe``."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted([*MODULES, *self.commands])
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in MODULES:
-            return super().get_command(ctx, cmd_name)
-        module = importlib.import_module(f"pyinfrakit.cli.{MODULES[cmd_name]}")
-        command: click.Command = getattr(module, cmd_name.replace("-", "_"))
-        return command
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        verb, command, rest = super().resolve_command(ctx, args)
+        if verb not in _WITH_NAME:
+            return verb, command, rest
+        name, rest = pop_option(rest, "--name")
+        if name is None and ctx.get_parameter_source("name") is ParameterSource.COMMANDLINE:
+            name = str(ctx.params["name"])
+        if name is not None:
+            ctx.meta[INFRAKIT_FORM] = True
+            rest = [name, *rest]
+        if ctx.get_parameter_source("directory") is ParameterSource.COMMANDLINE:
+            rest = ["--dir", str(ctx.params["directory"]), *rest]
+        return verb, command, rest
 
 
 class _Pair(click.ParamType[tuple[str, str]]):
@@ -80,7 +87,8 @@ def _check_conflicts(context: click.Context) -> None:
 
 @click.group(
     "infrakit-instance",
-    cls=_LazyGroup,
+    cls=_Program,
+    families=FAMILIES,
     invoke_without_command=True,
     context_settings={
         "auto_envvar_prefix": "INFRAKIT_INSTANCE",
@@ -156,7 +164,7 @@ def _check_conflicts(context: click.Context) -> None:
     help="Let a rolling update take down a member only while no other member is being provisioned.",
 )
 @click.pass_context
-def plugin(
+def instance(
     context: click.Context,
     /,
     name: str,
@@ -200,10 +208,3 @@ def plugin(
     choices = choose_from_flags(provider, option) if config is None else choose_from_file(config)
     providers = {sub_type: choice.make for sub_type, choice in choices.items()}
     run_daemon(name, providers, directory, state, mark, make_plugin)
-
-
-@plugin.command()
-@click.pass_context
-def version(context: click.Context) -> None:
-    """Print the version."""
-    click.echo(f"{context.find_root().info_name} {__version__}")
