@@ -10,6 +10,7 @@ import pytest
 from conftest import FAST
 from pyinfrakit import config
 from pyinfrakit.daemon.build import build
+from pyinfrakit.events import EventLog
 from pyinfrakit.providers.simulator import Simulator
 from support.harness import Daemon, command, eventually, read_usage_error, root_only
 
@@ -257,7 +258,7 @@ def test_each_sub_type_of_a_file_has_its_own_provider(write_config: Callable[[st
     content = '[types.a]\nprovider = "file"\n[types.b]\nprovider = "simulator"\n[types.b.options]\nworld = "/w"'
     choices = config.choose_from_file(write_config(content))
     makers = {sub_type: choice.make for sub_type, choice in choices.items()}
-    with build("rack1", makers, str(tmp_path / "state.json")) as parts:
+    with build("rack1", makers, EventLog(), str(tmp_path / "state.json")) as parts:
         providers = {sub_type: plugin.provider for sub_type, plugin in parts.plugins.items()}
     assert {"a": "rack1.a", "b": "rack1.b"} == {sub_type: provider.name for sub_type, provider in providers.items()}
     assert "/w" == providers["b"].options.world

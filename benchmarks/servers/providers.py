@@ -1,5 +1,6 @@
 """Providers that run in the benchmark's own process, and the emulated BMCs that one of them talks to."""
 
+import asyncio
 import json
 import os
 import subprocess
@@ -38,7 +39,7 @@ def start_process_provider(folder: Path) -> Process:
     """Return a provider that observes the processes of the daemon whose state file is in *folder*."""
     provider = Process("plugin", folder, ProcessOptions(user=USER))
     provider.mark = MARK
-    provider.start()
+    asyncio.run(provider.start())
     return provider
 
 

@@ -1,6 +1,6 @@
-"""`python -m pyinfrakit` is `infrakit-instance`."""
+"""`python -m pyinfrakit` is `infrakit`."""
 
-from pyinfrakit.cli import run_instance
+from pyinfrakit.cli import run
 
 if __name__ == "__main__":
-    run_instance()
+    run()

@@ -98,7 +98,7 @@ class Disk:
         """
         temporary = temporary_path(path)
         try:
-            self._write(temporary, pieces)
+            self.write(temporary, pieces)
             self.rename(temporary, path)
         except OSError:
             with suppress(OSError):  # free the room on a full disk
@@ -106,7 +106,8 @@ class Disk:
             raise
         self.sync_folder(path.parent)
 
-    def _write(self, path: Path, pieces: Iterable[bytes]) -> None:
+    def write(self, path: Path, pieces: Iterable[bytes]) -> None:
+        """Create a file of *pieces*, and sync its data. Its name is not durable before a sync of the folder."""
         file = self.create(path)
         unsynced = 0
         try:

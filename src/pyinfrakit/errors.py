@@ -4,6 +4,7 @@ PyInfrakitError
 ├── WrongCall              fix the call:
 │   ├── InvalidSpec          its spec
 │   ├── UnknownInstance      its ID
+│   ├── UnknownGroup         its group
 │   └── Refused              or first resolve the conflict that it names
 ├── TryAgain               make the same call again, later
 │   └── StoreFailed          once the store works
@@ -50,6 +51,16 @@ class UnknownInstance(WrongCall):
 
     def __init__(self, id: str, noun: str = "instance") -> None:
         super().__init__(f"no {noun} {id!r}: it never existed here, or is gone")
+        self.id = id
+
+
+class UnknownGroup(WrongCall):
+    """No group has this ID. The text is InfraKit's: its clients look for it."""
+
+    kind = "unknown-group"
+
+    def __init__(self, id: str) -> None:
+        super().__init__(f"Group '{id}' is not being watched")
         self.id = id
 
 

@@ -22,4 +22,6 @@ def escape(text: str) -> str:
 
     Text from machines, clients and damaged files must not forge a line or move a cursor.
     """
+    if text.isprintable():
+        return text
     return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)

@@ -8,7 +8,7 @@ Methods may be ``async`` or plain. Plain ones run in threads, several at once: s
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -134,8 +134,19 @@ class Provider(ABC):
     batch: ClassVar[int] = 1
     """Most instances that `destroy` accepts at once."""
 
+    certain: ClassVar[bool] = False
+    """Whether an observation can't be wrong: the provider sees its machines itself, and not over a network. Then one
+    observation of a loss is enough, however many are lost."""
+
     mark: str = ""
     """The plugin's identity, to be put on machines. It is set before `start`."""
+
+    changed: Callable[[], None] = staticmethod(lambda: None)
+    """Tell the plugin that a machine has changed: it observes at once, and not only after its interval.
+
+    It is set before `start`. Any thread may call it, at any time and as often as it likes: changes that come together
+    cause one observation.
+    """
 
     known: Sequence[Record] = ()
     """The records at the start; only `start` sees them."""

@@ -20,7 +20,7 @@ import yaml
 
 from conftest import FAST
 from pyinfrakit import __version__
-from pyinfrakit.cli.serve import plugin
+from pyinfrakit.cli.serve import instance
 from support.harness import COMMAND, Daemon, command, environment, eventually
 
 Run = Callable[..., Daemon]
@@ -143,13 +143,6 @@ def test_version(home: Path) -> None:
     assert f"infrakit-instance {__version__}\n" == ok(home, "version")
 
 
-def test_the_installed_command_is_the_same(home: Path) -> None:
-    """The script `infrakit-instance` is the same program as `python -m pyinfrakit`."""
-    script = Path(COMMAND[0]).with_name("infrakit-instance")
-    done = subprocess.run([script, "version"], capture_output=True, text=True, env=environment(home), check=True)
-    assert f"infrakit-instance {__version__}\n" == done.stdout
-
-
 @pytest.mark.parametrize("flag", ["--help", "-h"])
 def test_help_shows_every_flag_and_command(home: Path, flag: str) -> None:
     """Help exits with 0, and shows every flag and command and the environment variables."""
@@ -163,9 +156,9 @@ def test_help_shows_every_flag_and_command(home: Path, flag: str) -> None:
 
 def test_the_tests_know_every_flag_and_command() -> None:
     """This file lists every flag and command, so that it tests all of them."""
-    declared = {name for each in plugin.params for name in each.opts if name.startswith("--")}
+    declared = {name for each in instance.params for name in each.opts if name.startswith("--")}
     assert {f"--{flag}" for flag in FLAGS} == declared
-    assert set(VERBS) == set(plugin.list_commands(click.Context(plugin)))
+    assert set(VERBS) == set(instance.list_commands(click.Context(instance)))
 
 
 @pytest.mark.parametrize("verb", VERBS)

@@ -1,6 +1,8 @@
 """The documentation matches the program."""
 
+import inspect
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -8,28 +10,49 @@ import pytest
 from click.testing import CliRunner
 
 from pyinfrakit import provider, testing
-from pyinfrakit.cli.serve import plugin
+from pyinfrakit.cli.controller import controller
+from pyinfrakit.cli.root import infrakit
+from pyinfrakit.cli.serve import instance
 from pyinfrakit.daemon.run import STOP_TIMEOUT
 from pyinfrakit.instance.calls import POOL, VALIDATE, CallLimits
-from pyinfrakit.rpc.instance import service
+from pyinfrakit.rpc.group import service as group_service
+from pyinfrakit.rpc.instance import service as instance_service
+from pyinfrakit.rpc.operator import service as operator_service
 from pyinfrakit.testing import ProviderContract
 from support.harness import ROOT
 
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
-PROGRAM = click.Context(plugin, info_name="infrakit-instance", **plugin.context_settings)
+WIDTH = 108
+"""The width of help in a terminal of 110."""
 
 
-@pytest.mark.parametrize("name", ["", *plugin.list_commands(PROGRAM)])
-def test_every_command_is_documented_as_its_help_says(name: str) -> None:
+def list_commands(command: click.Command, name: str, parent: click.Context | None = None) -> Iterator[click.Context]:
+    """Yield a context for a command and for each command within it, except those of another program."""
+    settings = parent.command.context_settings if parent else command.context_settings
+    context = click.Context(command, info_name=name, parent=parent, terminal_width=WIDTH, **settings)
+    yield context
+    if not isinstance(command, click.Group):
+        return
+    for each in command.list_commands(context):
+        within = command.get_command(context, each)
+        assert within is not None
+        if within is not instance:
+            yield from list_commands(within, each, context)
+
+
+COMMANDS = {
+    context.command_path: context
+    for program in (infrakit, controller, instance)
+    for context in list_commands(program, str(program.name))
+}
+
+
+@pytest.mark.parametrize("path", COMMANDS)
+def test_every_command_is_documented_as_its_help_says(path: str) -> None:
     """docs/commands.md shows the help of each command, though the lines may have another length."""
-    command = plugin.get_command(PROGRAM, name) if name else plugin
-    assert command is not None
-    parent = PROGRAM if name else None
-    context = click.Context(command, info_name=name or PROGRAM.info_name, parent=parent, **plugin.context_settings)
-    context.terminal_width = 108  # as in a terminal of 110
     page = (ROOT / "docs" / "commands.md").read_text()
-    documented = page.partition(f"## `{context.command_path}`\n\n```\n")[2].partition("\n```")[0]
-    assert command.get_help(context).split() == documented.split()
+    documented = page.partition(f"## `{path}`\n\n```\n")[2].partition("\n```")[0]
+    assert COMMANDS[path].command.get_help(COMMANDS[path]).split() == documented.split()
 
 
 @pytest.mark.parametrize(
@@ -40,7 +63,7 @@ def test_providers_are_documented_as_they_are(name: str, provider: str) -> None:
     """The pages show the exact output of `infrakit-instance provider`."""
     page = (ROOT / "docs" / name).read_text()
     documented = page.partition(f"$ infrakit-instance provider {provider}\n")[2].partition("\n```")[0]
-    assert CliRunner().invoke(plugin, ["provider", provider]).output == f"{documented}\n"
+    assert CliRunner().invoke(instance, ["provider", provider]).output == f"{documented}\n"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -52,7 +75,8 @@ def test_links_within_the_project_lead_somewhere(page: Path) -> None:
 
 def test_every_method_is_documented() -> None:
     """docs/wire.md names every method."""
-    served = re.findall(r'"((?:Plugin|Handshake|Instance|Operator)\.\w+)": self', Path(service.__file__).read_text())
+    code = "".join(inspect.getsource(each) for each in (group_service, instance_service, operator_service))
+    served = re.findall(r'"((?:Plugin|Handshake|Instance|Operator|Groups?)\.\w+)": self', code)
     page = (ROOT / "docs" / "wire.md").read_text()
     assert served
     assert [] == [method for method in served if f"`{method}`" not in page]

@@ -10,6 +10,7 @@ import pytest
 from conftest import FAST
 from pyinfrakit import ids
 from pyinfrakit.errors import GiveUp, Refused
+from pyinfrakit.events import EventLog
 from pyinfrakit.instance.plugin import Plugin
 from pyinfrakit.provider import Machine, Provider, Record, Spec
 from pyinfrakit.providers.simulator import SimulatedMachine
@@ -204,7 +205,7 @@ def test_an_orphan_being_destroyed_is_no_longer_listed(tmp_path: Path) -> None:
     async def test() -> None:
         with FileStore(tmp_path / "state.json", "a test") as file:
             store = Slow(file)
-            plugin = Plugin(store, Stuck("stuck", tmp_path), interval=3600)
+            plugin = Plugin(store, Stuck("stuck", tmp_path), "stuck", EventLog(), interval=3600)
             await plugin.start()
             while plugin.observed is None:
                 await asyncio.sleep(0.01)
@@ -245,7 +246,10 @@ def test_an_instance_of_another_sub_type_is_no_orphan(tmp_path: Path) -> None:
 
     async def test() -> None:
         with FileStore(tmp_path / "state.json", "a test", sub_types=("a", "b")) as store:
-            one, other = (Plugin(store.part(name), Markless(name, tmp_path), interval=0.05) for name in ("a", "b"))
+            one, other = (
+                Plugin(store.part(name), Markless(name, tmp_path), name, EventLog(), interval=0.05)
+                for name in ("a", "b")
+            )
             await one.start()
             await other.start()
             id = await one.provision(Spec())

@@ -12,6 +12,7 @@ import pytest
 from msgspec import Raw, Struct
 
 from pyinfrakit.errors import CannotStart, GiveUp, InvalidSpec, PyInfrakitError, TryAgain
+from pyinfrakit.events import EventLog
 from pyinfrakit.instance.calls import CallLimits, Calls
 from pyinfrakit.instance.plugin import Plugin
 from pyinfrakit.provider import Machine, Provider
@@ -72,7 +73,7 @@ def with_plugin(folder: Path, provider: Provider, test: Test, **settings: Any) -
 
     async def run() -> None:
         with FileStore(folder / "state.json", "a test") as store:
-            plugin = Plugin(store, provider, **{"interval": 0.05, "wait": 5, **settings})
+            plugin = Plugin(store, provider, "rack1", EventLog(), **{"interval": 0.05, "wait": 5, **settings})
             await plugin.start()
             try:
                 await test(plugin, provider)
@@ -445,7 +446,7 @@ def test_a_provider_that_failed_to_start_is_not_stopped(tmp_path: Path, caplog: 
 
     async def start() -> None:
         with FileStore(tmp_path / "state.json", "a test") as store:
-            plugin = Plugin(store, NeverStarts(tmp_path))
+            plugin = Plugin(store, NeverStarts(tmp_path), "rack1", EventLog())
             with pytest.raises(CannotStart, match="no such rack"):
                 await plugin.start()
             await plugin.stop(0.2)

@@ -11,6 +11,7 @@ from msgspec import Raw
 
 from pyinfrakit import ids
 from pyinfrakit.errors import GiveUp, InvalidSpec, NoCapacity, PyInfrakitError, StoreFailed, TryAgain
+from pyinfrakit.events import EventLog
 from pyinfrakit.instance.plugin import Plugin
 from pyinfrakit.provider import Machine
 from pyinfrakit.providers.file import File
@@ -23,6 +24,8 @@ until = partial(harness.until, patience=10)
 
 class Careless(File):
     """A provider that follows the test's instructions, and otherwise behaves."""
+
+    certain = False
 
     def __init__(self, folder: Path) -> None:
         super().__init__("careless", folder)
@@ -61,7 +64,9 @@ def with_plugin(
     async def run() -> None:
         with FileStore(folder / "state.json", "a test") as store:
             provider = Careless(folder)
-            plugin = Plugin(store, provider, interval=0.02, wait=wait, observe_timeout=observe_timeout)
+            plugin = Plugin(
+                store, provider, "rack1", EventLog(), interval=0.02, wait=wait, observe_timeout=observe_timeout
+            )
             await plugin.start()
             try:
                 await test(plugin, provider)

@@ -14,6 +14,7 @@ from pyinfrakit.store.records import Drop, Put, Records
 
 NOW = 1_000_000.0
 DEFAULT = Thresholds()
+CERTAIN = Thresholds(certain=True)
 SHA, HASH = "infrakit.config_sha", "infrakit.config.hash"
 
 
@@ -701,6 +702,62 @@ def test_fewer_held_losses_stay_held() -> None:
     assert (dict.fromkeys("bcd", Event.BROKEN), ()) == (map_events(confirmed), confirmed.held)
 
 
+# --- Certain providers
+
+
+def test_one_observation_of_a_certain_provider_is_enough() -> None:
+    """What a certain provider observes broken or missing is set aside or dropped at once."""
+    records = [make_record("a"), make_record("b"), make_aside("c"), make_record("d", State.DESTROYING)]
+    decided = decide(records, make_broken("a"), limits=CERTAIN)
+    assert {"a": Event.BROKEN, **dict.fromkeys("bcd", Event.MISSING)} == map_events(decided)
+    assert {"missing from 1 observation"} == {t.reason for t in decided.transitions if t.event is Event.MISSING}
+
+
+def test_a_certain_provider_s_instance_gets_its_final_reason() -> None:
+    """A reason that is known only after the instance is set aside replaces the first one."""
+    decided = decide([make_aside("a", reason="unknown status")], make_broken("a", reason="status 3"), limits=CERTAIN)
+    assert (Transition("a", Event.BROKEN, "status 3"),) == decided.transitions
+
+
+def test_an_operator_s_thresholds_hold_for_a_certain_provider() -> None:
+    """Thresholds that an operator sets apply to a certain provider too."""
+    limits = Thresholds(certain=True, broken_after=2, missing_after=2)
+    records = [make_record("a"), make_record("b")]
+    assert {} == map_events(decide(records, make_broken("a"), times=1, limits=limits))
+    both = {"a": Event.BROKEN, "b": Event.MISSING}
+    assert both == map_events(decide(records, make_broken("a"), times=2, limits=limits))
+
+
+def test_a_certain_provider_s_instance_heals_as_any_other() -> None:
+    """An instance of a certain provider is healed after three observations, too."""
+    assert {} == map_events(decide([make_aside("a")], make_working("a"), times=2, limits=CERTAIN))
+    assert {"a": Event.HEALED} == map_events(decide([make_aside("a")], make_working("a"), times=3, limits=CERTAIN))
+
+
+def test_no_loss_of_a_certain_provider_is_held() -> None:
+    """If a certain provider loses all of its instances at once, none is held, whatever was lost before."""
+    ids = make_ids("i", 50)
+    gone = [make_record("d", State.DESTROYING)]
+    recent = History(losses=dict.fromkeys(make_ids("x", 50), NOW))
+    decided = decide([*map(make_record, ids), *gone], make_broken(*ids[:25]), recent, limits=CERTAIN)
+    expected = {**dict.fromkeys(ids[:25], Event.BROKEN), **dict.fromkeys([*ids[25:], "d"], Event.MISSING)}
+    assert (expected, ()) == (map_events(decided), decided.held)
+
+
+def test_losses_that_were_held_happen_once_the_provider_is_certain() -> None:
+    """Losses that an earlier version held are released if the provider has become certain."""
+    held = decide(map(make_record, "abcd"), make_broken(*"abcd"), times=2).history
+    decided = decide(map(make_record, "abcd"), make_broken(*"abcd"), held, limits=CERTAIN)
+    assert dict.fromkeys("abcd", Event.BROKEN) == map_events(decided)
+    assert {} == decided.history.held
+
+
+def test_silence_changes_nothing_for_a_certain_provider() -> None:
+    """A certain provider that can't say whether a machine works or exists changes nothing."""
+    decided = decide([make_record("a"), make_record("b")], make_broken("a"), silent={"a", "b"}, limits=CERTAIN)
+    assert () == decided.transitions
+
+
 # --- Invariants
 
 IDS = make_ids("i", 8)
@@ -755,6 +812,7 @@ HISTORIES = st.builds(
 COUNTS = st.integers(1, 4)
 LIMITS = st.builds(
     Thresholds,
+    certain=st.booleans(),
     broken_after=COUNTS,
     healed_after=COUNTS,
     missing_after=COUNTS,

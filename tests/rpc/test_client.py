@@ -37,7 +37,10 @@ class Refusing(raw.Plugin):
 def test_an_error_has_the_kind_in_its_data(home: Path, data: Any, kind: str) -> None:
     """A remote error has the kind that its data names, and none if a plugin puts something else there."""
     home.mkdir()
-    with raw.serve(Refusing(data), home / "refusing") as path, Client(path) as client:
-        with pytest.raises(RemoteError, match="no room") as error:
-            client.call("Instance.Provision", {})
+    with (
+        raw.serve(Refusing(data), home / "refusing") as path,
+        Client(path) as client,
+        pytest.raises(RemoteError, match="no room") as error,
+    ):
+        client.call("Instance.Provision", {})
     assert kind == error.value.kind

@@ -17,7 +17,7 @@ from support.harness import PROGRAMS, ROOT, Daemon, read_reply
 
 # --- Recordings
 
-RECORDINGS = sorted((ROOT / "tests" / "wire").glob("*.jsonl"))
+RECORDINGS = sorted((ROOT / "tests" / "wire").glob("infrakit-*.jsonl"))
 SUB_TYPES_PROGRAM = (sys.executable, str(PROGRAMS / "sub_types.py"), "file")
 RECORDED_ID = re.compile(r"py-(\d+)")
 

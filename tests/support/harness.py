@@ -26,7 +26,8 @@ from pyinfrakit.store.file import document, recovery
 ROOT = Path(__file__).parents[2]
 PROGRAMS = ROOT / "tests" / "programs"
 
-COMMAND = (sys.executable, "-m", "pyinfrakit")
+COMMAND = (str(Path(sys.executable).with_name("infrakit-instance")),)
+INFRAKIT = (sys.executable, "-m", "pyinfrakit")
 PATIENCE = 20.0
 """Seconds before a call or a stop counts as hung."""
 EVENTUALLY = 60.0
@@ -55,10 +56,12 @@ def environment(home: Path) -> dict[str, str]:
     return {**clean, "INFRAKIT_HOME": str(home), "PYTHONWARNINGS": "error"}
 
 
-def command(home: Path, *arguments: str, input: str = "", **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run `infrakit-instance` until it exits."""
+def command(
+    home: Path, *arguments: str, input: str = "", program: Sequence[str] = COMMAND, **variables: str
+) -> subprocess.CompletedProcess[str]:
+    """Run `infrakit-instance`, or another program, until it exits."""
     return subprocess.run(
-        [*COMMAND, *arguments],
+        [*program, *arguments],
         input=input,
         capture_output=True,
         text=True,

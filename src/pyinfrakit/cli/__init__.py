@@ -15,20 +15,36 @@ from pyinfrakit.logs import escape
 FAILED, WRONG_USE, INTERRUPTED = 1, 2, 130
 
 
+def run() -> NoReturn:
+    """Run `infrakit`."""
+    from pyinfrakit.cli.root import infrakit
+
+    main(infrakit)
+
+
+def run_group() -> NoReturn:
+    """Run `infrakit-group`: the group controller."""
+    from pyinfrakit.cli.controller import controller
+
+    main(controller)
+
+
 def run_instance() -> NoReturn:
     """Run `infrakit-instance`: without a command it is the plugin's daemon, with one it is a client of plugins."""
-    from pyinfrakit.cli.serve import plugin
+    from pyinfrakit.cli.serve import instance
 
-    main(plugin)
+    main(instance)
 
 
 def main(program: click.Command) -> NoReturn:
-    """Run *program* and exit. Any error becomes one line on stderr and an exit code: 1, or 2 for wrong use."""
+    """Run *program* and exit, with the code that a command returns, or 0.
+
+    Any error becomes one line on stderr and an exit code: 1, or 2 for wrong use.
+    """
     message: str | None = None
     code = FAILED
     try:
-        program(prog_name=program.name, standalone_mode=False)
-        code = 0
+        code = program(prog_name=program.name, standalone_mode=False) or 0
     except click.UsageError as error:
         command = error.ctx.command_path if error.ctx else program.name
         message = f"{error.format_message().rstrip('.')}{_explain_source(error)}; see `{command} --help`"

@@ -3,7 +3,7 @@
 import functools
 import http.client
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Concatenate, cast
 
@@ -16,6 +16,15 @@ from pyinfrakit.rpc.client import Client
 from pyinfrakit.rpc.instance import types
 from pyinfrakit.rpc.operator.client import OperatorClient
 from pyinfrakit.schema.decode import NotJSON, WrongShape, check, decode
+
+INFRAKIT_FORM = "pyinfrakit.infrakit_form"
+"""The key in a context's `meta` that says that a command was called in InfraKit's own form, to print as InfraKit does."""
+
+
+def in_infrakit_form() -> bool:
+    """Return whether the current command was called in InfraKit's own form, and prints as InfraKit does."""
+    return INFRAKIT_FORM in click.get_current_context().meta
+
 
 plugin_argument = click.argument("name", metavar="NAME")
 
@@ -45,6 +54,20 @@ def pass_plugin(command: Callable[Concatenate[OperatorClient, ...], None]) -> Ca
             command(OperatorClient(client, sub_type), **arguments)
 
     return run
+
+
+def pop_option(arguments: Sequence[str], option: str) -> tuple[str | None, list[str]]:
+    """Take ``OPTION VALUE`` or ``OPTION=VALUE`` out of *arguments*; return its value, if any, and the rest."""
+    rest = list(arguments)
+    for place, argument in enumerate(rest):
+        if argument == "--":
+            break
+        if argument.startswith(f"{option}="):
+            return rest.pop(place).partition("=")[2], rest
+        if argument == option and place + 1 < len(rest):
+            del rest[place]
+            return rest.pop(place), rest
+    return None, rest
 
 
 class Tags(click.ParamType[dict[str, str]]):
@@ -85,8 +108,13 @@ def read_json(source: str, is_yaml: bool) -> Raw:
 
 def read_spec(source: str, is_yaml: bool) -> types.SpecParams:
     """Return the spec at *source*, which has the same forms as in `read_json`."""
+    return decode_spec(read_json(source, is_yaml), source)
+
+
+def decode_spec(data: Raw, source: str) -> types.SpecParams:
+    """Return the spec in *data*, which came from *source*. Raise `click.ClickException`."""
     try:
-        return types.read_spec(read_json(source, is_yaml))
+        return types.read_spec(data)
     except WrongShape as error:
         raise click.ClickException(f"{source}: {error}") from None
 

@@ -7,8 +7,8 @@ import click
 import msgspec
 from msgspec import UNSET, Raw
 
-from pyinfrakit.cli.arguments import Tags, pass_plugin, read_spec
-from pyinfrakit.cli.output import format_table, format_tags, print_json
+from pyinfrakit.cli.arguments import Tags, decode_spec, in_infrakit_form, pass_plugin, read_json, read_spec
+from pyinfrakit.cli.output import format_member, format_row, format_table, format_tags, print_json
 from pyinfrakit.errors import PyInfrakitError, TryAgain, UnknownInstance
 from pyinfrakit.rpc.client import RemoteError
 from pyinfrakit.rpc.instance.types import Description
@@ -46,7 +46,10 @@ def describe(
     if not properties:
         # Other plugins, and records, may include them although nobody asked: they can be long.
         instances = [msgspec.structs.replace(each, Properties=UNSET) for each in instances]
-    if quiet:
+    if in_infrakit_form() and not (raw or is_yaml or everything or properties):
+        heads = [] if quiet else [format_row("ID", "LOGICAL", "TAGS")]
+        click.echo("".join(f"{line}\n" for line in [*heads, *map(format_member, instances)]), nl=False)
+    elif quiet:
         click.echo("".join(f"{each.ID}\n" for each in instances), nl=False)
     elif raw:
         print_json(instances)
@@ -89,9 +92,17 @@ def provision(plugin: OperatorClient, file: str, is_yaml: bool) -> None:
 @click.option("-y", "--yaml", "is_yaml", is_flag=True, help="FILE is YAML.")
 def validate(plugin: OperatorClient, file: str, is_yaml: bool) -> None:
     """Have the plugin check a spec, without provisioning anything. FILE has the same form as for `provision`."""
-    spec = read_spec(file, is_yaml)
-    plugin.validate(Raw(b"{}") if spec.Properties is UNSET else spec.Properties)
+    plugin.validate(_read_properties(file, is_yaml))
     click.echo("validate:ok")
+
+
+def _read_properties(file: str, is_yaml: bool) -> Raw:
+    """Return the properties of the spec in a file. In InfraKit's own form, the file may have properties alone."""
+    data = read_json(file, is_yaml)
+    if in_infrakit_form() and b'"Properties"' not in bytes(data):
+        return data
+    spec = decode_spec(data, file)
+    return Raw(b"{}") if spec.Properties is UNSET else spec.Properties
 
 
 @click.command()

@@ -1,4 +1,4 @@
-"""Output that people read and programs may parse: tables, and JSON."""
+"""Output that people read and programs may parse: tables, InfraKit's rows, and JSON."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,6 +7,7 @@ import click
 import msgspec
 
 from pyinfrakit.logs import escape
+from pyinfrakit.rpc.instance.types import Description
 
 
 def format_table(rows: Sequence[Sequence[str]]) -> str:
@@ -17,6 +18,17 @@ def format_table(rows: Sequence[Sequence[str]]) -> str:
     cells = [[escape(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in cells)
+
+
+def format_row(*cells: str, width: int = 30) -> str:
+    """Return a row as InfraKit's command line prints it: all columns but the last are *width* wide, with tabs between."""
+    *padded, last = map(escape, cells)
+    return "\t".join([*(cell.ljust(width) for cell in padded), last])
+
+
+def format_member(member: Description) -> str:
+    """Return an instance as a row of InfraKit's command line, with the columns ID, LOGICAL and TAGS."""
+    return format_row(member.ID, member.LogicalID or "  -   ", format_tags(member.Tags or {}))
 
 
 def format_tags(tags: Mapping[str, str]) -> str:

@@ -1,6 +1,5 @@
 """The plugin's daemon: `infrakit-instance` without a command."""
 
-import importlib
 import math
 from functools import partial
 from pathlib import Path
@@ -9,33 +8,42 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from pyinfrakit import __version__
-from pyinfrakit.cli.arguments import directory_option
+from pyinfrakit.cli.arguments import INFRAKIT_FORM, directory_option, pop_option
+from pyinfrakit.cli.lazy import LazyGroup
 
 FAMILIES = {
     "instances": ("describe", "provision", "validate", "destroy", "label"),
     "operations": ("set-aside", "restore", "confirm", "orphans", "adopt", "machines", "info"),
     "provider": ("provider", "new"),
+    "events": ("events",),
     "conformance": ("conformance",),
     "state": ("fsck", "export"),
+    "version": ("version",),
 }
 """The commands in each module of `pyinfrakit.cli`."""
 
-MODULES = {command: module for module, commands in FAMILIES.items() for command in commands}
+_WITH_NAME = {command for family in ("instances", "operations", "conformance") for command in FAMILIES[family]}
+"""The commands whose first argument is a plugin's name."""
 
 
-class _LazyGroup(click.Group):
-    """A group of commands that are imported when they run: to import all takes longer than most of them."""
+class _Program(LazyGroup):
+    """The commands, also in InfraKit's own form, in which the plugin's name is an option: ``--name rack1 describe``."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted([*MODULES, *self.commands])
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in MODULES:
-            return super().get_command(ctx, cmd_name)
-        module = importlib.import_module(f"pyinfrakit.cli.{MODULES[cmd_name]}")
-        command: click.Command = getattr(module, cmd_name.replace("-", "_"))
-        return command
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        verb, command, rest = super().resolve_command(ctx, args)
+        if verb not in _WITH_NAME:
+            return verb, command, rest
+        name, rest = pop_option(rest, "--name")
+        if name is None and ctx.get_parameter_source("name") is ParameterSource.COMMANDLINE:
+            name = str(ctx.params["name"])
+        if name is not None:
+            ctx.meta[INFRAKIT_FORM] = True
+            rest = [name, *rest]
+        if ctx.get_parameter_source("directory") is ParameterSource.COMMANDLINE:
+            rest = ["--dir", str(ctx.params["directory"]), *rest]
+        return verb, command, rest
 
 
 class _Pair(click.ParamType[tuple[str, str]]):
@@ -79,7 +87,8 @@ def _check_conflicts(context: click.Context) -> None:
 
 @click.group(
     "infrakit-instance",
-    cls=_LazyGroup,
+    cls=_Program,
+    families=FAMILIES,
     invoke_without_command=True,
     context_settings={
         "auto_envvar_prefix": "INFRAKIT_INSTANCE",
@@ -139,9 +148,15 @@ def _check_conflicts(context: click.Context) -> None:
     default=50,
     help="Maximum number of concurrent provisions, and of concurrent destroys.",
 )
-@count_option("--broken-after", default=2, help="Consecutive observations before an instance counts as broken.")
+@count_option(
+    "--broken-after",
+    help="Consecutive observations before an instance counts as broken.  [default: 2, or 1 if the provider is certain]",
+)
 @count_option("--healed-after", default=3, help="Consecutive observations before an instance counts as healed.")
-@count_option("--missing-after", default=3, help="Consecutive observations before an instance counts as gone.")
+@count_option(
+    "--missing-after",
+    help="Consecutive observations before an instance counts as gone.  [default: 3, or 1 if the provider is certain]",
+)
 @seconds_option("--non-functional-age", help="Seconds before a non-functional instance is destroyed.  [default: never]")
 @click.option(
     "--paced-updates/--no-paced-updates",
@@ -149,7 +164,7 @@ def _check_conflicts(context: click.Context) -> None:
     help="Let a rolling update take down a member only while no other member is being provisioned.",
 )
 @click.pass_context
-def plugin(
+def instance(
     context: click.Context,
     /,
     name: str,
@@ -193,10 +208,3 @@ def plugin(
     choices = choose_from_flags(provider, option) if config is None else choose_from_file(config)
     providers = {sub_type: choice.make for sub_type, choice in choices.items()}
     run_daemon(name, providers, directory, state, mark, make_plugin)
-
-
-@plugin.command()
-@click.pass_context
-def version(context: click.Context) -> None:
-    """Print the version."""
-    click.echo(f"{context.find_root().info_name} {__version__}")

@@ -9,6 +9,8 @@ from msgspec import Struct
 
 from pyinfrakit.daemon.listener import Listener
 from pyinfrakit.daemon.run import run
+from pyinfrakit.eventfile import open_log
+from pyinfrakit.events import EventLog
 from pyinfrakit.instance.plugin import Plugin
 from pyinfrakit.provider import Provider
 from pyinfrakit.store import OpenStore, Store, open_store
@@ -16,7 +18,8 @@ from pyinfrakit.store import OpenStore, Store, open_store
 MakeProvider = Callable[[str, Path], Provider]
 """Return the provider of a plugin's name, which may keep files in a folder. Raise `CannotStart`."""
 
-MakePlugin = Callable[[Store, Provider], Plugin]
+MakePlugin = Callable[[Store, Provider, str, EventLog], Plugin]
+"""Return a plugin with a name, ``NAME`` or ``NAME/SUB-TYPE``, whose events the log gets."""
 
 
 class Parts(Struct, frozen=True):
@@ -33,6 +36,7 @@ class Parts(Struct, frozen=True):
 def build(
     name: str,
     providers: Mapping[str, MakeProvider],
+    log: EventLog,
     state: str | None = None,
     mark: str | None = None,
     make_plugin: MakePlugin = Plugin,
@@ -40,12 +44,17 @@ def build(
 ) -> Iterator[Parts]:
     """Build the plugins of daemon *name*, one for each sub-type in *providers*, on the store at the URL *state*.
 
-    A provider with a sub-type has the name ``name.sub-type``. The store closes at the end.
+    A provider with a sub-type has the name ``name.sub-type``. *log* gets the events of all. The store closes at the end.
     Raise `CannotStart`, and leave the state untouched then.
     """
     with open_store(state, name, mark, tuple(providers)) as store:
         plugins = {
-            sub_type: make_plugin(store.part(sub_type), make(f"{name}.{sub_type}" if sub_type else name, store.folder))
+            sub_type: make_plugin(
+                store.part(sub_type),
+                make(f"{name}.{sub_type}" if sub_type else name, store.folder),
+                f"{name}/{sub_type}" if sub_type else name,
+                log,
+            )
             for sub_type, make in providers.items()
         }
         yield Parts(plugins, store)
@@ -64,5 +73,8 @@ def run_daemon(
     with Listener(directory, name) as listener:
         # `run` enables garbage collection again: it would double the time to load many instances.
         gc.disable()
-        with build(name, providers, state, mark, make_plugin, open_store) as parts:
-            run(parts.plugins, parts.store, listener)
+        with (
+            open_log(name) as log,
+            build(name, providers, log, state, mark, make_plugin, open_store) as parts,
+        ):
+            run(parts.plugins, parts.store, listener, log)

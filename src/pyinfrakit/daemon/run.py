@@ -10,13 +10,16 @@ from typing import Any
 
 import uvloop
 
+from pyinfrakit.daemon.events import EventStreams
 from pyinfrakit.daemon.http import Route, Server, serve_calls, serve_document
 from pyinfrakit.daemon.listener import Listener
+from pyinfrakit.events import EventLog
 from pyinfrakit.instance.plugin import Plugin
 from pyinfrakit.logs import NOTICE
 from pyinfrakit.rpc import info
 from pyinfrakit.rpc.instance.service import InstanceService, Targets
 from pyinfrakit.rpc.jsonrpc import Dispatcher
+from pyinfrakit.rpc.operator.events import EventService
 from pyinfrakit.rpc.operator.service import OperatorService
 from pyinfrakit.schema.describe import find_example
 from pyinfrakit.store import Store
@@ -27,28 +30,30 @@ STOP_TIMEOUT = 3.5
 """Seconds in which requests, and then provider calls, have to finish at a stop."""
 
 
-def run(plugins: Mapping[str, Plugin], store: Store, listener: Listener) -> None:
+def run(plugins: Mapping[str, Plugin], store: Store, listener: Listener, events: EventLog) -> None:
     """Run *plugins*, by sub-type, on the listener's socket until SIGTERM or SIGINT.
 
-    All keep their records in *store*. Garbage collection is enabled after the start. Raise `CannotStart` if
-    a provider or the socket can't be used, and `StoreFailed` if the last change could not be written.
+    All keep their records in *store*; *events* is the log of the process. Garbage collection is enabled after
+    the start. Raise `CannotStart` if a provider or the socket can't be used, and `StoreFailed` if the last
+    change could not be written.
     Threads of a provider that hang may be left behind.
     """
     _raise_file_limit()
     loop = uvloop.new_event_loop()
     asyncio.set_event_loop(loop)
     try:
-        loop.run_until_complete(_serve(plugins, store, listener))
+        loop.run_until_complete(_serve(plugins, store, listener, events))
     finally:
         loop.close()
         asyncio.set_event_loop(None)
 
 
-async def _serve(plugins: Mapping[str, Plugin], store: Store, listener: Listener) -> None:
+async def _serve(plugins: Mapping[str, Plugin], store: Store, listener: Listener, events: EventLog) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    server = Server(_route(plugins))
+    streams = EventStreams(events)
+    server = Server(_route(plugins, events, streams))
     try:
         await _do_unless(stop, _start(plugins.values()))
         gc.freeze()  # loaded records stay: there is no need to search them for garbage
@@ -64,20 +69,23 @@ async def _serve(plugins: Mapping[str, Plugin], store: Store, listener: Listener
         listener.remove()
         for plugin in plugins.values():
             plugin.stop_waiting()
+        streams.close()
         await server.stop(STOP_TIMEOUT)
         await _stop(plugins.values(), store)
         await _cancel_tasks()
     log.log(NOTICE, "stopped")
 
 
-def _route(plugins: Mapping[str, Plugin]) -> Mapping[str, Route]:
+def _route(plugins: Mapping[str, Plugin], events: EventLog, streams: EventStreams) -> Mapping[str, Route]:
     targets = Targets(plugins)
-    dispatcher = Dispatcher(InstanceService(targets).methods, OperatorService(targets).methods)
+    services = (InstanceService(targets), OperatorService(targets), EventService(events))
+    dispatcher = Dispatcher(*(service.methods for service in services))
     # InfraKit's tools know one set of examples for each plugin: that of the first sub-type.
     sub_type, plugin = next(iter(plugins.items()))
     api = info.encode_api(find_example(plugin.provider.Properties, plugin.provider.example), sub_type)
     return {
         "/": serve_calls(dispatcher.answer),
+        "/events": streams.respond,
         "/info/api.json": serve_document(api),
         "/info/functions.json": serve_document(info.FUNCTIONS),
     }

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from enum import IntEnum
+from typing import Protocol
 
 from msgspec import Raw, Struct
 
@@ -46,3 +47,9 @@ class Flavor(ABC):
     @abstractmethod
     async def drain(self, properties: Raw | None, member: Description) -> None:
         """Prepare a member for its end."""
+
+
+class FindFlavor(Protocol):
+    """Return the flavor of a name; raise `Unreachable`."""
+
+    async def __call__(self, name: str) -> Flavor: ...

@@ -7,17 +7,23 @@ configuration: a change to anything else replaces no member.
 
 import math
 import re
+import typing
+from collections import Counter
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from msgspec import Meta, Raw, Struct, field
+import msgspec
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType, field
 
 from pyinfrakit.errors import InvalidSpec
 from pyinfrakit.schema.decode import NotJSON, WrongShape, decode
 
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
-_UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
-_PERCENT = re.compile(r"(\d+(?:\.\d+)?)%")
+_DURATION = re.compile(r"(\d+\.?\d*|\.\d+)(ns|us|µs|μs|ms|s|m|h|d)", re.ASCII)  # Go writes both kinds of µ
+_UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
+_PERCENT = re.compile(r"(\d+(?:\.\d+)?)%", re.ASCII)
+
+MAX_ID = 200
+"""Longest ID of a group, in bytes: it is part of the names of files."""
 
 MAX_SIZE = 1_000_000
 """Largest size of a group: a larger one is a mistake, such as a wrapped -1."""
@@ -39,7 +45,7 @@ class Duration(float):
         elif value == "0":
             seconds = 0.0
         if seconds is None or seconds < 0 or not math.isfinite(seconds):
-            raise ValueError(f'expected a duration, such as 30 or "1m30s", got {value!r}')
+            raise ValueError(f'expected a duration, such as 30 or "1m30s", got {_show(value)}')
         return cls(seconds)
 
     def __str__(self) -> str:
@@ -60,11 +66,13 @@ class Share:
         elif isinstance(value, int) and not isinstance(value, bool) and value >= 0:
             self._number = value
         else:
-            raise ValueError(f'expected a number of members or a percentage, such as 2 or "20%", got {value!r}')
+            raise ValueError(f'expected a number of members or a percentage, such as 2 or "20%", got {_show(value)}')
 
     def of(self, size: int) -> int:
-        """Return the number of members in a group of *size*, rounded down."""
-        return self._number or int(size * self._percent / 100)
+        """Return the number of members in a group of *size*. A percentage is rounded down, but is one at least."""
+        if not self._percent or not size:
+            return self._number
+        return max(1, math.floor(round(size * self._percent / 100, 6)))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Share) and (self._number, self._percent) == (other._number, other._percent)
@@ -74,6 +82,12 @@ class Share:
 
     def __repr__(self) -> str:
         return f"{self._percent:g}%" if self._percent else str(self._number)
+
+
+def _show(value: Any) -> str:
+    """Return a value as JSON, shortened."""
+    text = msgspec.json.encode(value).decode()
+    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def decode_field(type_: type, value: Any) -> Any:
@@ -105,7 +119,12 @@ class PluginSpec(_Part, frozen=True):
     """A plugin and the properties for it, which only the plugin understands. Part of a member's configuration."""
 
     plugin: str = ""
-    properties: Raw | None = None
+    raw: Raw | UnsetType = field(default=UNSET, name="Properties")  # of `Raw | None`, msgspec takes null alone
+
+    @property
+    def properties(self) -> Raw | None:
+        """The properties, byte for byte; None if they are null or absent."""
+        return None if self.raw is UNSET or bytes(self.raw) == b"null" else self.raw
 
 
 class Pool(PluginSpec, frozen=True):
@@ -226,7 +245,11 @@ class GroupSpec(Struct, frozen=True):
     def pools(self) -> Sequence[Pool]:
         """The pools, at least one."""
         instance = self.properties.instance
-        return instance if isinstance(instance, list) else [Pool(instance.plugin, instance.properties)]
+        return instance if isinstance(instance, list) else [Pool(instance.plugin, instance.raw)]
+
+    def find_pool(self, plugin: str) -> Pool:
+        """Return the pool of a plugin, or the first one if the spec has none of this plugin."""
+        return next((pool for pool in self.pools if pool.plugin == plugin), self.pools[0])
 
     @property
     def budget(self) -> int:
@@ -243,17 +266,51 @@ class GroupSpec(Struct, frozen=True):
 
 def parse(id: str, raw: Raw) -> GroupSpec:
     """Return the spec of group *id* from its properties as JSON. Raise `InvalidSpec`, with InfraKit's texts."""
-    if not id or id.startswith(".") or "/" in id or not id.isprintable():
-        problem = "Group ID must not be blank" if not id else f"{id!r}: expected a name without slashes"
-        raise InvalidSpec("ID", problem)
-    try:
-        properties = decode(raw, Properties, "Properties", decode_field)
-    except (WrongShape, NotJSON) as error:
-        raise InvalidSpec(getattr(error, "where", "Properties"), getattr(error, "problem", str(error))) from None
+    if not id or id.startswith(".") or "/" in id or not id.isprintable() or len(id.encode()) > MAX_ID:
+        problem = f"expected a printable name without slashes, at most {MAX_ID} bytes long, got {_show(id)}"
+        raise InvalidSpec("ID", problem if id else "Group ID must not be blank")
+    properties = _decode(raw)
     _check_allocation(properties)
     _check_pools(properties)
     _check_updating(properties)
     return GroupSpec(id, properties, raw)
+
+
+def _decode(raw: Raw) -> Properties:
+    # As Go does, accept names in any letter case, and null for absent. Most specs need no second try.
+    try:
+        try:
+            return decode(raw, Properties, "Properties", decode_field)
+        except WrongShape:
+            return decode(_fold(raw, Properties), Properties, "Properties", decode_field)
+    except WrongShape as error:
+        raise InvalidSpec(error.where, error.problem) from None
+    except NotJSON as error:
+        raise InvalidSpec("Properties", str(error)) from None
+
+
+def _fold(value: Raw, type_: Any) -> Raw:
+    """Spell names as in *type_* and the types within it, and drop null. Properties of plugins stay byte for byte."""
+    types = (type_, *typing.get_args(type_))
+    start = bytes(value).lstrip()[:1]
+    if start == b"{" and (shape := next((each for each in types if _is_part(each)), None)):
+        fields = {f.encode_name.lower(): f for f in msgspec.structs.fields(shape)}
+        folded = {}
+        for key, member in msgspec.json.decode(value, type=dict[str, Raw]).items():
+            field = fields.get(key.lower())
+            if field is None:
+                folded[key] = member
+            elif bytes(member).strip() != b"null":
+                folded[field.encode_name] = _fold(member, field.type)
+        return Raw(msgspec.json.encode(folded))
+    if start == b"[" and (elements := next((each for each in types if typing.get_origin(each) is list), None)):
+        (element,) = typing.get_args(elements)
+        return Raw(msgspec.json.encode([_fold(each, element) for each in msgspec.json.decode(value, type=list[Raw])]))
+    return value
+
+
+def _is_part(type_: Any) -> bool:
+    return isinstance(type_, type) and issubclass(type_, _Part)
 
 
 def _check_allocation(properties: Properties) -> None:
@@ -265,9 +322,10 @@ def _check_allocation(properties: Properties) -> None:
         raise InvalidSpec(where, "Only one Allocation method may be used: Size or LogicalIDs")
     if size is not None and not 0 <= size <= MAX_SIZE:
         raise InvalidSpec(f"{where}.Size", f"expected a number from 0 to {MAX_SIZE}, got {size}")
-    for id in logical_ids or ():
-        if not id or (logical_ids or []).count(id) > 1:
-            raise InvalidSpec(f"{where}.LogicalIDs", f"expected different names, got {id!r} {'twice' if id else ''}")
+    for id, count in Counter(logical_ids or ()).items():
+        if not id or count > 1:
+            got = f"{_show(id)} {count} times" if id else '""'
+            raise InvalidSpec(f"{where}.LogicalIDs", f"expected different names, got {got}")
     limit = properties.limits.max
     if limit is not None and properties.allocation.total > limit:
         raise InvalidSpec(where, f"{properties.allocation.total} members are over the group's Limits.Max of {limit}")
@@ -278,20 +336,44 @@ def _check_pools(properties: Properties) -> None:
     pools = instance if isinstance(instance, list) else [instance]
     if not pools:
         raise InvalidSpec("Properties.Instance", "expected one pool or several, got an empty list")
-    for pool in pools:
-        if not pool.plugin:
+    for plugin, count in Counter(pool.plugin for pool in pools).items():
+        if not plugin:
             raise InvalidSpec("Properties.Instance.Plugin", "expected the name of an instance plugin, got nothing")
+        if count > 1:
+            raise InvalidSpec("Properties.Instance", f"expected different plugins, got {_show(plugin)} {count} times")
+    if not properties.pools.return_:
+        return
+    where = "Properties.Pools.Return"
+    if properties.pools.order != "first":
+        raise InvalidSpec(where, "expected false, because no pool is the first with Order even")
+    if properties.updating.surge == Share(0):
+        raise InvalidSpec(where, "members return one by one, each after its replacement: expected a Surge of 1 or more")
 
 
 def _check_updating(properties: Properties) -> None:
-    updating = properties.updating
+    updating, size = properties.updating, properties.allocation.total
     where = "Properties.Updating"
     if updating.duration and updating.count:
         raise InvalidSpec(where, "Only one Updating method may be used: Duration or Count")
-    surge = updating.surge != Share(0)
-    if surge and properties.allocation.logical_ids:
+    surge = updating.surge.of(size)
+    if updating.surge != Share(0) and properties.allocation.logical_ids:
         raise InvalidSpec(f"{where}.Surge", "members with logical IDs can't be doubled: expected 0")
-    size = properties.allocation.total
-    down = updating.unavailable
-    if size and not updating.surge.of(size) and down is not None and down.of(size) == 0:
-        raise InvalidSpec(where, "with Unavailable 0, nothing could be replaced: expected a Surge of 1 or more")
+    blocked = _explain_blocked(properties, size, surge)
+    if not size or not blocked:
+        return
+    if not surge:
+        raise InvalidSpec(where, f"with {blocked}, nothing could be replaced: expected a Surge of 1 or more")
+    limit = properties.limits.max
+    if limit is not None and limit <= size:
+        problem = f"with {blocked}, nothing could be replaced: expected a Max of {size + 1} or more, got {limit}"
+        raise InvalidSpec("Properties.Limits.Max", problem)
+
+
+def _explain_blocked(properties: Properties, size: int, surge: int) -> str:
+    """Return why no member may be unavailable during an update, or an empty string."""
+    down, budget = properties.updating.unavailable, properties.unavailable
+    if budget is not None and budget.of(size) == 0:
+        return "the group's Unavailable 0"
+    if down is not None and down.of(size) == 0:
+        return "Unavailable 0"
+    return "a Surge, and no Unavailable" if surge and down is None else ""

@@ -17,7 +17,16 @@ class Verb(StrEnum):
     WAIT = "wait"
 
 
-class Step(Struct, frozen=True):
+def _spell(field: str) -> str:
+    """Return a field's name on the wire: in Pascal case, as all of InfraKit's."""
+    return "".join("ID" if word == "id" else word.capitalize() for word in field.split("_"))
+
+
+class _Shown(Struct, frozen=True, rename=_spell):
+    """What clients get to see."""
+
+
+class Step(_Shown, frozen=True):
     """A step of a plan, and its reason. *subject* is a member's ID, a logical ID, a pool, or empty for the group.
 
     HOLD is a step that a rule or an operator prevents; WAIT is one that follows something under way.
@@ -38,17 +47,17 @@ class Phase(StrEnum):
     ABORTED = "aborted"
 
 
-class MemberStatus(Struct, frozen=True):
-    """A member. *state* is the plugin's word for it, *health* is `healthy`, `unhealthy` or `unknown`.
+class MemberStatus(_Shown, frozen=True):
+    """A member. *properties* are JSON, null if there are none.
 
-    *config* is `current`, `outdated` or `to adopt`. *since* is when its state began to show here, in seconds
-    since 1970.
+    *state* is the plugin's word for it, *health* is `healthy`, `unhealthy` or `unknown`, and *config* is
+    `current`, `outdated` or `to adopt`. *since* is when its state began to show here, in seconds since 1970.
     """
 
     id: str
     logical_id: str | None
     tags: Mapping[str, str]
-    properties: Raw | None
+    properties: Raw
     plugin: str
     state: str
     health: str
@@ -58,7 +67,7 @@ class MemberStatus(Struct, frozen=True):
     since: float
 
 
-class Commit(Struct, frozen=True):
+class Commit(_Shown, frozen=True):
     """An entry of a group's history. *number* counts from 1; *at* is in seconds since 1970; *cause* says what it was."""
 
     number: int
@@ -69,7 +78,7 @@ class Commit(Struct, frozen=True):
     properties: Raw
 
 
-class GroupStatus(Struct, frozen=True):
+class GroupStatus(_Shown, frozen=True):
     """A group: its wanted *size*, the numbers of members that are healthy, outdated and in all, and its plan.
 
     *trouble* says why the group can't be judged now, such as a plugin that does not answer; else it is empty.
@@ -91,7 +100,7 @@ class GroupStatus(Struct, frozen=True):
         return not self.steps and not self.trouble
 
 
-class PlanReport(Struct, frozen=True):
+class PlanReport(_Shown, frozen=True):
     """What a commit would do: InfraKit's text, and each step with its reason. *budget* is in members."""
 
     details: str

@@ -104,9 +104,20 @@ class Calls:
         """Whether the provider puts tags on machines, so that it needs to know of changes."""
         self._validates = type(provider).validate is not Provider.validate
 
-    async def start(self, mark: str, known: Sequence[Record], ready: Container[str] = frozenset()) -> None:
-        """Start the provider. *ready* contains, at any time, the IDs of the instances that are ready then."""
+    async def start(
+        self,
+        mark: str,
+        known: Sequence[Record],
+        ready: Container[str] = frozenset(),
+        changed: Callable[[], None] = Provider.changed,
+    ) -> None:
+        """Start the provider.
+
+        *ready* contains, at any time, the IDs of the instances that are ready then. The provider calls *changed* if
+        it should be observed.
+        """
         self._provider.mark, self._provider.known, self._provider.ready = mark, known, ready
+        self._provider.changed = changed
         try:
             await self._ask("start", _ignore, self._provider.start)
             self._has_started = True

@@ -17,6 +17,7 @@ from msgspec.structs import replace
 
 from pyinfrakit.errors import GiveUp, PyInfrakitError, TryAgain
 from pyinfrakit.instance.calls import Calls
+from pyinfrakit.instance.chronicle import Chronicle
 from pyinfrakit.provider import Machine
 from pyinfrakit.record import Event, Record, Spec, State
 from pyinfrakit.schema.decode import make_encodable
@@ -113,10 +114,11 @@ _Step = Callable[[Record, _Job], Coroutine[Any, Any, None]]
 class Jobs:
     """All jobs of a plugin."""
 
-    def __init__(self, store: Store, calls: Calls) -> None:
+    def __init__(self, store: Store, calls: Calls, chronicle: Chronicle) -> None:
         self._store = store
         self._records = store.records
         self._calls = calls
+        self._chronicle = chronicle
         self._jobs: dict[str, _Job] = {}
         self._log = _GroupedLog()
         # Work that an earlier run of the daemon left. It waits for `resume`, because an observation comes first.
@@ -219,6 +221,8 @@ class Jobs:
             seconds = min(max(error.after, SHORTEST_AFTER), LONGEST_AFTER)
         log.warning("work on %s: %s; again in %.1f s", id, error, seconds)
         job.last_failure = make_encodable(str(error))
+        if failures == 1:
+            self._chronicle.record(id, "failing", "provider", job.last_failure)
         await job.pause(seconds)
         job.last_failure = ""
 
@@ -254,7 +258,8 @@ class Jobs:
         """Have a half-made machine destroyed. Answer the caller, with the *error*, only once that is sure to happen."""
         reason = make_encodable(f"provision failed: {error}")
         log.error("%s: %s", id, reason)
-        await self._store.commit(Put(self._records[id].after(Event.FAILED, time.time(), reason)))
+        failed = self._records[id].after(Event.FAILED, time.time(), reason)
+        await self._chronicle.commit("provider", Put(failed))
         failure = GiveUp(f"{id}: {reason}")
         failure.kind = error.kind or failure.kind
         job.settle(failure)
@@ -262,7 +267,8 @@ class Jobs:
     async def _succeed(self, job: _Job, machine: Machine) -> None:
         id = machine.id
         record = self._records[id].after(Event.PROVISIONED, time.time())
-        written = self._store.commit(Put(replace(record, handle=machine.handle, made=True)), urgent=False)
+        ready = Put(replace(record, handle=machine.handle, made=True))
+        written = self._chronicle.commit("provider", ready, urgent=False)
         if machine.live is not None:
             self._records.show(id, machine.live)
         # Answer before the write ends. If it is lost, a restart provisions the same ID again, which changes nothing.
@@ -274,15 +280,16 @@ class Jobs:
         job.settle(None)
         await self._store.commit()
         await self._calls.destroy(record, record.reason)
-        await self._store.commit(Drop(record.id), urgent=False)
-        self._log.info(record.id, f"destroyed ({record.reason})")
+        reason = f"destroyed ({record.reason})"
+        await self._chronicle.commit("provider", Drop(record.id, reason), urgent=False)
+        self._log.info(record.id, reason)
 
     async def _label(self, record: Record, job: _Job) -> None:
         await self._store.commit()
         await self._calls.label(record)
         current = self._records.get(record.id)
         if current is not None and current.spec.tags == record.spec.tags:
-            await self._store.commit(Put(replace(current, relabel=False)), urgent=False)
+            await self._chronicle.commit("provider", Put(replace(current, relabel=False)), urgent=False)
 
 
 def _is_unfinished(record: Record) -> bool:

@@ -22,6 +22,15 @@ began. OVERDUE is the exception, because a call that hangs is in flight forever.
 Losses (BROKEN, OVERDUE, MISSING) are held back if there are too many of them. A held loss stays held
 until the instance is seen working, or an operator releases it. Meanwhile, no record that is destroying is
 dropped as missing either: its call decides.
+
+What counts as enough, and as too much, depends on whether the provider's observations can be wrong:
+
+| provider  | `broken_after` | `missing_after` | losses held back |
+|-----------|----------------|-----------------|------------------|
+| uncertain | 2              | 3               | beyond the larger of `loss_floor` and `loss_share`, within `loss_window` |
+| certain   | 1              | 1               | none, and no earlier one stays held |
+
+An operator's own `broken_after` or `missing_after` holds for either.
 """
 
 from collections.abc import Collection, Container, Iterable, Mapping
@@ -35,20 +44,34 @@ from pyinfrakit.store.records import Records
 
 
 class Thresholds(Struct, frozen=True, kw_only=True):
-    """When an observation counts. The first three are consecutive observations; times are in seconds."""
+    """When an observation counts. The first three numbers are consecutive observations; times are in seconds.
 
-    broken_after: int = 2
+    The observations of a *certain* provider can't be wrong. Its defaults for None are other ones.
+    """
+
+    certain: bool = False
+    broken_after: int | None = None
     healed_after: int = 3
-    missing_after: int = 3
+    missing_after: int | None = None
     provision_deadline: float = 30 * 60
     non_functional_age: float | None = None
     loss_window: float = 10 * 60
     loss_share: float = 0.2
     loss_floor: int = 3
 
+    @property
+    def broken_count(self) -> int:
+        """How many consecutive observations make an instance broken."""
+        return self.broken_after or (1 if self.certain else 2)
+
+    @property
+    def missing_count(self) -> int:
+        """How many consecutive observations make an instance missing."""
+        return self.missing_after or (1 if self.certain else 3)
+
     def max_losses(self, instances: int) -> int:
         """Return how many of *instances* may be lost within `loss_window`."""
-        return max(self.loss_floor, int(instances * self.loss_share))
+        return instances if self.certain else max(self.loss_floor, int(instances * self.loss_share))
 
 
 class Observation(Struct, frozen=True):
@@ -122,7 +145,7 @@ def plan(
     recent = {id: at for id, at in history.losses.items() if observation.now - at < thresholds.loss_window}
     budget = _LossBudget(records, thresholds, recent)
     lost = {t.id: t for t in transitions if _is_loss(t, records) and t.id not in released}
-    held = _keep_held(records, observation, history, released)
+    held = {} if thresholds.certain else _keep_held(records, observation, history, released)
     if budget.is_exceeded_by(lost.keys() | held.keys()):
         held |= lost
     # A record that is destroying and missing is gone, most likely; but not if the provider loses sight of much.
@@ -229,8 +252,9 @@ def _judge(
     if streak is None or record.id in observation.silent:
         return None
     if streak.condition is Condition.MISSING:
-        if streak.count >= thresholds.missing_after:
-            return Transition(record.id, Event.MISSING, f"missing from {streak.count} consecutive observations")
+        if streak.count >= thresholds.missing_count:
+            count = "1 observation" if streak.count == 1 else f"{streak.count} consecutive observations"
+            return Transition(record.id, Event.MISSING, f"missing from {count}")
         return None
     if record.state is State.DESTROYING:
         return None
@@ -261,11 +285,11 @@ def _has_aged(record: Record, observation: Observation, thresholds: Thresholds) 
 
 def _judge_broken(record: Record, streak: Streak, reason: str, thresholds: Thresholds) -> Transition | None:
     reason = reason or "the provider reports that it does not work"
-    if streak.count < thresholds.broken_after:
+    if streak.count < thresholds.broken_count:
         return None
     if record.state is State.NON_FUNCTIONAL:
         # A reason that changes with each observation, as a temperature does, is not written each time.
-        is_old = streak.count > thresholds.broken_after
+        is_old = streak.count > thresholds.broken_count
         if record.by_hand or record.reason == reason or is_old:
             return None
     return Transition(record.id, Event.BROKEN, reason)

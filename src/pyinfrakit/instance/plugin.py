@@ -11,7 +11,9 @@ from msgspec.structs import replace
 
 from pyinfrakit import ids
 from pyinfrakit.errors import PyInfrakitError, Refused, TryAgain, UnknownInstance
+from pyinfrakit.events import EventLog
 from pyinfrakit.instance.calls import CallLimits, Calls
+from pyinfrakit.instance.chronicle import Chronicle
 from pyinfrakit.instance.jobs import LOOK_AGAIN, Jobs
 from pyinfrakit.instance.plan import Thresholds, Transition, explain_unwanted
 from pyinfrakit.instance.reconcile import Reconciler
@@ -30,6 +32,9 @@ PROVIDER_STOP = 1.0
 ROLLING_UPDATE = "rolling_update"
 """The reason that InfraKit's last release sends when it destroys a member to replace it."""
 
+OPERATOR = "operator"
+"""The cause of events that come from an operator's call."""
+
 
 class _ReadyIDs:
     """The IDs of the instances that are ready at the moment."""
@@ -43,7 +48,7 @@ class _ReadyIDs:
 
 
 class Plugin:
-    """One provider's instances.
+    """One provider's instances. *log* gets the events of the plugin *name*, ``NAME`` or ``NAME/SUB-TYPE``.
 
     *wait* is how many seconds a call may wait for the provider: below the 15 seconds after which InfraKit's
     clients give up. If *paced*, a rolling update takes down a member only while no other is provisioning.
@@ -54,6 +59,8 @@ class Plugin:
         self,
         store: Store,
         provider: Provider,
+        name: str,
+        log: EventLog,
         *,
         wait: float = 10.0,
         paced: bool = True,
@@ -68,8 +75,10 @@ class Plugin:
         self._wait = wait
         self._paced = paced
         self._calls = Calls(provider, call_limits)
-        self._jobs = Jobs(store, self._calls)
-        self._reconciler = Reconciler(store, self._calls, self._jobs, interval, observe_timeout, thresholds)
+        self._chronicle = Chronicle(store, log, name)
+        self._jobs = Jobs(store, self._calls, self._chronicle)
+        limits = replace(thresholds, certain=provider.certain)
+        self._reconciler = Reconciler(store, self._calls, self._jobs, self._chronicle, interval, observe_timeout, limits)
         self._loop: asyncio.Task[None] | None = None
         self._stopping = False
         self._handles_in_adoption: set[str] = set()
@@ -78,9 +87,11 @@ class Plugin:
 
     async def start(self) -> None:
         """Start the provider, and begin to observe."""
-        await self._calls.start(self._store.mark, list(self.records), _ReadyIDs(self.records))
+        changed = self._reconciler.listen()
+        await self._calls.start(self._store.mark, list(self.records), _ReadyIDs(self.records), changed)
         self._loop = asyncio.create_task(self._reconciler.run(), name="reconcile")
         self._loop.add_done_callback(self._report_end)
+        self._chronicle.record_plugin("started", "daemon", f"provider {type(self.provider).__name__}")
 
     def stop_waiting(self) -> None:
         """Answer the calls that wait for the provider now. Their requests are recorded, and go on."""
@@ -91,6 +102,7 @@ class Plugin:
         """Stop, with up to *timeout* seconds for provider calls in flight. The caller flushes the store afterwards."""
         self.stop_waiting()
         if self._loop is not None:
+            self._chronicle.record_plugin("stopping", "daemon")
             self._loop.cancel()
             await asyncio.wait({self._loop}, timeout=PROVIDER_STOP)
         try:
@@ -180,8 +192,9 @@ class Plugin:
             id = ids.mint(self.records.last_id, now)
             sub_type = self._store.sub_type
             # Durable before the provider hears of it: after a crash, the same ID is provisioned again.
-            written = self._store.commit(
-                Put(Record(id=id, sub_type=sub_type, state=State.PROVISIONING, spec=spec, since=now, made=False))
+            written = self._chronicle.commit(
+                "Instance.Provision",
+                Put(Record(id=id, sub_type=sub_type, state=State.PROVISIONING, spec=spec, since=now, made=False)),
             )
             self._jobs.start(id)
         else:
@@ -207,7 +220,8 @@ class Plugin:
         """Have an instance destroyed. Return once that is sure to happen. Raise `UnknownInstance` or `TryAgain`."""
         if self._paced and reason == ROLLING_UPDATE and self.records[id].state is not State.DESTROYING:
             await self._pace(self.records[id])
-        await self._commit_and_start(Put(self.records[id].after(Event.DESTROY, time.time(), reason)))
+        doomed = self.records[id].after(Event.DESTROY, time.time(), reason)
+        await self._commit_and_start("Instance.Destroy", Put(doomed))
 
     async def _pace(self, record: Record) -> None:
         """Wait until no other member of the group is provisioning; raise `TryAgain` if that takes too long.
@@ -238,7 +252,8 @@ class Plugin:
         spec = replace(record.spec, tags={**record.spec.tags, **tags})
         if spec.group != record.spec.group:
             self._refuse_second_holder(id, spec)
-        await self._commit_and_start(Put(replace(record, spec=spec, relabel=self._calls.keeps_labels)))
+        labeled = replace(record, spec=spec, relabel=self._calls.keeps_labels)
+        await self._commit_and_start("Instance.Label", Put(labeled))
 
     def _refuse_second_holder(self, id: str, spec: Spec) -> None:
         """Raise `Refused` if *id* would get a logical ID that another instance of its group has."""
@@ -249,9 +264,9 @@ class Plugin:
                 group = f"in group {spec.group}" if spec.group else "in no group"
                 raise Refused(id, f"{other.id} has logical ID {spec.logical_id} {group} already")
 
-    async def _commit_and_start(self, *changes: Put) -> None:
+    async def _commit_and_start(self, cause: str, *changes: Put) -> None:
         """Make changes durable; have their jobs look at the records again, as soon as memory has them."""
-        written = self._store.commit(*changes)
+        written = self._chronicle.commit(cause, *changes)
         for change in changes:
             self._jobs.start(change.record.id)
         await written
@@ -262,7 +277,7 @@ class Plugin:
         """Take an instance out of service by hand. Raise `UnknownInstance`, `Refused` or `StoreFailed`."""
         aside = self.records[id].after(Event.SET_ASIDE, time.time(), reason)
         log.log(NOTICE, "%s: set aside by hand: %s", id, reason)
-        await self._store.commit(Put(aside))
+        await self._chronicle.commit(OPERATOR, Put(aside))
 
     async def restore(self, id: str, force: bool) -> None:
         """Bring a non-functional instance back, to the front; with *force*, also one that was replaced.
@@ -276,7 +291,7 @@ class Plugin:
         if unwanted and not force:
             raise Refused(id, f"not restored, as {unwanted}; destroy it, or restore it by force")
         log.log(NOTICE, "%s: restored by hand", id)
-        await self._commit_and_start(Put(restored, front=True))
+        await self._commit_and_start(OPERATOR, Put(restored, front=True))
 
     def confirm_losses(self) -> list[str]:
         """Let the held losses happen at the next observation, which begins at once; return their IDs."""
@@ -299,7 +314,7 @@ class Plugin:
             self._handles_in_adoption.discard(handle)
         self._refuse_second_holder(id, spec)
         log.log(NOTICE, "%s: adopted machine %s", id, handle)
-        await self._store.commit(Put(self._record_ready(machine, spec)))
+        await self._chronicle.commit(OPERATOR, Put(self._record_ready(machine, spec)))
         return id
 
     def _refuse_known(self, handle: str) -> None:
@@ -330,7 +345,7 @@ class Plugin:
         for machine in machines:
             log.log(NOTICE, "%s: adopted, as it has this plugin's mark", machine.id)
         records = [self._record_ready(machine, spec) for machine, spec in zip(machines, specs, strict=True)]
-        written = self._store.commit(*map(Put, records))
+        written = self._chronicle.commit(OPERATOR, *map(Put, records))
         self._reconciler.forget_orphans([record.id for record in records])
         await written
         return [record.id for record in records]
@@ -344,7 +359,7 @@ class Plugin:
             records.append(record.after(Event.DESTROY, time.time(), "an orphan, destroyed by hand"))
             log.log(NOTICE, "%s: an orphan is destroyed by hand", machine.id)
         self._reconciler.forget_orphans([record.id for record in records])
-        await self._commit_and_start(*map(Put, records))
+        await self._commit_and_start(OPERATOR, *map(Put, records))
 
     def _find_orphans(self, wanted: Collection[str]) -> list[Machine]:
         orphans = self.orphans

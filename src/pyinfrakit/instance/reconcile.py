@@ -4,14 +4,15 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import msgspec
 from msgspec import Raw, Struct
 
 from pyinfrakit.errors import CannotStart, PyInfrakitError, StoreFailed, TryAgain
 from pyinfrakit.instance.calls import Calls
-from pyinfrakit.instance.jobs import Jobs
+from pyinfrakit.instance.chronicle import Chronicle
+from pyinfrakit.instance.jobs import LOOK_AGAIN, Jobs
 from pyinfrakit.instance.plan import History, Observation, Plan, Thresholds, Transition, plan
 from pyinfrakit.logs import NOTICE
 from pyinfrakit.provider import Machine
@@ -21,6 +22,9 @@ from pyinfrakit.store import Store
 from pyinfrakit.store.records import Change, Drop, Note, Put, Records
 
 log = logging.getLogger(__name__)
+
+SHORTEST_PAUSE = 0.05
+"""Seconds between two observations, however soon the provider reports another change."""
 
 
 class _Memory(Struct, frozen=True, rename="pascal"):
@@ -56,12 +60,20 @@ class Reconciler:
     """
 
     def __init__(
-        self, store: Store, calls: Calls, jobs: Jobs, interval: float, timeout: float, thresholds: Thresholds
+        self,
+        store: Store,
+        calls: Calls,
+        jobs: Jobs,
+        chronicle: Chronicle,
+        interval: float,
+        timeout: float,
+        thresholds: Thresholds,
     ) -> None:
         self._store = store
         self._records = store.records
         self._calls = calls
         self._jobs = jobs
+        self._chronicle = chronicle
         self._interval = interval
         self._timeout = timeout
         self._thresholds = thresholds
@@ -72,6 +84,8 @@ class Reconciler:
         self._started = time.time()
         self._released: set[str] = set()
         self._observe_now = asyncio.Event()
+        self._has_changed = False
+        self._owed: set[str] = set()
         self._before: Mapping[str, Record] = {}
         self.trouble = ""
         """Why the provider can't be observed now, or empty."""
@@ -84,9 +98,23 @@ class Reconciler:
 
     def release(self) -> list[str]:
         """Let the held losses happen at the next observation, which begins at once; return their IDs."""
+        for id in self.held.keys() - self._released:
+            self._chronicle.record(id, "released", "operator", "the loss is confirmed")
         self._released |= self.held.keys()
         self._observe_now.set()
         return sorted(self.held)
+
+    def listen(self) -> Callable[[], None]:
+        """Return a function by which the provider reports changes, from any thread."""
+        loop = asyncio.get_running_loop()
+
+        def report_change() -> None:
+            if not self._has_changed:
+                self._has_changed = True
+                with contextlib.suppress(RuntimeError):  # the loop has ended, and nothing is observed any more
+                    loop.call_soon_threadsafe(self._observe_now.set)
+
+        return report_change
 
     def forget_orphans(self, ids: Collection[str]) -> None:
         """Drop orphans that have records now. The next observation finds the others again."""
@@ -95,15 +123,40 @@ class Reconciler:
     async def run(self) -> None:
         """Observe until cancelled. Work that an earlier run left is resumed after the first good observation."""
         while True:
+            start = time.monotonic()
             self._observe_now.clear()
+            was_reported, self._has_changed = self._has_changed or bool(self._owed), False
             machines = await self._observe()
             if machines is not None:
+                self._owed = self._find_unjudged(machines) if was_reported else set()
                 await self._reconcile(machines)
                 self._before = {}  # dropped records need not be kept until the next observation
                 self._jobs.resume()
                 self.observed = time.time()
+            await self._pause(time.monotonic() - start)
+
+    def _find_unjudged(self, machines: Mapping[str, Machine]) -> set[str]:
+        """Return the IDs of instances that do not work, but about which the observation says nothing.
+
+        The change that the provider reported may be theirs. They are observed again once their calls have ended.
+        """
+        changed = _Changed(self._before, self._records, self._calls.called)
+        working = {machine.id for machine in machines.values() if machine.functional}
+        unseen = (each.id for each in self._records if each.state.described and each.id not in working)
+        return {id for id in unseen if id in changed}
+
+    async def _pause(self, duration: float) -> None:
+        """Wait for the interval, or for a reason to observe at once.
+
+        Observations, the last of which took *duration* seconds, take at most half of the time, however often the
+        provider reports changes.
+        """
+        end = time.monotonic() + self._interval
+        await asyncio.sleep(min(self._interval, max(SHORTEST_PAUSE, duration)))
+        while (left := end - time.monotonic()) > 0 and self._owed <= self._calls.in_flight:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._observe_now.wait(), self._interval)
+                await asyncio.wait_for(self._observe_now.wait(), min(left, LOOK_AGAIN) if self._owed else left)
+                return
 
     def _recall(self) -> History:
         """Return the history that an earlier run noted; raise `CannotStart` if it makes no sense."""
@@ -138,8 +191,10 @@ class Reconciler:
     def _report_trouble(self, trouble: str) -> None:
         if trouble and trouble != self.trouble:
             log.error("the provider%s can't be observed, so nothing changes: %s", self._whose, trouble)
+            self._chronicle.record_plugin("trouble", "observed", f"the provider can't be observed: {trouble}")
         elif self.trouble and not trouble:
             log.log(NOTICE, "the provider%s can be observed again", self._whose)
+            self._chronicle.record_plugin("recovered", "observed", "the provider can be observed again")
         self.trouble = trouble
 
     async def _reconcile(self, machines: dict[str, Machine]) -> None:
@@ -154,7 +209,8 @@ class Reconciler:
         self._records.show_all({m.id: m.live for m in machines.values() if m.live is not None}, newer=changed)
         unjudged = {id for id in released if id in silent}
         try:
-            await self._store.commit(*self._list_changes(decided), *self._remember(decided.history))
+            changes = [*self._list_changes(decided), *self._remember(decided.history)]
+            await self._chronicle.commit("observed", *changes)
         except StoreFailed as error:
             log.error("%s; the next observation tries again", error)
             return
@@ -164,7 +220,7 @@ class Reconciler:
         for transition in decided.transitions:
             if transition.event is Event.AGED:
                 self._jobs.start(transition.id)
-        self._report_held(decided)
+        self._report_held(decided, released)
         # An operator may have adopted or destroyed an orphan during the commit.
         self._report_orphans({id: machines[id] for id in decided.orphans if id not in changed})
 
@@ -180,13 +236,18 @@ class Reconciler:
             text = reason if event is Event.MISSING else f"{event}: {reason or 'works again'}"
             log.log(NOTICE, "%s: %s", record.id, text)
             if record.next_state(event) is None:
-                changes.append(Drop(record.id))
+                changes.append(Drop(record.id, reason))
             else:
                 changes.append(Put(record.after(event, time.time(), reason), front=event is Event.HEALED))
         return changes
 
-    def _report_held(self, decided: Plan) -> None:
+    def _report_held(self, decided: Plan, released: Collection[str]) -> None:
         held = dict(decided.history.held)
+        for id in held.keys() - self.held.keys():
+            self._chronicle.record(id, "held", "observed", held[id].reason)
+        for id in self.held.keys() - held.keys() - set(released):
+            if id in self._records:
+                self._chronicle.record(id, "released", "observed", "it is not lost any more")
         if held.keys() - self.held.keys():
             first = next(iter(held.values()))
             log.critical(
@@ -202,6 +263,7 @@ class Reconciler:
 
     def _report_orphans(self, orphans: Mapping[str, Machine]) -> None:
         for id in orphans.keys() - self.orphans.keys():
+            self._chronicle.record(id, "orphan", "observed", "a machine with this plugin's mark, but without a record")
             log.warning(
                 "%s: a machine with this plugin's mark, but without a record here; it is left alone:"
                 " `infrakit-instance orphans` shows it",

@@ -10,6 +10,7 @@ class File(Provider):
     """Instances that exist from their record to their destruction. They never break."""
 
     example = {"note": "anything at all"}
+    certain = True
 
     async def start(self) -> None:
         self._machines = {record.id: Machine(record.id, record.handle) for record in self.known}

@@ -2,6 +2,8 @@
 
 import http.client
 import socket
+from collections.abc import Iterator, Mapping
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +85,19 @@ class Client:
         """Return the document at *path*; raise `Unreachable`."""
         return self._exchange("GET", path, None)
 
+    def stream(self, path: str, headers: Mapping[str, str]) -> Iterator[bytes]:
+        """Yield the lines of a response, until the server ends it. Raise `Unreachable`."""
+        try:
+            self._connection.request("GET", path, headers=headers)
+            response = self._connection.getresponse()
+            if response.status != HTTPStatus.OK:
+                raise Unreachable(f"{self.path} answered {response.status}")
+            yield from response
+        except (OSError, http.client.HTTPException) as error:
+            raise Unreachable(explain(self.path, error, self._timeout)) from None
+        finally:
+            self._connection.close()
+
     def _exchange(self, verb: str, path: str, body: bytes | None) -> bytes:
         try:
             self._connection.request(verb, path, body, {"Content-Type": "application/json"} if body else {})
@@ -91,7 +106,7 @@ class Client:
         except (OSError, http.client.HTTPException) as error:
             self._connection.close()
             raise Unreachable(explain(self.path, error, self._timeout)) from None
-        if response.status != 200:
+        if response.status != HTTPStatus.OK:
             text = data.decode(errors="replace").strip()[:200]
             raise Unreachable(f"{self.path} answered {response.status}: {text}")
         return data

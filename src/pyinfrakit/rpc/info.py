@@ -1,12 +1,13 @@
 """The documents under ``/info``, which InfraKit's tools show."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from pyinfrakit import __version__
-from pyinfrakit.rpc.instance.types import VERSIONS
+from pyinfrakit.rpc.group import types as group
+from pyinfrakit.rpc.instance import types as instance
 
 FUNCTIONS = b"{}"
 """Template functions: our plugins have none."""
@@ -15,23 +16,56 @@ _ID = "0vp5l8q2k1ca-7m0t3e"
 
 
 def encode_api(example: Mapping[str, Any], sub_type: str = "") -> bytes:
-    """Return ``/info/api.json``; *example* is valid properties for the provider of *sub_type*."""
+    """Return ``/info/api.json`` of an instance plugin; *example* is valid properties for the provider of *sub_type*."""
     tags = {"infrakit.group": "workers"}
     spec = {"Properties": example, "Tags": tags, "Init": "", "LogicalID": None, "Attachments": None}
     ok = {"Type": sub_type, "OK": True}
     description = {"ID": _ID, "LogicalID": None, "Tags": tags, "Properties": example}
-    version = {"Name": "Instance", "Version": VERSIONS[0], "Sub": ""}
     methods = [
         _describe_method(
-            "DescribeInstances",
+            "Instance.DescribeInstances",
             {"Type": sub_type, "Tags": tags, "Properties": True},
             {"Type": "", "Descriptions": [description]},
         ),
-        _describe_method("Destroy", {"Type": sub_type, "Instance": _ID, "Context": {"Reason": "terminate"}}, ok),
-        _describe_method("Label", {"Type": sub_type, "Instance": _ID, "Labels": {"tier": "web"}}, ok),
-        _describe_method("Provision", {"Type": sub_type, "Spec": spec}, {"Type": sub_type, "ID": _ID}),
-        _describe_method("Validate", {"Type": sub_type, "Properties": example}, ok),
+        _describe_method(
+            "Instance.Destroy", {"Type": sub_type, "Instance": _ID, "Context": {"Reason": "terminate"}}, ok
+        ),
+        _describe_method("Instance.Label", {"Type": sub_type, "Instance": _ID, "Labels": {"tier": "web"}}, ok),
+        _describe_method("Instance.Provision", {"Type": sub_type, "Spec": spec}, {"Type": sub_type, "ID": _ID}),
+        _describe_method("Instance.Validate", {"Type": sub_type, "Properties": example}, ok),
     ]
+    return _encode("Instance", instance.VERSIONS[0], methods)
+
+
+def encode_group_api(name: str) -> bytes:
+    """Return ``/info/api.json`` of the group controller *name*."""
+    group_id = {"Name": name, "ID": "workers"}
+    ok = {**group_id, "OK": True}
+    part = {"Plugin": "rack1", "Properties": {}}
+    properties = {"Allocation": {"Size": 3}, "Instance": part, "Flavor": {**part, "Plugin": "vanilla"}}
+    spec = {"ID": "workers", "Properties": properties}
+    member = {"ID": _ID, "LogicalID": None, "Tags": {"infrakit.group": "workers"}}
+    methods = [
+        _describe_method(
+            "Group.CommitGroup",
+            {"Name": name, "Spec": spec, "Pretend": False},
+            {**group_id, "Details": "Managing 3 instances"},
+        ),
+        _describe_method(
+            "Group.DescribeGroup", group_id, {**group_id, "Description": {"Instances": [member], "Converged": True}}
+        ),
+        _describe_method("Group.DestroyGroup", group_id, ok),
+        _describe_method("Group.DestroyInstances", {**group_id, "Instances": [_ID]}, ok),
+        _describe_method("Group.FreeGroup", group_id, ok),
+        _describe_method("Group.InspectGroups", {"Name": name, "ID": ""}, {"Name": name, "ID": "", "Groups": [spec]}),
+        _describe_method("Group.SetSize", {**group_id, "Size": 5}, ok),
+        _describe_method("Group.Size", group_id, {**group_id, "Size": 3}),
+    ]
+    return _encode("Group", group.VERSIONS[0], methods)
+
+
+def _encode(interface: str, newest: str, methods: Sequence[Any]) -> bytes:
+    version = {"Name": interface, "Version": newest, "Sub": ""}
     document = {
         "Vendor": {"Name": "pyinfrakit", "Version": __version__, "Sub": "", "URL": ""},
         "Implements": [version],
@@ -41,5 +75,5 @@ def encode_api(example: Mapping[str, Any], sub_type: str = "") -> bytes:
 
 
 def _describe_method(name: str, params: Mapping[str, Any], result: Mapping[str, Any]) -> Any:
-    request = {"jsonrpc": "2.0", "method": f"Instance.{name}", "params": params, "id": "1"}
+    request = {"jsonrpc": "2.0", "method": name, "params": params, "id": "1"}
     return {"Request": request, "Response": {"result": result, "id": "1"}}

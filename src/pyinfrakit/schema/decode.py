@@ -4,6 +4,7 @@ msgspec validates. This module turns its messages into the project's form,
 ``Properties.count: expected an integer >= 1, got "two"``.
 """
 
+import json
 import re
 from array import array
 from collections.abc import Callable, Iterator
@@ -79,6 +80,17 @@ def check_depth(data: bytes) -> None:
     steps = array("b", _STRING.sub(b"", data).translate(_STEPS, _NOT_BRACKETS))
     if max(accumulate(steps), default=0) > MAX_DEPTH:
         raise NotJSON(f"nested more than {MAX_DEPTH} levels deep")
+
+
+def check_keys(data: bytes) -> None:
+    """Raise `WrongShape` if an object in *data*, which is JSON, has a key twice. msgspec keeps the last one."""
+    json.loads(data, object_pairs_hook=_check_pairs, parse_int=str, parse_float=str)
+
+
+def _check_pairs(pairs: list[tuple[str, Any]]) -> None:
+    if len({key for key, _ in pairs}) < len(pairs):
+        names = [key for key, _ in pairs]
+        raise WrongShape("", f"duplicate key {next(key for key in names if names.count(key) > 1)!r}")
 
 
 def make_encodable(text: str) -> str:

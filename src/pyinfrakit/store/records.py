@@ -20,9 +20,10 @@ class Put(Struct, frozen=True, gc=False):
 
 
 class Drop(Struct, frozen=True, gc=False):
-    """Forget a record."""
+    """Forget a record. *reason* is for the event log."""
 
     id: str
+    reason: str = ""
 
 
 class Note(Struct, frozen=True, gc=False):

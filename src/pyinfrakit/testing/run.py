@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import pytest
 
 from pyinfrakit.daemon.build import Parts, build
+from pyinfrakit.events import EventLog
 from pyinfrakit.instance.calls import CallLimits, Calls
 from pyinfrakit.instance.plugin import Plugin
 from pyinfrakit.provider import Machine, Provider
@@ -76,7 +77,7 @@ async def run_provider(provider: Provider, spec: Spec, known: Sequence[Record], 
 def _build(provider: Provider, folder: Path, interval: float, wait: float) -> AbstractContextManager[Parts]:
     make_plugin = functools.partial(Plugin, interval=interval, wait=wait)
     state = str(folder / "contract.json")
-    return build("the contract", {"": lambda name, folder: provider}, state, MARK, make_plugin)
+    return build("the contract", {"": lambda name, folder: provider}, EventLog(), state, MARK, make_plugin)
 
 
 @asynccontextmanager

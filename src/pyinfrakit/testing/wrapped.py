@@ -28,7 +28,7 @@ class Wrapped(Provider):
         self.calls = Calls(inner, CallLimits())
 
     async def start(self) -> None:
-        await self.calls.start(self.mark, self.known, self.ready)
+        await self.calls.start(self.mark, self.known, self.ready, self.changed)
 
     async def stop(self) -> None:
         try:

@@ -31,6 +31,7 @@ from pyinfrakit.testing import ProviderContract
 from support.harness import COMMAND, PROGRAMS, Daemon, command, eventually
 from support.load import Caller, check, loaded
 from support.processes import (
+    AS_USER,
     USER,
     Instances,
     Start,
@@ -93,6 +94,18 @@ def test_a_killed_process_is_set_aside(start: Start, instances: Instances) -> No
     destroy(daemon, ids[2])
     assert not folder_of(daemon, ids[2]).exists()
     assert sorted({*ids} - {ids[2]}) == sorted(instances.mains())
+
+
+def test_a_group_that_died_with_its_host_is_set_aside(start: Start) -> None:
+    """If all processes of a group end while no daemon runs, the next one sets all of them aside, and holds none."""
+    daemon = start()
+    ids = [daemon.provision(sleep_command(), infrakit_group="w") for _ in range(4)]
+    processes = [find_main(daemon, id) for id in ids]
+    daemon.kill()
+    kill(processes)
+    daemon.start()
+    assert {"killed by SIGKILL"} == {wait_for_problem(daemon, id) for id in ids}
+    assert [] == daemon.described()
 
 
 def test_a_process_has_a_clean_environment(start: Start, mark: str, home: Path) -> None:
@@ -174,6 +187,22 @@ def test_a_folder_that_is_not_private_stops_the_start(home: Path) -> None:
     assert f"folder {wide}: expected a folder of this user with mode 0700" in result.stderr
 
 
+def test_instances_elsewhere_stop_the_start(start: Start, tmp_path: Path) -> None:
+    """With a folder that lacks instances whose processes run, the daemon does not start: they are not gone."""
+    daemon = start()
+    id = daemon.provision(sleep_command())
+    process = find_main(daemon, id)
+    daemon.stop()
+    other = ("--option", f"folder={tmp_path / 'other'}")
+    result = command(daemon.home, "--name", "rack1", "--provider", "process", *AS_USER, *other, "--log", "1")
+    assert 2 == result.returncode
+    assert f"lacks {id}, which runs: set the option folder to the folder of the instances" in result.stderr
+    kill([process])
+    daemon.arguments = (*daemon.arguments, *other)
+    daemon.start()
+    eventually(lambda: daemon.record(id) is None, "its process is gone, and so is the instance")
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root can switch users")
 def test_only_root_runs_processes_as_another_user(home: Path) -> None:
     """A daemon that is not root's does not start with another user in its options."""
@@ -216,6 +245,15 @@ def test_a_command_that_can_not_run_fails_the_provision(start: Start, instances:
         (
             {"command": "a", "environment": {"PYINFRAKIT_MARK": "x"}},
             "Properties.environment.PYINFRAKIT_MARK: is set by",
+        ),
+        ({"command": "a", "ports": ["http", ""]}, "Properties.ports[1]: expected lower-case letters, digits, _"),
+        ({"command": "a", "ports": ["Http"]}, "such as \"http\", got 'Http'"),
+        ({"command": "a", "ports": ["a-b"]}, "Properties.ports[0]: expected lower-case letters, digits, _"),
+        ({"command": "a", "ports": ["a", "b", "a"]}, "Properties.ports[2]: duplicate name 'a'"),
+        ({"command": "a", "ports": [80]}, "Properties.ports[0]: expected a string, got 80"),
+        (
+            {"command": "a", "ports": ["a"], "environment": {"PORT_A": "80"}},
+            "Properties.environment.PORT_A: is set by the provider",
         ),
     ],
 )
@@ -324,6 +362,42 @@ def test_the_reason_says_how_the_process_ended(start: Start, text: str, reason: 
     assert reason == wait_for_problem(daemon, watched)
 
 
+RARELY = ("--sync-interval", "600")
+"""The flags of a daemon that observes only at its start, and when its provider reports a change."""
+
+
+def test_the_end_of_a_process_is_observed_at_once(start: Start) -> None:
+    """A daemon observes the end of a process when it comes, also of one that an earlier daemon started."""
+    daemon = start(*RARELY)
+    ids = [daemon.provision(sleep_command(), infrakit_group="w") for _ in range(20)]
+    kill([find_main(daemon, id) for id in ids[:10]])
+    assert {"killed by SIGKILL"} == {wait_for_problem(daemon, id) for id in ids[:10]}
+    assert set(ids[10:]) == set(daemon.described())
+    daemon.kill()
+    daemon.start()
+    eventually(lambda: "status" in read_live(daemon, ids[10]), "the first observation found the processes")
+    kill([find_main(daemon, id) for id in ids[10:]])
+    assert {"killed by SIGKILL"} == {wait_for_problem(daemon, id) for id in ids[10:]}
+
+
+def test_a_process_that_ends_during_its_provision_is_observed(start: Start) -> None:
+    """A process that ends while its provision returns is observed once the provision has ended."""
+    daemon = start(*RARELY)
+    for _ in range(10):
+        assert "exited with status 3" == wait_for_problem(daemon, daemon.provision(sh_command("exit 3")))
+
+
+def test_the_end_of_a_process_without_its_shell_is_observed_at_once(start: Start) -> None:
+    """If the shell of a process is killed, the daemon watches the process itself."""
+    daemon = start(*RARELY)
+    id = daemon.provision(sleep_command())
+    find_main(daemon, id).parent().kill()
+    time.sleep(0.3)  # either end may come first, but mostly the daemon watches the process by then
+    assert [id] == daemon.described()
+    kill([find_main(daemon, id)])
+    assert "ended with unknown exit status" == wait_for_problem(daemon, id)
+
+
 FOREVER = "while :; do sleep 0.05; done"
 
 
@@ -363,9 +437,11 @@ def test_a_reused_pid_is_another_process(start: Start, instances: Instances) -> 
     innocent = daemon.provision(sleep_command())
     other = find_main(daemon, innocent)
     life = folder_of(daemon, id) / "life"
+    daemon.kill()
     kill(instances.of(id))
     lines = [line for line in life.read_text().splitlines() if line.split()[0] in ("boot", "main")]
     life.write_text("\n".join(lines).replace(f"\nmain {read_handle(daemon, id)} ", f"\nmain {other.pid} ") + "\n")
+    daemon.start()
     assert "ended with unknown exit status" == wait_for_problem(daemon, id)
     destroy(daemon, id)
     assert other.is_running()

@@ -1,6 +1,6 @@
 """The folder of an instance. It exists from before its process starts until none of its processes is left.
 
-    instance.json       mark, logical ID and tags, from which a lost record is restored
+    instance.json       mark, logical ID and tags, from which a lost record is restored, and ports by name
     stdout, stderr      output of the process
     life                the process so far, in lines:
       boot ID SECONDS     the daemon is about to start the shell
@@ -42,6 +42,7 @@ class Metadata(Struct, frozen=True, rename="pascal"):
     mark: str
     logical_id: str | None
     tags: Mapping[str, str]
+    ports: Mapping[str, int] = {}
 
 
 class Life(Struct, frozen=True):
@@ -200,8 +201,8 @@ class InstanceFolders:
         for path in self.path.glob(".*"):
             shutil.rmtree(path, ignore_errors=True)
 
-    def make(self, id: str, metadata: Metadata) -> InstanceFolder:
-        """Return the folder of an instance, new or existing. Raise `GiveUp` if it isn't this plugin's."""
+    def make(self, id: str, metadata: Metadata) -> tuple[InstanceFolder, Metadata]:
+        """Return the folder of an instance and its metadata, new or existing. Raise `GiveUp` if it isn't this plugin's."""
         if not _is_name(id):
             raise GiveUp(f"{id!r} can't be the name of a folder")
         folder = InstanceFolder(self.path / id)
@@ -215,13 +216,16 @@ class InstanceFolders:
             new.rename(folder.path)
         elif existing.mark != metadata.mark:
             raise GiveUp(f"{folder.path} belongs to another plugin, by its mark")
-        return folder
+        return folder, existing or metadata
 
     def get(self, id: str, mark: str) -> InstanceFolder | None:
         """Return the folder of an instance; None if there is none with this mark."""
         folder = InstanceFolder(self.path / id)
         metadata = folder.read_metadata() if _is_name(id) and folder.exists() else None
         return folder if metadata is not None and metadata.mark == mark else None
+
+    def has(self, id: str) -> bool:
+        return InstanceFolder(self.path / id).exists()
 
     def find(self, mark: str) -> list[tuple[InstanceFolder, Metadata]]:
         folders = [InstanceFolder(self.path / name) for name in os.listdir(self.path) if not name.startswith(".")]

@@ -9,6 +9,7 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 from pyinfrakit.errors import CannotStart, InvalidSpec
+from pyinfrakit.providers.process.ports import name_variables
 from pyinfrakit.providers.process.proc import INSTANCE_VARIABLE, MARK_VARIABLE
 
 
@@ -19,15 +20,23 @@ class Properties(Struct, forbid_unknown_fields=True):
     arguments: Annotated[list[str], Meta(description="its arguments")] = []
     environment: Annotated[dict[str, str], Meta(description="variables in addition to PATH, HOME, USER and LANG")] = {}
     directory: Annotated[str, Meta(pattern="^/", description="its working directory")] = "/"
+    ports: Annotated[list[str], Meta(max_length=100, description="names of TCP ports to give it: in PORT_NAME")] = []
 
     def __post_init__(self) -> None:
         """Raise `InvalidSpec` if the kernel or a shell can't pass a value on to the process."""
+        for number, name in enumerate(self.ports):
+            field = f"Properties.ports[{number}]"
+            if not re.fullmatch("[a-z][a-z0-9_]*", name):
+                raise InvalidSpec(field, f'expected lower-case letters, digits, _, such as "http", got {name!r}')
+            if name in self.ports[:number]:
+                raise InvalidSpec(field, f"duplicate name {name!r}")
+        reserved = {INSTANCE_VARIABLE, MARK_VARIABLE, *name_variables(dict.fromkeys(self.ports))}
         for name in self.environment:
             field = f"Properties.environment.{name}"
             # Shells drop variables with other names.
             if not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", name):
                 raise InvalidSpec(field, "expected the name of a variable: letters, digits, _")
-            if name in (INSTANCE_VARIABLE, MARK_VARIABLE):
+            if name in reserved:
                 raise InvalidSpec(field, "is set by the provider")
         fields = {f"environment.{name}": [value] for name, value in self.environment.items()}
         fields |= {"command": [self.command], "arguments": self.arguments, "directory": [self.directory]}
@@ -44,6 +53,16 @@ class Options(Struct, forbid_unknown_fields=True):
     init_timeout: Annotated[float, Meta(gt=0, le=86400, description="seconds before a spec's Init times out")] = 600
     log_size: Annotated[int, Meta(ge=4096, description="bytes before stdout or stderr is cut")] = 10 * 1024 * 1024
     folder: Annotated[str | None, Meta(description="instance folders; default: NAME.processes beside the state")] = None
+    ports: Annotated[str, Meta(description="the first and last of the ports that instances may get")] = "20000-29999"
+
+
+def parse_ports(text: str) -> range:
+    """Return the port numbers from the first to the last in the option `ports`. Raise `CannotStart`."""
+    found = re.fullmatch("([0-9]{1,5})-([0-9]{1,5})", text)
+    first, last = map(int, found.groups()) if found else (0, 0)
+    if not 1 <= first <= last <= 65535:
+        raise CannotStart(f"option ports: expected FIRST-LAST, each from 1 to 65535, such as 20000-29999, got {text!r}")
+    return range(first, last + 1)
 
 
 class Account(Struct, frozen=True):

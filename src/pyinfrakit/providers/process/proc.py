@@ -53,18 +53,33 @@ def is_alive(process: ProcessID) -> bool:
     return status is not None and status.id == process and not status.has_ended
 
 
+def open_process(process: ProcessID) -> int | None:
+    """Return a descriptor of a process; None if it is not alive.
+
+    A descriptor stays with its process. Between a check of a mere PID and its use, the process could end and an
+    innocent one could get the PID.
+    """
+    try:
+        fd = os.pidfd_open(process.pid)
+    except ProcessLookupError:
+        return None
+    if is_alive(process):
+        return fd
+    os.close(fd)
+    return None
+
+
 def send(process: ProcessID, *signals: signal.Signals) -> None:
     """Send signals to a process, if it is alive. Raise PermissionError if it refuses them."""
-    with contextlib.suppress(ProcessLookupError):
-        fd = os.pidfd_open(process.pid)
-        try:
-            # A pidfd stays with its process. Between a check of a mere PID and the signal, the process
-            # could end and an innocent one could get the PID.
-            if is_alive(process):
-                for number in signals:
-                    signal.pidfd_send_signal(fd, number)
-        finally:
-            os.close(fd)
+    fd = open_process(process)
+    if fd is None:
+        return
+    try:
+        for number in signals:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(fd, number)
+    finally:
+        os.close(fd)
 
 
 def read_boot() -> tuple[str, int]:
@@ -90,6 +105,11 @@ class ProcessTable:
             self._sessions[status.session].add(pid)
             for id in _read_instances(pid, mark):
                 self._marked[id].add(pid)
+
+    @property
+    def ids(self) -> frozenset[str]:
+        """The IDs of all instances with a marked process."""
+        return frozenset(self._marked)
 
     def find(self, id: str, shell: ProcessID | None, main: ProcessID | None, uid: int) -> set[ProcessID]:
         """Return an instance's processes: marked or recorded ones, the shell's session, all descendants.

@@ -4,6 +4,7 @@ Each instance has a folder in ``NAME.processes`` (see `folder.py`) and a shell (
 command ended, whether a daemon runs or not.
 """
 
+import asyncio
 import contextlib
 import os
 import threading
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from signal import SIGCONT, SIGKILL, SIGTERM
+from typing import Any
 
 from pyinfrakit.errors import CannotStart, GiveUp, TryAgain
 from pyinfrakit.paths import make_private
@@ -20,9 +22,11 @@ from pyinfrakit.providers.process import proc, shell
 from pyinfrakit.providers.process.folder import InstanceFolder, InstanceFolders, Life, Metadata
 from pyinfrakit.providers.process.options import Options as ProcessOptions
 from pyinfrakit.providers.process.options import Properties as ProcessProperties
-from pyinfrakit.providers.process.options import find_account
+from pyinfrakit.providers.process.options import find_account, parse_ports
+from pyinfrakit.providers.process.ports import ADDRESS, Ports
 from pyinfrakit.providers.process.proc import ProcessID, ProcessTable
 from pyinfrakit.providers.process.shell import Launch
+from pyinfrakit.providers.process.watch import Watch
 from pyinfrakit.record import Record, Spec
 
 KILL_TIME = 5.0
@@ -36,6 +40,7 @@ class Process(Provider):
     Options = ProcessOptions
     example = {"command": "sleep", "arguments": ["600"]}
     batch = 100
+    certain = True
     options: ProcessOptions
 
     def __init__(self, name: str, folder: Path, options: ProcessOptions | None = None) -> None:
@@ -44,23 +49,42 @@ class Process(Provider):
         self._children: set[int] = set()
         self._children_lock = threading.Lock()
 
-    def start(self) -> None:
+    async def start(self) -> None:
         if not hasattr(os, "pidfd_open"):
             raise CannotStart("provider process: expected Linux 5.4 or newer")
+        await asyncio.to_thread(self._prepare)
+        self._watch = Watch(self.changed)
+
+    async def stop(self) -> None:
+        self._watch.stop()
+
+    def _prepare(self) -> None:
         self._account = find_account(self.options.user)
+        self._ports = Ports(parse_ports(self.options.ports), self._folders.path)
         self._boot, _ = proc.read_boot()
         make_private(self._folders.path)
         self._folders.clean()
+        self._check_folders()
         _close_on_exec()
 
+    def _check_folders(self) -> None:
+        """Raise `CannotStart` if the folders of instances are missing whose processes run: they are elsewhere, not gone."""
+        missing = {record.id for record in self.known if not self._folders.has(record.id)}
+        if missing and (running := missing & ProcessTable(self.mark).ids):
+            problem = f"folder {self._folders.path} lacks {min(running)}, which runs"
+            raise CannotStart(f"{problem}: set the option folder to the folder of the instances")
+
     def provision(self, id: str, spec: Spec) -> Machine:
-        launch = Launch(self._account, id, self.mark, self.parse(spec.properties), spec.init)
-        metadata = Metadata(self.mark, spec.logical_id, dict(spec.tags))
+        properties: ProcessProperties = self.parse(spec.properties)
         with _disk_errors():
-            folder = self._folders.make(id, metadata)
+            folder, metadata = self._folders.make(id, Metadata(self.mark, spec.logical_id, dict(spec.tags)))
+            if properties.ports and not metadata.ports:
+                metadata = self._ports.assign(folder, metadata, properties.ports)
+            launch = Launch(self._account, id, self.mark, properties, spec.init, metadata.ports)
             life = self._begin(folder, launch)
             if life.main is None:
                 raise GiveUp(shell.describe_failure(folder, life.failure, launch))
+            self._watch.add(id, life.shell, life.main)
             return self._describe(folder, metadata, life)
 
     def _begin(self, folder: InstanceFolder, launch: Launch) -> Life:
@@ -89,6 +113,8 @@ class Process(Provider):
             self._children.add(shell.start(folder, lock, launch))
 
     def destroy(self, instances: Sequence[Record], reason: str) -> dict[str, TryAgain]:
+        for each in instances:
+            self._watch.forget(each.id)
         folders = [self._folders.get(each.id, self.mark) for each in instances]
         errors = self._end([folder for folder in folders if folder is not None], _remove)
         self._reap()
@@ -147,16 +173,22 @@ class Process(Provider):
                 break
             time.sleep(0.01)
             life = folder.read_life()
-        return self._describe(folder, metadata, life)
+        machine = self._describe(folder, metadata, life)
+        if machine.functional:
+            # The shell first: when it ends, the exit status is on file. Without it, the command's own end has to do.
+            self._watch.add(folder.id, life.shell, life.main)
+        return machine
 
     def _describe(self, folder: InstanceFolder, metadata: Metadata, life: Life) -> Machine:
         problem = life.find_problem(self._boot)
-        handle, properties = None, None
+        handle, properties = None, dict[str, Any]()
         if life.main is not None:
             handle = str(life.main.pid)
             started = datetime.fromtimestamp(life.boot_time + life.main.start // proc.TICKS, UTC)
             text = started.isoformat().replace("+00:00", "Z")
-            properties = {"pid": life.main.pid, "started": text, "status": problem or "running"}
+            properties = {"pid": life.main.pid, "started": text, "status": problem or "running", "address": ADDRESS}
+            if metadata.ports:
+                properties |= {"port": next(iter(metadata.ports.values())), "ports": metadata.ports}
         return Machine(folder.id, handle, not problem, problem, properties, metadata.tags, metadata.logical_id)
 
     def label(self, instance: Record, tags: Mapping[str, str]) -> None:

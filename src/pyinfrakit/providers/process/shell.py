@@ -15,6 +15,7 @@ from pyinfrakit.errors import GiveUp, TryAgain
 from pyinfrakit.providers.process import proc
 from pyinfrakit.providers.process.folder import STDERR, STDOUT, InstanceFolder, describe_exit
 from pyinfrakit.providers.process.options import Account, Properties
+from pyinfrakit.providers.process.ports import name_variables
 from pyinfrakit.schema.secrets import Redactor, find_words
 
 PATH = "/usr/local/bin:/usr/bin:/bin"
@@ -69,13 +70,14 @@ class Launch(Struct, frozen=True):
     mark: str
     properties: Properties
     init: str
+    ports: Mapping[str, int]
 
     @property
     def variables(self) -> dict[str, str]:
         """Its environment: variables that all programs expect, its own, and those that identify it."""
         usual = {"PATH": PATH, "HOME": self.account.home, "USER": self.account.name, "LANG": "C.UTF-8"}
         identity = {proc.INSTANCE_VARIABLE: self.id, proc.MARK_VARIABLE: self.mark}
-        return usual | self.properties.environment | identity
+        return usual | self.properties.environment | name_variables(self.ports) | identity
 
 
 def start(folder: InstanceFolder, lock: int, launch: Launch) -> int:

@@ -50,3 +50,7 @@ class OperatorClient(InstanceClient):
     def status(self) -> types.StatusResult:
         """Return the state of the plugin."""
         return self._call("Operator.Status", {}, types.StatusResult)
+
+    def events(self, topic: str = "", since: float = 0.0, after: int = 0) -> types.EventsResult:
+        """Return the logged events on *topic*, not before *since* (seconds since 1970), with numbers above *after*."""
+        return self._call("Operator.Events", {"Topic": topic, "Since": since, "After": after}, types.EventsResult)

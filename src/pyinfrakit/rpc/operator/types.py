@@ -2,6 +2,7 @@
 
 from msgspec import Struct
 
+from pyinfrakit.events import LoggedEvent
 from pyinfrakit.rpc.instance.types import Description, Params
 
 
@@ -102,3 +103,18 @@ class InstancesResult(Struct, frozen=True):
     """The IDs of the instances whose loss was confirmed, or that were adopted."""
 
     Instances: list[str]
+
+
+class EventsParams(Params, frozen=True):
+    """Which events: those on *Topic*, not before *Since* (seconds since 1970), with numbers above *After*."""
+
+    Topic: str | None = None
+    Since: float | None = None
+    After: int | None = None
+
+
+class EventsResult(Struct, frozen=True):
+    """*Log* is a random identity: two sockets of one process lead to the same log."""
+
+    Log: str
+    Events: list[LoggedEvent]

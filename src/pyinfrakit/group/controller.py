@@ -1,0 +1,476 @@
+"""The loop of one group: observe the members, plan, carry out the plan, and wait for news.
+
+A round begins when a plugin reports a change, when an action has ended, when something becomes due, and at
+the latest after the poll interval. Rounds of different groups are independent: a plugin that hangs makes
+its own groups wait, and no others.
+"""
+
+import asyncio
+import logging
+import math
+import random
+import time
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+
+from msgspec import Raw
+from msgspec.structs import replace
+
+from pyinfrakit.errors import GiveUp, PyInfrakitError, TryAgain
+from pyinfrakit.events import EventLog
+from pyinfrakit.group import losses
+from pyinfrakit.group.backoff import CRASH_TIME, CrashLoop
+from pyinfrakit.group.flavors import FindFlavor, Health
+from pyinfrakit.group.health import HealthChecks
+from pyinfrakit.group.plan import plan
+from pyinfrakit.group.plugins import FindPlugin
+from pyinfrakit.group.record import GroupRecord
+from pyinfrakit.group.roster import Roster, Sight
+from pyinfrakit.group.situation import (
+    Adopt,
+    Config,
+    Create,
+    Destroy,
+    Member,
+    MemberState,
+    Plan,
+    SetAside,
+    Situation,
+)
+from pyinfrakit.group.spec import GroupSpec
+from pyinfrakit.group.status import GroupStatus, MemberStatus, Phase, Verb
+from pyinfrakit.group.wishes import Wishes
+from pyinfrakit.group.work import Work
+
+log = logging.getLogger(__name__)
+
+SOON = 1.0
+"""Seconds between plans while a group waits for something that only time brings."""
+
+SETTLE_TIME = 15.0
+"""Seconds after a start in which nothing is created at a plugin that keeps no records.
+
+A provision of an earlier run may still be under way there; InfraKit's clients wait for so long.
+"""
+
+
+Save = Callable[[str, GroupRecord, GroupRecord], Awaitable[None]]
+"""Replace the record of a group, make the new one durable, and have its controller follow it.
+
+Raise `Refused` if another one than the expected one is stored, or `StoreFailed`.
+"""
+
+
+class Controller:
+    """The loop of a group.
+
+    *poll* is in seconds. *measure_room* returns how many more members the fleet allows, or None. *own* are the
+    instance and logical IDs of the host on which this runs. *is_known*: the group existed before this start.
+    *ended* is called once a group that is being destroyed has no members left.
+    """
+
+    def __init__(
+        self,
+        id: str,
+        record: GroupRecord,
+        *,
+        find_plugin: FindPlugin,
+        find_flavor: FindFlavor,
+        checks: HealthChecks,
+        events: EventLog,
+        save: Save,
+        ended: Callable[[str], None],
+        poll: float,
+        measure_room: Callable[[], int | None],
+        own: Collection[str],
+        is_known: bool,
+    ) -> None:
+        self.id = id
+        self.wishes = Wishes(id, record)
+        self.roster = Roster()
+        self.work = Work(id, self.roster, find_plugin, find_flavor, events, self.refresh)
+        self.plan = Plan()
+        self.trouble = "its members are not observed yet"
+        self._find_plugin = find_plugin
+        self._checks = checks
+        self._events = events
+        self._save = save
+        self._ended = ended
+        self._poll = poll
+        self._measure_room = measure_room
+        self._own = own
+        self._started = time.monotonic() if is_known else -SETTLE_TIME
+        self._uncertain: set[str] = set()
+        self._refreshed: dict[str, float] = {}
+        self._crashes = CrashLoop()
+        self._short_since: float | None = None
+        self._failure = ""
+        self._members: Sequence[Member] = ()
+        self._held_subjects: frozenset[str] = frozenset()
+        self._news = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        now, wall = time.monotonic(), time.time()
+        for pool, members in record.known.items():
+            for member, logical_id in members.items():
+                self.roster.expect(pool, member, logical_id, now, wall)
+
+    # --- Life
+
+    def start(self) -> None:
+        """Begin with the rounds."""
+        self._task = asyncio.create_task(self._run(), name=f"group {self.id}")
+        self._task.add_done_callback(self._report_end)
+
+    async def stop(self) -> None:
+        """End the rounds, and leave all members alone."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait({self._task}, timeout=1)
+        await self.work.stop()
+        self._checks.forget(self.id)
+
+    def _report_end(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.trouble = "a bug ended its loop: see the log"
+            log.critical("group %s: a bug ended its loop", self.id, exc_info=error)
+
+    def wake(self) -> None:
+        """Plan again now, with the members as they are known."""
+        self._news.set()
+
+    def refresh(self, pool: str = "") -> None:
+        """Observe *pool*, or all, again now."""
+        for each in [pool] if pool else list(self._refreshed):
+            self._refreshed.pop(each, None)
+        self._news.set()
+
+    def follow(self, record: GroupRecord) -> None:
+        """Go on with a changed record."""
+        before, self.wishes = self.wishes, Wishes(self.id, record)
+        old = before.record
+        is_new = bytes(record.properties) != bytes(old.properties)
+        if is_new or record.rollout.phase is not old.rollout.phase:
+            self.work.reopen()
+            self._crashes = self._crashes.settle(time.monotonic())
+            self._short_since = None
+            self._failure = ""
+        if is_new or old.rollout.phase is Phase.STOPPED:
+            self.roster.excuse()
+        self._news.set()
+
+    # --- Rounds
+
+    async def _run(self) -> None:
+        while True:
+            self._news.clear()
+            await self._observe()
+            await self._decide()
+            # Many groups that start together must not stay in step.
+            delay = self._poll * random.uniform(0.9, 1.1)
+            if self.plan.steps or self.work.asked or self.work.going:
+                delay = min(SOON, delay)
+            try:
+                await asyncio.wait_for(self._news.wait(), delay)
+            except TimeoutError:
+                continue
+
+    async def _observe(self) -> None:
+        """Describe each plugin that has news, or was not asked for a poll interval."""
+        now = time.monotonic()
+        due = [name for name in self.wishes.plugins if now >= self._refreshed.get(name, 0.0) + self._poll]
+        if len(due) == 1:
+            await self._describe(due[0])
+        elif due:
+            await asyncio.gather(*map(self._describe, due))
+        if due:
+            descriptions = [track.description for _, track in self.roster]
+            self._checks.update(self.wishes.spec, descriptions)
+
+    async def _describe(self, pool: str) -> None:
+        self._refreshed[pool] = time.monotonic()
+        try:
+            plugin = await self._find_plugin(pool)
+            descriptions = await plugin.describe(self.id)
+        except PyInfrakitError as error:
+            if pool not in self.roster.blind:
+                self._record("plugin unavailable", f"{pool}: {error}")
+            self.roster.lose_sight(pool, str(error))
+            return
+        if pool in self.roster.blind:
+            self._record("plugin available", pool)
+        if plugin.is_certain:
+            self._uncertain.discard(pool)
+        else:
+            self._uncertain.add(pool)
+        now = time.monotonic()
+        sight = self.roster.observe(pool, descriptions, now, time.time())
+        missing = await self._judge_missing(pool, sight, now)
+        self.work.settle(pool, sight.new, missing, now)
+        for id in sight.failed:
+            self._note_end(id, now)
+
+    async def _judge_missing(self, pool: str, sight: Sight, now: float) -> tuple[str, ...]:
+        """Forget the members that are gone; hold back mass losses if the plugin does not. Return the gone ones."""
+        expected = {
+            id for id in sight.missing if self.work.is_ended(id) or self.roster[id].state is MemberState.LEAVING
+        }
+        lost = gone = set(sight.missing) - expected
+        if pool in self._uncertain:
+            record = self.wishes.record
+            known = self.roster.list_in(pool)
+            verdict = losses.judge_losses(lost, len(known), record.losses, record.held, time.time())
+            gone = set(verdict.gone)
+            await self._remember(pool, verdict, expected | gone)
+        for id in gone:
+            self._note_end(id, now)
+            self._record("gone", "its plugin no longer describes it", id)
+        for id in expected | gone:
+            self.roster.forget(id)
+        return tuple(expected | gone)
+
+    async def _remember(self, pool: str, verdict: losses.Verdict, gone: Collection[str]) -> None:
+        """Keep what a restart must not forget of a plugin that has no rule for mass losses of its own."""
+        record = self.wishes.record
+        here = [id for id in self.roster.list_in(pool) if id not in gone]
+        known = {id: self.roster[id].description.logical_id for id in sorted(here)}
+        elsewhere = {id: reason for id, reason in record.held.items() if id in self.roster and id not in here}
+        held = elsewhere | dict.fromkeys(sorted(verdict.held), _MASS_LOSS)
+        pools = {**record.known, pool: known}
+        changed = replace(record, held=held, losses=verdict.recent, known=pools)
+        if changed != record:
+            await self._put(changed)
+            for id in held.keys() - record.held.keys():
+                self._record("held", _MASS_LOSS, id)
+
+    def _note_end(self, id: str, now: float) -> None:
+        """Take note of a member that failed by itself: its creation failed, or it may be in a crash loop."""
+        track = self.roster[id]
+        if id in self.work.going:
+            return
+        if not (track.is_proven or track.is_excused) and self.wishes.compare(track) is Config.CURRENT:
+            self._failure = f"{id} failed: {track.description.reason or 'it is gone'}"
+        if track.running is None:
+            reason = track.description.reason or "it vanished while it was created"
+            self.work.fail(track.pool, GiveUp(f"{id}: {reason}"))
+        elif now - track.running < CRASH_TIME:
+            self._crashes = self._crashes.add(id, now, random.random())
+
+    # --- Decisions
+
+    async def _decide(self) -> None:
+        """Plan, and begin to carry out the plan."""
+        wishes = self.wishes
+        needed = {pool.plugin for spec in (wishes.spec, wishes.previous) if spec for pool in spec.pools}
+        self.trouble = self.roster.find_unseen(needed)
+        if self.trouble:
+            self.plan = Plan()
+            return
+        await self._destroy_doomed(wishes.record)
+        situation = self.assess(wishes, wishes.record.rollout.phase, wishes.record.rollout.reason)
+        self._members = situation.members
+        decided = plan(situation)
+        if (record := self._advance(situation, decided)) is not None:
+            await self._put(record)
+            self._news.set()  # plan again, under the new phase
+            return
+        self.plan = decided
+        self._note_shortness(situation)
+        self._report_holds(decided)
+        self._carry_out(situation, decided)
+        if wishes.record.destroying and not len(self.roster) and not self.work.asked:
+            self._ended(self.id)
+
+    async def _destroy_doomed(self, record: GroupRecord) -> None:
+        """Destroy the members that an operator named, before a plan chooses others."""
+        for id in record.doomed:
+            if id in self.roster and id not in self.work.going:
+                self.work.destroy(Destroy(id, "an operator destroyed it"), self.wishes.spec)
+        here = frozenset(id for id in record.doomed if id in self.roster)
+        if here != record.doomed:
+            await self._put(replace(record, doomed=here))
+
+    def assess(self, wishes: Wishes, phase: Phase, reason: str) -> Situation:
+        """Return the situation under *wishes*, in a phase of the update."""
+        now = time.monotonic()
+        record = wishes.record
+        min_ready = max(
+            wishes.spec.properties.updating.min_ready,
+            wishes.spec.properties.updating.duration,
+            wishes.spec.properties.updating.count * self._poll,
+        )
+        members = self.roster.judge(
+            now,
+            min_ready,
+            lambda id: self._checks.health(self.id, id)[:2],
+            wishes.compare,
+            self.work.going,
+            self.work.ended,
+            record.held,
+            record.protected,
+            self._own,
+        )
+        return Situation(
+            spec=wishes.spec,
+            members=members,
+            asked=self.work.asked,
+            phase=phase,
+            phase_reason=reason,
+            closed={**self.work.explain_closed(now), **self._explain_unready(now)},
+            rest=self._crashes.explain(now),
+            room=self._measure_room(),
+            min_ready=min_ready,
+            short_for=0.0 if self._short_since is None else now - self._short_since,
+            failure=self._failure or self.work.refusal,
+            has_previous=wishes.previous is not None,
+            is_ending=record.destroying,
+        )
+
+    def _explain_unready(self, now: float) -> Mapping[str, str]:
+        """Return the pools that can't be seen now, or that were seen too short a time, with the reasons."""
+        left = math.ceil(self._started + SETTLE_TIME - now)
+        early = {}
+        if left > 0:
+            reason = f"calls of an earlier run may still be under way; again in {left} s"
+            early = dict.fromkeys(self._uncertain, reason)
+        return {**early, **self.roster.blind}
+
+    def _advance(self, situation: Situation, decided: Plan) -> GroupRecord | None:
+        """Return the record in the next phase of the update, or None if the phase stays."""
+        record, now = self.wishes.record, time.time()
+        rollout = record.rollout
+        if record.destroying:
+            return None
+        if rollout.phase is Phase.IDLE and any(_is_outdated(m) for m in situation.members):
+            return self._begin_update(record, now)
+        if decided.is_updated and (rollout.phase is not Phase.IDLE or rollout.previous != record.properties):
+            if rollout.phase is not Phase.IDLE:
+                self._record("updated", "every member has the committed configuration, and is healthy")
+            return record.enter(rollout.finish(self.id, record.properties, now))
+        if not decided.stop:
+            return None
+        self._record("update stopped", decided.stop)
+        if self.wishes.spec.properties.updating.on_failure == "undo" and record.previous is not None:
+            return record.commit(self.id, record.previous, now, "controller", "undo", decided.stop)
+        return record.enter(rollout.stop(self.id, f"{decided.stop}; resume, undo or abort the update", now))
+
+    def _begin_update(self, record: GroupRecord, now: float) -> GroupRecord:
+        rolling = record.rollout.begin(self.id, None, now)
+        if len(record.history) > 1:
+            self._record("update", "members have another configuration than the committed one")
+            return record.enter(rolling)
+        reason = "members had another configuration before the first commit: resume to replace them"
+        self._record("update paused", reason)
+        return record.enter(rolling.pause(self.id, reason, now))
+
+    def _note_shortness(self, situation: Situation) -> None:
+        """Note since when members are missing."""
+        here = (MemberState.CREATING, MemberState.RUNNING, MemberState.LOST, MemberState.DRAINING)
+        is_short = sum(m.state in here for m in situation.members) < situation.spec.size
+        self._short_since = (self._short_since or time.monotonic()) if is_short else None
+
+    def _carry_out(self, situation: Situation, decided: Plan) -> None:
+        """Begin the actions of a plan, as many as may run at once. The next plan has the others."""
+        spec = self.wishes.spec
+        health = {m.id: m for m in situation.members}
+        for action in decided.actions[: self.work.free]:
+            match action:
+                case Create(is_previous=True) if self.wishes.previous is not None:
+                    self.work.create(action, self.wishes.previous)
+                case Create():
+                    self.work.create(action, spec)
+                case Destroy(id=id):
+                    self._note_crash(health[id])
+                    self.work.destroy(action, spec)
+                case SetAside(id=id):
+                    self._note_crash(health[id])
+                    self.work.set_aside(action, spec)
+                case Adopt():
+                    self.work.adopt(action, spec)
+        self.work.retry(spec, time.monotonic())
+
+    def _note_crash(self, member: Member) -> None:
+        if member.health is Health.UNHEALTHY and not member.is_proven:
+            self._crashes = self._crashes.add(member.id, time.monotonic(), random.random())
+
+    def _report_holds(self, decided: Plan) -> None:
+        """Record each hold once. Its reason may count seconds, so that only its subject tells it from others."""
+        holds = {(step.subject, step.reason) for step in decided.holds if step.verb is Verb.HOLD}
+        subjects = frozenset(subject for subject, _ in holds)
+        for subject, reason in sorted(holds):
+            if subject not in self._held_subjects:
+                self._record("held", reason, subject if subject in self.roster else "")
+        self._held_subjects = subjects
+
+    async def _put(self, record: GroupRecord) -> None:
+        """Make a change of the record durable. Raise nothing: what could not be written is decided again."""
+        try:
+            await self._save(self.id, self.wishes.record, record)
+        except PyInfrakitError as error:
+            log.error("group %s: %s", self.id, error)
+            await asyncio.sleep(SOON)
+
+    def _record(self, type: str, reason: str, member: str = "") -> None:
+        subject = f"group/{self.id}/{member}" if member else f"group/{self.id}"
+        self._events.record(subject, type, "controller", reason)
+
+    # --- Calls
+
+    def count_members(self) -> int:
+        """Return the number of members that exist or were asked for."""
+        return len(self.roster) + len(self.work.asked)
+
+    def count_outdated(self, spec: GroupSpec) -> int:
+        """Return how many members would be outdated under another spec."""
+        wishes = Wishes(self.id, replace(self.wishes.record, properties=spec.raw))
+        working = (MemberState.CREATING, MemberState.RUNNING)
+        return sum(t.state in working and wishes.compare(t) is Config.OUTDATED for _, t in self.roster)
+
+    def raise_trouble(self) -> None:
+        """Raise `TryAgain` if the group can't be judged now."""
+        if self.trouble:
+            raise TryAgain(f"group {self.id} can't be planned now: {self.trouble}")
+
+    def release(self, ids: Collection[str]) -> None:
+        """Forget members whose loss an operator confirmed."""
+        for id in ids:
+            self.roster.forget(id)
+        self._news.set()
+
+    def describe(self) -> GroupStatus:
+        """Return the group as it was last seen."""
+        record, spec = self.wishes.record, self.wishes.spec
+        present = [m for m in self._members if m.state not in (MemberState.FAILED, MemberState.LEAVING)]
+        return GroupStatus(
+            id=self.id,
+            size=spec.size,
+            healthy=sum(m.health is Health.HEALTHY and m.state is MemberState.RUNNING for m in present),
+            outdated=sum(m.config is Config.OUTDATED for m in present),
+            phase=record.rollout.phase,
+            phase_reason=record.rollout.reason,
+            trouble=self.trouble,
+            members=[self._describe_member(m) for m in self._members if m.id in self.roster],
+            steps=self.plan.steps,
+        )
+
+    def _describe_member(self, member: Member) -> MemberStatus:
+        track = self.roster[member.id]
+        description = track.description
+        return MemberStatus(
+            id=member.id,
+            logical_id=description.logical_id,
+            tags=description.tags,
+            properties=description.properties or Raw(b"null"),
+            plugin=member.pool,
+            state=description.state or member.state,
+            health=member.health.name.lower(),
+            config=member.config,
+            is_protected=member.is_protected,
+            reason=member.reason,
+            since=track.since,
+        )
+
+
+def _is_outdated(member: Member) -> bool:
+    return member.config is Config.OUTDATED and member.state in (MemberState.CREATING, MemberState.RUNNING)
+
+
+_MASS_LOSS = "its plugin no longer describes it, like many others: mend the plugin, or confirm the loss"

@@ -1,0 +1,92 @@
+"""TCP ports for instances. An instance has its ports from before its start until its folder is gone."""
+
+import contextlib
+import os
+import socket
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from msgspec.structs import replace
+
+from pyinfrakit.errors import NoCapacity
+from pyinfrakit.locks import acquire
+from pyinfrakit.providers.process.folder import METADATA, InstanceFolder, Metadata
+from pyinfrakit.schema.decode import NotJSON, WrongShape, decode
+
+ADDRESS = "127.0.0.1"
+"""The address of all instances, which they listen on."""
+
+
+class Ports:
+    """The ports in *numbers*, for instances whose folders are in *path*.
+
+    Daemons with folders ``NAME.processes`` beside each other never give the same port to two instances.
+    """
+
+    def __init__(self, numbers: range, path: Path) -> None:
+        self._numbers = numbers
+        self._path = path
+
+    def assign(self, folder: InstanceFolder, metadata: Metadata, names: Sequence[str]) -> Metadata:
+        """Return *metadata* with a free port for each name, and write it; raise `NoCapacity`.
+
+        Another program may take a port before the instance does. Then the instance can't listen, and says so itself.
+        """
+        with self._lock():
+            taken = set(self._list_taken())
+            free = (port for port in self._order(folder.id) if port not in taken and _is_free(port))
+            ports = dict(zip(names, free, strict=False))
+            if len(ports) < len(names):
+                numbers = f"{self._numbers[0]}-{self._numbers[-1]}"
+                raise NoCapacity(f"no free port for {names[len(ports)]}: all of {numbers} are assigned or in use")
+            assigned = replace(metadata, ports=ports)
+            folder.write_metadata(assigned)
+            return assigned
+
+    def _order(self, id: str) -> Iterable[int]:
+        """Return all ports, from another one on for each instance.
+
+        A port that has just become free is thus rarely assigned at once: clients may still look for its old owner.
+        """
+        start = zlib.crc32(id.encode()) % len(self._numbers)
+        return (*self._numbers[start:], *self._numbers[:start])
+
+    def _list_taken(self) -> Iterator[int]:
+        for path in {self._path, *self._path.parent.glob("*.processes")}:
+            with contextlib.suppress(OSError):  # it is gone, or belongs to another user
+                for name in os.listdir(path):
+                    yield from _read_ports(path / name)
+
+    @contextlib.contextmanager
+    def _lock(self) -> Iterator[None]:
+        fd = os.open(self._path.parent, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            acquire(fd, wait=True)
+            yield
+        finally:
+            os.close(fd)
+
+
+def name_variables(ports: Mapping[str, object]) -> dict[str, str]:
+    """Return the environment variables that hold an instance's ports; ``PORT`` is the first one."""
+    variables = {f"PORT_{name.upper()}": str(port) for name, port in ports.items()}
+    return {"PORT": next(iter(variables.values())), **variables} if variables else {}
+
+
+def _read_ports(folder: Path) -> Iterable[int]:
+    """Return the ports of an instance; none if they can't be read, because they are still seen if they are in use."""
+    try:
+        return decode((folder / METADATA).read_bytes(), Metadata).ports.values()
+    except (OSError, NotJSON, WrongShape):
+        return ()
+
+
+def _is_free(port: int) -> bool:
+    """Return whether a process of this user could listen on a port, on any address."""
+    with socket.socket() as probe:
+        try:
+            probe.bind(("", port))
+        except OSError:
+            return False
+    return True
