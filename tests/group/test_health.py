@@ -25,9 +25,10 @@ from pyinfrakit.group.health import AT_ONCE, AT_ONCE_PER_GROUP, HealthChecks
 from pyinfrakit.group.judgment import Outcome
 from pyinfrakit.group.plugins import Description
 from pyinfrakit.group.probes import probe
-from pyinfrakit.group.spec import Allocation, Check, DrainHook, Duration, GroupSpec
+from pyinfrakit.group.spec import Allocation, Check, DrainHook, Duration, GroupSpec, decode_field
 from pyinfrakit.group.templates import check_template
 from pyinfrakit.record import Spec
+from pyinfrakit.schema.decode import decode
 from support.harness import ROOT, eventually, root_only, until
 from test_child import is_gone
 
@@ -628,14 +629,15 @@ PAGE = (ROOT / "docs" / "health.md").read_text()
 
 @pytest.mark.parametrize("example", re.findall(r"```json\n(.*?)```", PAGE, re.DOTALL))
 def test_the_examples_of_the_page_are_valid(example: str) -> None:
-    """Each example is a group's properties, or a part of them, and its templates are valid."""
-    required = {"Allocation": {"Size": 3}, "Instance": {"Plugin": "rack1"}}
-    properties = specs.parse("web", Raw(json.dumps(required | json.loads(example)).encode())).properties
-    hooks = [properties.drain] if properties.drain is not None else []
-    assert [*properties.health, *hooks]
-    for each in (*properties.health, *hooks):
-        for text in (each.http, getattr(each, "tcp", None), *(each.exec or ())):
-            check_template(text or "")
+    """The checks and hooks of each example can be decoded, and their templates are valid."""
+    parts = json.loads(example)
+    checks = decode(json.dumps(parts.get("Health", [])).encode(), list[Check], "Health", decode_field)
+    hook = decode(json.dumps(parts.get("Drain")).encode(), DrainHook | None, "Drain", decode_field)  # type: ignore[arg-type]
+    assert checks or hook
+    texts = [text for each in checks for text in (each.http, each.tcp, *(each.exec or ())) if text]
+    texts += [hook.http or "", *(hook.exec or ())] if hook is not None else []
+    for text in texts:
+        check_template(text)
 
 
 @pytest.mark.parametrize(("shape", "heading"), [(Check, "Checks"), (DrainHook, "Drains")])
