@@ -76,10 +76,11 @@ def events(subject: str, directory: Path, follow: bool, since: float | None, out
     found = _follow(directory, wanted, since) if follow else _collect(directory, wanted, since or 0.0)
     with contextlib.suppress(KeyboardInterrupt):  # the usual end of --follow
         for event in found:
-            click.echo(_format(event) if output == "text" else msgspec.json.encode(event))
+            click.echo(format_event(event) if output == "text" else msgspec.json.encode(event))
 
 
-def _format(event: LoggedEvent) -> str:
+def format_event(event: LoggedEvent) -> str:
+    """Return an event in one line."""
     when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(event.at))
     explanation = ": ".join(filter(None, [event.cause, event.reason]))
     # A foreign program may serve the events: nothing in them may forge a line.

@@ -13,6 +13,8 @@ from pyinfrakit.rpc.instance.client import InstanceClient
 FAMILIES = {
     "group": ("group",),
     "serve": ("instance",),
+    "up": ("up", "down"),
+    "events": ("events",),
     "plugins": ("plugin",),
     "version": ("version",),
 }
