@@ -161,7 +161,7 @@ def _list_running(path: Path) -> list[str] | None:
     """Return the groups of the controller at *path*, or None if none runs there."""
     try:
         with Client(path) as client:
-            return [group.id for group in GroupClient(client).list()]
+            return [group.ID for group in GroupClient(client).list()]
     except PyInfrakitError:
         return None
 
