@@ -23,9 +23,7 @@ RECORDS = st.builds(
     properties=PROPERTIES,
     history=COMMITS,
     protected=st.frozensets(TEXT),
-    rollout=st.builds(
-        Rollout, phase=st.sampled_from(Phase), reason=TEXT, previous=st.none() | PROPERTIES, since=TIME
-    ),
+    rollout=st.builds(Rollout, phase=st.sampled_from(Phase), reason=TEXT, previous=st.none() | PROPERTIES, since=TIME),
     held=st.dictionaries(TEXT, TEXT),
     losses=st.dictionaries(TEXT, TIME),
     known=st.dictionaries(TEXT, st.dictionaries(TEXT, st.none() | TEXT)),

@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -42,8 +43,7 @@ def read(name: str) -> list[dict[str, Any]]:
 
 
 def read_plugin(spec: dict[str, Any]) -> PluginSpec:
-    properties = spec.get("Properties")
-    return PluginSpec(spec["Plugin"], None if properties is None else Raw(json.dumps(properties).encode()))
+    return msgspec.json.decode(json.dumps(spec), type=PluginSpec)
 
 
 @pytest.mark.parametrize("line", read("config-hash.jsonl"))

@@ -9,6 +9,7 @@ import pytest
 from msgspec import Raw
 
 from pyinfrakit.errors import InvalidSpec, NoCapacity, UnknownInstance
+from pyinfrakit.events import EventLog
 from pyinfrakit.group.local import LocalPlugin
 from pyinfrakit.instance.plugin import Plugin
 from pyinfrakit.providers.simulator import Simulator
@@ -23,7 +24,7 @@ MANAGERS = Spec(tags={"infrakit.group": "managers"}, logical_id="a")
 @asynccontextmanager
 async def run_plugin(home: Path, interval: float = 0.1) -> AsyncIterator[Plugin]:
     with FileStore(home / "state.json", "a test") as store:
-        plugin = Plugin(store, Simulator("sim", home), interval=interval)
+        plugin = Plugin(store, Simulator("sim", home), "sim", EventLog(), interval=interval)
         await plugin.start()
         try:
             yield plugin

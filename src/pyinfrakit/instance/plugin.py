@@ -78,7 +78,9 @@ class Plugin:
         self._chronicle = Chronicle(store, log, name)
         self._jobs = Jobs(store, self._calls, self._chronicle)
         limits = replace(thresholds, certain=provider.certain)
-        self._reconciler = Reconciler(store, self._calls, self._jobs, self._chronicle, interval, observe_timeout, limits)
+        self._reconciler = Reconciler(
+            store, self._calls, self._jobs, self._chronicle, interval, observe_timeout, limits
+        )
         self._loop: asyncio.Task[None] | None = None
         self._stopping = False
         self._handles_in_adoption: set[str] = set()
