@@ -61,13 +61,18 @@ LITERAL = 'token: expected a secret\'s source, as { env = "NAME" } or { file = "
 
 FILES = {
     "nothing": ("", 'expected a provider, as in provider = "simulator"'),
-    "no TOML": ("provider = ", "not TOML: Invalid value (at end of document)"),
+    "half of a line": ("provider = ", "not TOML: Invalid value (at end of document)"),
+    "no TOML": ("a = 1\nprovider = simulator", "/rack1.toml:2:12: not TOML: Invalid value"),
+    "a number that JSON does not have": ("a = nan", "not TOML that can be read: JSON has no number nan"),
     "no string": ("provider = 5", "provider: expected a string, got 5"),
-    "an unknown key": ('provder = "simulator"', "has an unknown field provder; known: provider, options, types"),
+    "an unknown key": (
+        '\nprovder = "simulator"',
+        "/rack1.toml:2:1: has an unknown field provder; known: provider, options, types",
+    ),
     "an unknown provider": ('provider = "nope"', "provider: provider 'nope': not installed; installed: "),
     "a missing provider file": ('provider = "no.py:Rack"', "/no.py: No such file or directory"),
     "both forms": ('provider = "file"\n[types.a]\nprovider = "file"', "expected either provider and options, or types"),
-    "no sub-types": ("[types]", "types: expected one table [types.NAME] or several"),
+    "no sub-types": ("[types]", "types: expected one sub-type or several, each with a provider"),
     "a sub-type that is no table": ("[types]\na = 5", "types.a: expected an object, got 5"),
     "a sub-type without a provider": ("[types.a]", "types.a: missing required field provider"),
     "an unknown key in a sub-type": (
@@ -84,16 +89,15 @@ FILES = {
     "options that are no table": ('provider = "simulator"\noptions = 5', "options: expected an object, got 5"),
     "unknown options": (
         'provider = "simulator"\noptions = { wrld = "x" }',
-        "provider Simulator: options: has an unknown field wrld; known: world; "
-        'for example: options = { world = "/srv/rack1.world" }',
+        'options: has an unknown field wrld; known: world; for example: options = { world = "/srv/rack1.world" }',
     ),
     "a missing option": (
         'provider = "rack.py:Rack"',
-        f"provider Rack: options: missing required field address; {EXAMPLE}",
+        f"options: missing required field address; {EXAMPLE}",
     ),
     "a wrong option": (
         f'provider = "rack.py:Rack"\n[options]\n{RIGHT}port = "80"',
-        f'provider Rack: options.port: expected an integer, got "80"; {EXAMPLE}',
+        f'/rack1.toml:5:1: options.port: expected an integer, got "80"; {EXAMPLE}',
     ),
     "a sub-type's wrong option": (
         f'[types.a]\nprovider = "rack.py:Rack"\n[types.a.options]\n{RIGHT}networks = [{{ vlan = 5000 }}]',
@@ -192,10 +196,27 @@ def test_errors_in_a_config_file_are_explained(home: Path, write_config: Callabl
     content, message = FILES[failure]
     path = write_config(content)
     line = read_usage_error(home, "--config", str(path), RACK_TOKEN="t", EMPTY="")
-    assert line.startswith(f"config file {path}: ")
+    assert line.startswith(f"config file {path}:")
     assert message in line
     assert "hunter2" not in line
     assert "471100815" not in line
+
+
+def test_a_config_file_may_be_yaml_or_json(home: Path, write_config: Callable[[str], Path]) -> None:
+    """The ending of a configuration file's name tells its format, and examples in errors are in that format."""
+    path = write_config("").with_name("rack1.yaml")
+    path.write_text("provider: simulator\noptions: {world: /w}\n")
+    assert "/w" == config.choose_from_file(path)[""].options.world
+    path.write_text("provider: rack.py:Rack\noptions:\n  address: a\n")
+    example = 'for example: options: {"address": "10.0.0.1", "token": {"env": "TOKEN"}}'
+    assert f"config file {path}:2:1: options: missing required field token; {example}" == read_usage_error(
+        home, "--config", str(path)
+    )
+    path = path.with_suffix(".json")
+    path.write_text('{"provider": "rack.py:Rack",\n "options": {"address": "a", "token": "hunter2"}}')
+    literal = 'token: expected a secret\'s source, as {"env": "NAME"} or {"file": "PATH"}, not the secret itself'
+    line = read_usage_error(home, "--config", str(path))
+    assert line.startswith(f"config file {path}:2:30: options.{literal}")
 
 
 @pytest.mark.parametrize("failure", OPTIONS)

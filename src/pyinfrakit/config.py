@@ -1,17 +1,17 @@
-"""Which providers a plugin has, by sub-type: from the command line's flags, or from the file of ``--config``.
+"""Which providers a plugin has, by sub-type: from the command line's flags, or from a file.
 
-The file is TOML: either ``provider`` and a table ``options``, or a table ``[types.NAME]`` with both for each
-sub-type of the plugin.
+The file of ``--config`` has either ``provider`` and ``options``, or ``types`` with both for each sub-type of the
+plugin. So has each plugin in a fleet file.
 
 Command lines and configuration are copied and seen by others. So they never hold a secret, only its source:
 a variable of the environment, or a file. Each is read once.
 """
 
+import json
 import logging
 import os
 import re
 import stat
-import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,10 @@ from msgspec import Raw, Struct
 from pyinfrakit import loading, paths
 from pyinfrakit.errors import CannotStart
 from pyinfrakit.provider import Provider
-from pyinfrakit.schema.decode import NotJSON, WrongShape, decode, make_encodable
+from pyinfrakit.schema.decode import WrongShape, decode, make_encodable
 from pyinfrakit.schema.describe import make_example
 from pyinfrakit.schema.secrets import EMPTY_OBJECT, Secret
+from pyinfrakit.source import Source, join, read_trusted
 
 log = logging.getLogger(__name__)
 
@@ -69,12 +70,17 @@ def choose_from_flags(provider: str, options: Sequence[tuple[str, str]]) -> Mapp
 
 def choose_from_file(path: Path) -> Mapping[str, ProviderChoice]:
     """Return the providers of a file by sub-type, which is empty for the only one. Raise `CannotStart`."""
+    source = read_trusted(path, f"config file {path}", "TOML")
+    return choose(source, source.json)
+
+
+def choose(source: Source, plugin: Raw, where: str = "") -> Mapping[str, ProviderChoice]:
+    """Return the providers of a *plugin* in a file, at the path *where*, like `choose_from_file`."""
     try:
-        tables = _split(decode(_read_toml(path), _ConfigFile))
-        folder = path.absolute().parent
-        return {sub_type: _choose(table, sub_type, folder) for sub_type, table in tables.items()}
-    except (CannotStart, WrongShape, NotJSON) as error:
-        raise CannotStart(f"config file {path}: {error}") from None
+        tables = _split(decode(plugin, _ConfigFile, where), source, where)
+        return {path: _choose(table, source, place) for path, (place, table) in tables.items()}
+    except WrongShape as error:
+        raise source.explain(error) from None
 
 
 def format_flags(provider: type[Provider]) -> str:
@@ -89,10 +95,20 @@ def format_flags(provider: type[Provider]) -> str:
     )
 
 
-def format_table(provider: type[Provider]) -> str:
-    """Return an example of a provider's options for a file."""
+def format_table(provider: type[Provider], format: str = "TOML") -> str:
+    """Return an example of a provider's options for a file in *format*."""
     options = make_example(provider.Options, lambda name: {"env": _name_variable(name)})
-    return f"options = {format_toml(options)}" if options else ""
+    return _format_setting("options", options, format) if options else ""
+
+
+def _format_setting(key: str, value: Any, format: str) -> str:
+    """Return a setting in one line. YAML takes it as JSON has it."""
+    if format == "TOML":
+        return f"{_format_key(key)} = {format_toml(value)}"
+    text = json.dumps(
+        {name: each for name, each in value.items() if each is not None} if isinstance(value, dict) else value
+    )
+    return f"{key}: {text}" if format == "YAML" else f'"{key}": {text}'
 
 
 def format_toml(value: Any) -> str:
@@ -104,7 +120,7 @@ def format_toml(value: Any) -> str:
         return f"{{ {pairs} }}" if pairs else "{}"
     if isinstance(value, list):
         return f"[{', '.join(format_toml(each) for each in value)}]"
-    return msgspec.json.encode(value).decode()
+    return msgspec.json.encode(value).decode().replace("\x7f", "\\u007f")  # TOML has no such character
 
 
 def _format_key(key: str) -> str:
@@ -115,53 +131,48 @@ def _name_variable(name: str) -> str:
     return re.sub(r"\W", "_", name).upper() or "SECRET"
 
 
-def _read_toml(path: Path) -> bytes:
-    """Return a file's content as JSON. As root, nobody else may be able to change the file."""
-    try:
-        paths.check_trusted(path)
-        with path.open("rb") as file:
-            return msgspec.json.encode(tomllib.load(file))
-    except OSError as error:
-        raise CannotStart(error.strerror or str(error)) from None
-    except UnicodeDecodeError:
-        raise CannotStart("not UTF-8") from None
-    except tomllib.TOMLDecodeError as error:
-        raise CannotStart(f"not TOML: {error}") from None
-    except (OverflowError, RecursionError) as error:
-        raise CannotStart(f"not TOML that can be read: {error}") from None
-
-
-def _split(file: _ConfigFile) -> Mapping[str, _ProviderTable]:
+def _split(file: _ConfigFile, source: Source, where: str) -> Mapping[str, tuple[str, _ProviderTable]]:
+    """Return the path and the content of each sub-type's table."""
+    types = join(where, "types")
     if file.types is None:
         if not file.provider:
-            raise CannotStart('expected a provider, as in provider = "simulator", or a table [types.NAME] for each')
-        return {"": _ProviderTable(file.provider, file.options or EMPTY_OBJECT)}
+            example = _format_setting("provider", "simulator", source.format)
+            raise WrongShape(where, f"expected a provider, as in {example}, or types, which have one each")
+        return {"": (where, _ProviderTable(file.provider, file.options or EMPTY_OBJECT))}
     if file.provider or file.options:
-        raise CannotStart("expected either provider and options, or types, which have their own")
+        raise WrongShape(where, "expected either provider and options, or types, which have their own")
     if not file.types:
-        raise CannotStart("types: expected one table [types.NAME] or several")
-    return {_check_sub_type(name): decode(table, _ProviderTable, f"types.{name}") for name, table in file.types.items()}
+        raise WrongShape(types, "expected one sub-type or several, each with a provider")
+    places = {name: join(types, _check_sub_type(name, types)) for name in file.types}
+    return {name: (place, decode(file.types[name], _ProviderTable, place)) for name, place in places.items()}
 
 
-def _check_sub_type(name: str) -> str:
-    """Return a name that is safe in ``plugin/sub-type``, and in the names of a plugin's files; raise `CannotStart`."""
-    with loading.naming("types"):
-        if "." in paths.check_name(name):
-            raise CannotStart(f"name {name!r}: expected one without a dot")
+def _check_sub_type(name: str, where: str) -> str:
+    """Return a name that is safe in ``plugin/sub-type``, and in the names of a plugin's files; raise `WrongShape`."""
+    try:
+        paths.check_name(name)
+    except CannotStart as error:
+        raise WrongShape(where, str(error)) from None
+    if "." in name:
+        raise WrongShape(where, f"name {name!r}: expected one without a dot")
     return name
 
 
-def _choose(table: _ProviderTable, sub_type: str, folder: Path) -> ProviderChoice:
-    where = f"types.{sub_type}." if sub_type else ""
-    with loading.naming(f"{where}provider"):
-        found = loading.find_provider(table.provider, folder)
+def _choose(table: _ProviderTable, source: Source, where: str) -> ProviderChoice:
+    try:
+        found = loading.find_provider(table.provider, source.folder)
+    except CannotStart as error:
+        raise WrongShape(join(where, "provider"), str(error)) from None
     try:
         options = decode(
-            table.options, found.Options, f"{where}options", lambda _, value: _read_table_secret(value, folder)
+            table.options,
+            found.Options,
+            join(where, "options"),
+            lambda _, value: _read_file_secret(value, source),
         )
-    except (WrongShape, NotJSON) as error:
-        example = _append_example(format_table(found))
-        raise CannotStart(f"provider {found.__name__}: {error}{example}") from None
+    except WrongShape as error:
+        example = _append_example(format_table(found, source.format))
+        raise WrongShape(error.where, f"{error.problem}{example}") from None
     return ProviderChoice(found, options)
 
 
@@ -177,13 +188,15 @@ def _read_flag_secret(value: Any) -> Secret:
     return _read_secret_file(Path(source)) if scheme == "file" else _read_variable(source)
 
 
-def _read_table_secret(value: Any, folder: Path) -> Secret:
+def _read_file_secret(value: Any, source: Source) -> Secret:
     match value:
         case {"env": str(name), **more} if not more:
             return _read_variable(name)
         case {"file": str(name), **more} if not more:
-            return _read_secret_file(folder / name)
-    raise ValueError('expected a secret\'s source, as { env = "NAME" } or { file = "PATH" }, not the secret itself')
+            return _read_secret_file(source.folder / name)
+    forms = ({"env": "NAME"}, {"file": "PATH"})
+    env, file = (format_toml(form) if source.format == "TOML" else json.dumps(form) for form in forms)
+    raise ValueError(f"expected a secret's source, as {env} or {file}, not the secret itself")
 
 
 def _read_variable(name: str) -> Secret:

@@ -13,7 +13,7 @@ from pyinfrakit import provider, testing
 from pyinfrakit.cli.controller import controller
 from pyinfrakit.cli.root import infrakit
 from pyinfrakit.cli.serve import instance
-from pyinfrakit.daemon.run import STOP_TIMEOUT
+from pyinfrakit.daemon.programs import STOP_TIMEOUT
 from pyinfrakit.instance.calls import POOL, VALIDATE, CallLimits
 from pyinfrakit.rpc.group import service as group_service
 from pyinfrakit.rpc.instance import service as instance_service

@@ -1,117 +1,93 @@
-"""Start, run, stop: one process that serves plugins until a signal."""
+"""Start, run, stop: one process that serves its programs until a signal, or until its errand is done."""
 
 import asyncio
 import gc
 import logging
 import resource
 import signal
-from collections.abc import Coroutine, Iterable, Mapping
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import uvloop
 
 from pyinfrakit.daemon.events import EventStreams
-from pyinfrakit.daemon.http import Route, Server, serve_calls, serve_document
-from pyinfrakit.daemon.listener import Listener
+from pyinfrakit.daemon.http import Server
+from pyinfrakit.daemon.programs import STOP_TIMEOUT, Program
 from pyinfrakit.events import EventLog
-from pyinfrakit.instance.plugin import Plugin
 from pyinfrakit.logs import NOTICE
-from pyinfrakit.rpc import info
-from pyinfrakit.rpc.instance.service import InstanceService, Targets
-from pyinfrakit.rpc.jsonrpc import Dispatcher
-from pyinfrakit.rpc.operator.events import EventService
-from pyinfrakit.rpc.operator.service import OperatorService
-from pyinfrakit.schema.describe import find_example
-from pyinfrakit.store import Store
 
 log = logging.getLogger(__name__)
 
-STOP_TIMEOUT = 3.5
-"""Seconds in which requests, and then provider calls, have to finish at a stop."""
+Errand = Callable[[], Awaitable[None]]
+"""Work to do once all programs have started. The process ends with it."""
 
 
-def run(plugins: Mapping[str, Plugin], store: Store, listener: Listener, events: EventLog) -> None:
-    """Run *plugins*, by sub-type, on the listener's socket until SIGTERM or SIGINT.
+def run(programs: Sequence[Program], events: EventLog, errand: Errand | None = None) -> None:
+    """Run *programs* until SIGTERM or SIGINT, or until *errand* is done.
 
-    All keep their records in *store*; *events* is the log of the process. Garbage collection is enabled after
-    the start. Raise `CannotStart` if a provider or the socket can't be used, and `StoreFailed` if the last
-    change could not be written.
+    They start in order. The last one may need the others, and stops first. *events* is the log of
+    the process. Garbage collection is enabled after the start. Raise `CannotStart` if a provider, a store or a
+    socket can't be used, `StoreFailed` if the last change could not be written, and what *errand* raises.
     Threads of a provider that hang may be left behind.
     """
     _raise_file_limit()
     loop = uvloop.new_event_loop()
     asyncio.set_event_loop(loop)
     try:
-        loop.run_until_complete(_serve(plugins, store, listener, events))
+        loop.run_until_complete(_serve(programs, events, errand))
     finally:
         loop.close()
         asyncio.set_event_loop(None)
 
 
-async def _serve(plugins: Mapping[str, Plugin], store: Store, listener: Listener, events: EventLog) -> None:
+async def _serve(programs: Sequence[Program], events: EventLog, errand: Errand | None) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     streams = EventStreams(events)
-    server = Server(_route(plugins, events, streams))
+    servers = {program: Server(program.route(streams)) for program in programs}
     try:
-        await _do_unless(stop, _start(plugins.values()))
+        for program in programs:
+            await _do_unless(stop, program.start())
         gc.freeze()  # loaded records stay: there is no need to search them for garbage
         gc.enable()
         if not stop.is_set():
-            await server.start(listener.listen())
-            for sub_type, plugin in plugins.items():
-                log.log(NOTICE, "socket %s, %s, %s", listener.path, store.location, _summarize(sub_type, plugin))
-        await stop.wait()
+            await _open_sockets(servers)
+            if errand is None:
+                await stop.wait()
+            else:
+                await _do_unless(stop, errand())
         log.log(NOTICE, "stopping")
     finally:
-        # First nobody finds the socket, then requests in flight are answered, then the provider's calls may end.
-        listener.remove()
-        for plugin in plugins.values():
-            plugin.stop_waiting()
+        # First nobody finds the sockets, then requests in flight are answered, then providers' calls may end.
+        for program in programs:
+            program.listener.remove()
+            program.stop_waiting()
         streams.close()
-        await server.stop(STOP_TIMEOUT)
-        await _stop(plugins.values(), store)
+        await asyncio.gather(*(server.stop(STOP_TIMEOUT) for server in servers.values()))
+        await _stop(programs)
         await _cancel_tasks()
     log.log(NOTICE, "stopped")
 
 
-def _route(plugins: Mapping[str, Plugin], events: EventLog, streams: EventStreams) -> Mapping[str, Route]:
-    targets = Targets(plugins)
-    services = (InstanceService(targets), OperatorService(targets), EventService(events))
-    dispatcher = Dispatcher(*(service.methods for service in services))
-    # InfraKit's tools know one set of examples for each plugin: that of the first sub-type.
-    sub_type, plugin = next(iter(plugins.items()))
-    api = info.encode_api(find_example(plugin.provider.Properties, plugin.provider.example), sub_type)
-    return {
-        "/": serve_calls(dispatcher.answer),
-        "/events": streams.respond,
-        "/info/api.json": serve_document(api),
-        "/info/functions.json": serve_document(info.FUNCTIONS),
-    }
+async def _open_sockets(servers: Mapping[Program, Server]) -> None:
+    for program, server in servers.items():
+        await server.start(program.listener.listen())
+        for line in program.summarize():
+            log.log(NOTICE, "%s", line)
 
 
-async def _start(plugins: Iterable[Plugin]) -> None:
-    """Start all plugins at once. If one fails, do not wait for the others."""
-    starts = [asyncio.create_task(plugin.start()) for plugin in plugins]
+async def _stop(programs: Sequence[Program]) -> None:
+    """Stop the last program, which may need the others, and then the others at once."""
+    *others, last = programs
     try:
-        await asyncio.gather(*starts)
+        await last.stop()
     finally:
-        for each in starts:
-            each.cancel()
+        await asyncio.gather(*(program.stop() for program in others))
 
 
-async def _stop(plugins: Iterable[Plugin], store: Store) -> None:
-    """Stop all plugins at once, because together they have no more time than one; then write their last changes."""
-    try:
-        await asyncio.gather(*(plugin.stop(STOP_TIMEOUT) for plugin in plugins))
-    finally:
-        await store.flush()
-
-
-async def _do_unless(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
+async def _do_unless(stop: asyncio.Event, work: Awaitable[None]) -> None:
     """Do *work*, but return at once if *stop* comes before its end."""
-    task, stopping = asyncio.create_task(work), asyncio.create_task(stop.wait())
+    task, stopping = asyncio.ensure_future(work), asyncio.create_task(stop.wait())
     task.add_done_callback(lambda task: task.cancelled() or task.exception())  # after a stop, nobody else looks
     await asyncio.wait({task, stopping}, return_when=asyncio.FIRST_COMPLETED)
     stopping.cancel()
@@ -126,15 +102,6 @@ async def _cancel_tasks() -> None:
         task.cancel()
     if tasks:
         await asyncio.wait(tasks, timeout=1)
-
-
-def _summarize(sub_type: str, plugin: Plugin) -> str:
-    """Return a plugin's provider and its number of instances, for the log."""
-    some = ", ".join(f"{count} {state}" for state, count in plugin.count_states().items() if count)
-    provider = f"{sub_type}: provider" if sub_type else "provider"
-    number = len(plugin.records)
-    instances = f"{number} instance{'' if number == 1 else 's'}" + (f" ({some})" if some else "")
-    return f"{provider} {type(plugin.provider).__name__}: {instances}"
 
 
 def _raise_file_limit() -> None:

@@ -78,12 +78,28 @@ class Groups:
 
     # --- Life
 
-    def start(self) -> None:
-        """Resume all stored groups. Raise `Damaged`."""
+    async def start(self, ending: Collection[str] = ()) -> None:
+        """Resume all stored groups; destroy those of the IDs *ending*. Raise `Damaged` or `StoreFailed`."""
+        records = {}
         for id, entry in self._store.load().items():
             if entry.value is not None:
-                record = decode(entry.value, self._store.locate(id))
-                self._add(id, record, entry.version, is_known=True)
+                records[id] = decode(entry.value, self._store.locate(id)), entry.version
+        for id, (record, version) in records.items():
+            if id in ending and not record.destroying:
+                # Stored before its loop begins: it must create nothing first.
+                doomed = replace(record, destroying=True)
+                self._add(id, doomed, (await self._store.put(id, encode(doomed), version)).version, is_known=True)
+            else:
+                self._add(id, record, version, is_known=True)
+
+    async def wait_for_end(self, ids: Collection[str]) -> None:
+        """Wait until none of these groups is left."""
+        await asyncio.gather(*(self._groups[id].ended.wait() for id in ids if id in self._groups))
+
+    def stop_waiting(self) -> None:
+        """Answer the calls that wait for the end of a group now."""
+        for group in self._groups.values():
+            group.ended.set()
 
     async def stop(self) -> None:
         """End all loops, and leave all members alone."""
