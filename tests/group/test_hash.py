@@ -3,10 +3,11 @@
 import json
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from msgspec import UNSET, Raw
+from msgspec import Raw
 
 from pyinfrakit.errors import InvalidSpec
 from pyinfrakit.group.hash import ConfigHash, hash_configuration, is_to_adopt, tag_configuration, tag_member
@@ -42,8 +43,7 @@ def read(name: str) -> list[dict[str, Any]]:
 
 
 def read_plugin(spec: dict[str, Any]) -> PluginSpec:
-    properties = spec.get("Properties")
-    return PluginSpec(spec["Plugin"], UNSET if properties is None else Raw(json.dumps(properties).encode()))
+    return msgspec.json.decode(json.dumps(spec), type=PluginSpec)
 
 
 @pytest.mark.parametrize("line", read("config-hash.jsonl"))

@@ -23,11 +23,13 @@ from pyinfrakit.errors import (
     UnknownInstance,
     Unreachable,
 )
+from pyinfrakit.events import LOST, LoggedEvent
 from pyinfrakit.record import Attachment, Spec
 from pyinfrakit.rpc.channel import Channel
 from pyinfrakit.rpc.client import RemoteError
+from pyinfrakit.rpc.events import encode_frame
 from pyinfrakit.rpc.instance.remote import RemotePlugin
-from support.harness import Daemon, until
+from support.harness import PATIENCE, Daemon, until
 from support.sockets import encode_http, encode_reply, serve_bytes
 
 WORKERS = Spec(
@@ -309,8 +311,8 @@ def test_all_callers_of_a_plugin_that_hangs_wait_at_once(daemon: Daemon) -> None
     asyncio.run(check())
 
 
-def frame(topic: str) -> bytes:
-    return f"data: {json.dumps({'Topic': topic, 'Type': 'ready'})}\n\n".encode()
+def frame(subject: str, type: str = "ready") -> bytes:
+    return encode_frame(LoggedEvent(1, 0.0, subject, type))
 
 
 class Eventful:
@@ -362,7 +364,7 @@ def test_events_tell_whose_members_changed(home: Path) -> None:
             eventful.streams[-1].write(frame("instance/other/gone") + frame("instance/other/a1") * 100)
             await until(lambda: changed == ["a"])
             changed.clear()
-            eventful.streams[-1].write(b"data: garbage\n\n")
+            eventful.streams[-1].write(b"data: garbage\n\n" + frame("instance/other/b2", LOST))
             await until(lambda: changed == ["a"])  # of all that were described
             eventful.streams[-1].close()
             await until(lambda: len(eventful.streams) == 2)
@@ -371,6 +373,30 @@ def test_events_tell_whose_members_changed(home: Path) -> None:
 
     asyncio.run(check())
     assert {b"/events?topic=instance/other/"} == set(eventful.paths)
+
+
+def test_a_plugin_of_ours_tells_changes_at_once(simulated: Daemon) -> None:
+    """A daemon's events call back for the group of a new member, and of one that ends."""
+    changed: list[str] = []
+
+    async def check() -> None:
+        async with connect(simulated.socket) as plugin:
+            plugin.follow(changed.append)
+            id = await plugin.provision(replace(WORKERS, properties=None))
+            await until(lambda: "workers" in changed)
+            await until_describes(plugin, "ready")
+            changed.clear()
+            await plugin.destroy(id, "terminate")
+            await until(lambda: "workers" in changed)
+            await until_describes(plugin)
+
+    asyncio.run(check())
+
+
+async def until_describes(plugin: RemotePlugin, *states: str) -> None:
+    async with asyncio.timeout(PATIENCE):
+        while list(states) != [each.state for each in await plugin.describe("workers")]:
+            await asyncio.sleep(0.05)
 
 
 def test_a_plugin_without_events_is_left_to_polling(home: Path) -> None:

@@ -9,10 +9,10 @@ from msgspec.structs import replace
 
 from pyinfrakit.errors import InvalidSpec, PyInfrakitError
 from pyinfrakit.group.flavors import Flavor, Health, Index
+from pyinfrakit.group.go_template import Context
 from pyinfrakit.group.plugins import Description
 from pyinfrakit.group.scripts import Scripts
 from pyinfrakit.group.spec import Allocation, PluginSpec
-from pyinfrakit.group.template import Context
 from pyinfrakit.record import Attachment, Spec
 from pyinfrakit.schema.decode import NotJSON, WrongShape, decode
 
@@ -100,7 +100,7 @@ class Combo(Flavor):
                 raise InvalidSpec(f"Properties[{number}].{error.field}", error.problem) from None
 
     async def prepare(self, properties: Raw | None, spec: Spec, allocation: Allocation, index: Index) -> Spec:
-        """Each flavor starts from a spec without Init and attachments, so that no flavor repeats another's."""
+        """Each flavor starts from the spec without Init and attachments. What it adds or changes counts."""
         merged = spec
         for part in _read_parts(properties):
             flavor = await self._find(part.plugin)
@@ -108,7 +108,7 @@ class Combo(Flavor):
             merged = replace(
                 merged,
                 init="\n".join(filter(None, (merged.init, own.init))),
-                tags={**merged.tags, **own.tags},
+                tags={**merged.tags, **dict(own.tags.items() - spec.tags.items())},
                 attachments=(*merged.attachments, *own.attachments),
             )
         return merged

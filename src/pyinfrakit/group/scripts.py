@@ -7,7 +7,7 @@ import stat
 import aiohttp
 
 from pyinfrakit.errors import InvalidSpec, TryAgain
-from pyinfrakit.group.template import Template, TemplateError
+from pyinfrakit.group.go_template import Template, TemplateError
 
 MAX_SCRIPT = 1024 * 1024
 """Largest template, in bytes."""

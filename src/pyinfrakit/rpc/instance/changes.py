@@ -7,11 +7,10 @@ plugin tells the others'. Events may be lost, and many plugins have none: the co
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-from msgspec import Struct
-
 from pyinfrakit.errors import PyInfrakitError
+from pyinfrakit.events import LOST
 from pyinfrakit.rpc.channel import Channel
-from pyinfrakit.schema.decode import NotJSON, WrongShape, decode
+from pyinfrakit.rpc.events import read_frames
 
 PAUSE = 0.05
 """Seconds for which events are gathered: one call back, then, for all changes of a group."""
@@ -24,10 +23,6 @@ Callback = Callable[[str], None]
 
 FindGroups = Callable[[Sequence[str]], Awaitable[Mapping[str, str]]]
 """Return the groups of instances, by ID. Raise a `PyInfrakitError` if the plugin can't be asked."""
-
-
-class _Event(Struct):
-    Topic: str
 
 
 class Changes:
@@ -84,10 +79,10 @@ class Changes:
         while True:
             try:
                 async for line in self._channel.read_lines(f"/events?topic=instance/{self._channel.path.name}/"):
-                    if line.startswith(b"data:"):
+                    for event in read_frames([line]):
                         wait = BACK_OFF
-                        self._note_change(_find_instance(line.removeprefix(b"data:")))
-                    elif not line:
+                        self._note_change("" if event.type == LOST else event.subject.rpartition("/")[2])
+                    if not line:
                         self._note_change("")  # nobody knows what changed before the stream began
             except PyInfrakitError:
                 pass  # the plugin has no events, or is down: the controller finds out by itself
@@ -123,12 +118,3 @@ class Changes:
             except PyInfrakitError:
                 is_any = True
         return [*self._members] if is_any else sorted(groups - {""})
-
-
-def _find_instance(data: bytes) -> str:
-    """Return the ID of the instance that an event is about, or nothing if it does not say."""
-    try:
-        topic = decode(data.strip(), _Event).Topic
-    except (NotJSON, WrongShape):
-        return ""
-    return topic.rpartition("/")[2] if topic.startswith("instance/") else ""

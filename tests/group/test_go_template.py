@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyinfrakit.group.template import Context, Template, TemplateError
+from pyinfrakit.group.go_template import Context, Template, TemplateError
 
 MEMBER = Context(logical_id="10.0.0.1", group="workers", sequence=3)
 
