@@ -12,7 +12,6 @@ from pyinfrakit.errors import CannotStart, InvalidSpec
 from pyinfrakit.providers.process.ports import name_variables
 from pyinfrakit.providers.process.proc import INSTANCE_VARIABLE, MARK_VARIABLE
 
-
 NOBODY = "nobody"
 """The account of the processes of a plugin that runs as root, unless an operator chooses another."""
 
@@ -52,7 +51,10 @@ class Properties(Struct, forbid_unknown_fields=True):
 class Options(Struct, forbid_unknown_fields=True):
     """The account of the processes, and their limits."""
 
-    user: Annotated[str | None, Meta(description="account of the processes, not root; default: the plugin's own, or nobody if that is root")] = None
+    user: Annotated[
+        str | None,
+        Meta(description="account of the processes, not root; default: the plugin's own, or nobody if that is root"),
+    ] = None
     grace: Annotated[float, Meta(ge=0, le=3600, description="seconds from SIGTERM to SIGKILL")] = 10
     init_timeout: Annotated[float, Meta(gt=0, le=86400, description="seconds before a spec's Init times out")] = 600
     log_size: Annotated[int, Meta(ge=4096, description="bytes before stdout or stderr is cut")] = 10 * 1024 * 1024
