@@ -1,6 +1,6 @@
 """The flavors that are built in: vanilla and combo."""
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 import msgspec
@@ -8,7 +8,7 @@ from msgspec import Raw, Struct
 from msgspec.structs import replace
 
 from pyinfrakit.errors import InvalidSpec, PyInfrakitError
-from pyinfrakit.group.flavors import Flavor, Health, Index
+from pyinfrakit.group.flavors import FindFlavor, Flavor, Health, Index
 from pyinfrakit.group.go_template import Context
 from pyinfrakit.group.plugins import Description
 from pyinfrakit.group.scripts import Scripts
@@ -18,8 +18,8 @@ from pyinfrakit.schema.decode import NotJSON, WrongShape, decode
 
 T = TypeVar("T")
 
-FindFlavor = Callable[[str], Awaitable[Flavor]]
-"""Return the flavor of a name; raise `Unreachable`."""
+ALWAYS_HEALTHY = ("vanilla", "flavor-vanilla")
+"""The names of the flavor that finds every member healthy: there is no need to ask it."""
 
 
 class _Attachment(Struct, frozen=True, forbid_unknown_fields=True):

@@ -4,7 +4,7 @@
 |---|---|
 | ``{{ "text" }}``, `` {{ `text` }} ``, ``{{ 7 }}``, ``{{ true }}`` | itself |
 | ``{{ INSTANCE_LOGICAL_ID }}`` | the member's logical ID, or nothing |
-| ``{{ INDEX.Group }}``, ``{{ INDEX.Sequence }}`` | the member's group, and the number of members when it was asked for |
+| ``{{ INDEX.Group }}``, ``{{ INDEX.Sequence }}`` | the ID of the member's group, and the number of members in it |
 | ``{{ var "name" "value" }}``, ``{{ var "name" }}`` | nothing, and sets a variable; its value |
 | ``{{ if X }}…{{ else if Y }}…{{ else }}…{{ end }}`` | the first part whose condition is neither empty, 0 nor false |
 | ``eq X Y``, ``ne X Y``, ``not X``, ``and X Y``, ``or X Y`` | as in Go |

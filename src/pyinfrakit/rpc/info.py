@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 
 from pyinfrakit import __version__
+from pyinfrakit.rpc.flavor import types as flavor
 from pyinfrakit.rpc.group import types as group
 from pyinfrakit.rpc.instance import types as instance
 
@@ -62,6 +63,24 @@ def encode_group_api(name: str) -> bytes:
         _describe_method("Group.Size", group_id, {**group_id, "Size": 3}),
     ]
     return _encode("Group", group.VERSIONS[0], methods)
+
+
+def encode_flavor_api(example: Any) -> bytes:
+    """Return ``/info/api.json`` of a flavor plugin; *example* is valid properties for it."""
+    part = {"Type": "", "Properties": example}
+    ok = {"Type": "", "OK": True}
+    tags = {"infrakit.group": "workers"}
+    spec = {"Properties": {}, "Tags": tags, "Init": "", "LogicalID": None, "Attachments": None}
+    member = {**part, "Instance": {"ID": _ID, "LogicalID": None, "Tags": tags, "Properties": {}}}
+    check = {**part, "Allocation": {"Size": 3, "LogicalIDs": None}}
+    index = {"Group": "workers", "Sequence": 0}
+    methods = [
+        _describe_method("Flavor.Drain", member, ok),
+        _describe_method("Flavor.Healthy", member, {"Type": "", "Health": 1}),
+        _describe_method("Flavor.Prepare", {**check, "Spec": spec, "Index": index}, {"Type": "", "Spec": spec}),
+        _describe_method("Flavor.Validate", check, ok),
+    ]
+    return _encode("Flavor", flavor.VERSIONS[0], methods)
 
 
 def _encode(interface: str, newest: str, methods: Sequence[Any]) -> bytes:
