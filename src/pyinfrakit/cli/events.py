@@ -16,7 +16,7 @@ import msgspec
 
 from pyinfrakit.cli.arguments import directory_option
 from pyinfrakit.errors import PyInfrakitError
-from pyinfrakit.events import CAPACITY, LoggedEvent
+from pyinfrakit.events import CAPACITY, LOST, LoggedEvent
 from pyinfrakit.logs import escape
 from pyinfrakit.rpc.client import Client
 from pyinfrakit.rpc.events import read_frames
@@ -134,7 +134,7 @@ def _follow(directory: Path, wanted: list[str], since: float | None) -> Iterator
     followers = _Followers(directory, start)
     while True:
         for event in followers.wait():
-            if concerns(event, wanted) and (event.number, event.subject) not in seen:
+            if (event.type == LOST or concerns(event, wanted)) and (event.number, event.subject) not in seen:
                 seen[event.number, event.subject] = None
                 if len(seen) > 2 * CAPACITY:
                     del seen[next(iter(seen))]
