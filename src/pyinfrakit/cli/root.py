@@ -15,6 +15,7 @@ FAMILIES = {
     "serve": ("instance",),
     "up": ("up", "down"),
     "events": ("events",),
+    "flavor": ("flavor",),
     "plugins": ("plugin",),
     "version": ("version",),
 }
