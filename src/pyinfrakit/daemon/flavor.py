@@ -17,7 +17,6 @@ from pyinfrakit.rpc.finder import Finder
 from pyinfrakit.rpc.flavor.service import FlavorService
 from pyinfrakit.rpc.jsonrpc import Dispatcher
 
-
 MakeFlavor = Callable[[FindFlavor], Flavor]
 """Return a flavor, which may find others."""
 
