@@ -86,7 +86,7 @@ def test_groups_survive_both_of_their_forms(groups: dict[str, Any]) -> None:
 
 GROUP_FILES = {
     "a bare spec": '{"ID": "web", "Properties": {"Allocation": {"Size": 3}}}',
-    "a kind": "kind: group\nmetadata: {name: group/web, tags: {}}\nproperties: {Allocation: {Size: 3}}\nversion: 1\noptions: {a: 1}\n",
+    "a kind": "kind: group\nversion: 1\nmetadata: {name: group/web, tags: {}}\nproperties: {Allocation: {Size: 3}}\n",
     "a kind without an address": "kind: group\nmetadata: {name: web}\nproperties: {Allocation: {Size: 3}}\n",
     "a fleet": "plugins: {x: {provider: nowhere}}\ngroups: {web: {Allocation: {Size: 3}}}\n",
 }
@@ -208,7 +208,7 @@ def test_names_are_unique_in_all_files(tmp_path: Path) -> None:
 def test_a_file_without_groups_is_no_group_file(tmp_path: Path) -> None:
     """A file that only has plugins is an error if groups are asked for."""
     path = write(tmp_path, "plugins: {a: {provider: file}}")
-    with pytest.raises(CannotStart, match="expected a group, as in .*, got none"):
+    with pytest.raises(CannotStart, match=r"expected a group, as in .*, got none"):
         read_groups(path)
     with pytest.raises(CannotStart, match="nowhere: No such file or directory"):
         read_groups(tmp_path / "nowhere")

@@ -93,15 +93,15 @@ class EventLog:
 class Subscription:
     """Events for one reader: ``async for event in subscription``. It ends when it is closed.
 
-    Of a reader that is too slow, at most `QUEUE` events are kept. One event of the type `LOST` stands for
-    those that did not fit, in their place.
+    At most `QUEUE` events wait for a reader that is too slow. One event of the type `LOST` stands for those
+    that did not fit, in their place. Its number is that of the last event before them: the log may still have them.
     """
 
     def __init__(self, log: EventLog, topic: str) -> None:
         self._topic = topic
         self._queue: deque[LoggedEvent] = deque()
         self._lost = 0
-        self._last_lost: LoggedEvent | None = None
+        self._last_kept = 0  # the number of the last event before those that are lost
         self._waiter: asyncio.Future[None] | None = None
         self._closed = False
         self._unfollow = log.follow(self._push)
@@ -117,8 +117,8 @@ class Subscription:
 
     async def __anext__(self) -> LoggedEvent:
         while not self._queue:
-            if self._last_lost is not None:
-                self._mark_loss(self._last_lost)
+            if self._lost:
+                self._mark_loss()
             elif self._closed:
                 raise StopAsyncIteration
             else:
@@ -142,18 +142,18 @@ class Subscription:
         if not covers(self._topic, event.subject):
             return
         if len(self._queue) >= QUEUE:
+            self._last_kept = self._last_kept if self._lost else self._queue[-1].number
             self._lost += 1
-            self._last_lost = event
             return
-        if self._last_lost is not None:
-            self._mark_loss(self._last_lost)
+        if self._lost:
+            self._mark_loss()
         self._queue.append(event)
         self._wake()
 
-    def _mark_loss(self, last: LoggedEvent) -> None:
+    def _mark_loss(self) -> None:
         reason = f"{self._lost} events were lost: the reader is too slow"
-        self._queue.append(LoggedEvent(last.number, last.at, self._topic, LOST, "events", reason))
-        self._lost, self._last_lost = 0, None
+        self._queue.append(LoggedEvent(self._last_kept, time.time(), self._topic, LOST, "events", reason))
+        self._lost = 0
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():

@@ -76,14 +76,22 @@ class _KindGroup(Struct, forbid_unknown_fields=True):
     options: Raw = EMPTY_OBJECT
 
 
+class _Content(Struct, frozen=True):
+    """What one file has."""
+
+    source: Source
+    plugins: Mapping[str, Raw] = {}
+    groups: Sequence[GroupEntry] = ()
+    limits: _Limits | None = None
+
+
 def read_fleet(files: Sequence[Path]) -> Fleet:
     """Return the plugins and groups of several files together. Raise `CannotStart`.
 
     As root, nobody else may be able to change the files: they say which programs run.
     """
-    sources = [read_trusted(path, str(path)) for path in files]
-    contents = [_decode(source) for source in sources]
-    return Fleet(_choose_plugins(sources, contents), _gather_groups(sources, contents), _find_limit(sources, contents))
+    contents = [_decode(read_trusted(path, str(path))) for path in files]
+    return Fleet(_choose_plugins(contents), _gather_groups(contents), _find_limit(contents))
 
 
 def read_groups(path: Path) -> Sequence[GroupEntry]:
@@ -97,67 +105,32 @@ def parse_groups(data: bytes, name: str) -> Sequence[GroupEntry]:
 
 
 def _find_groups(source: Source) -> Sequence[GroupEntry]:
-    groups = _gather_groups([source], [_decode(source)])
+    groups = _gather_groups([_decode(source)])
     if not groups:
         raise CannotStart(f"{source.name}: expected a group, as in {{ID: web, Properties: {{…}}}}, got none")
     return groups
 
 
-def _decode(source: Source) -> _File:
-    """Return the content of a file, where groups have no form of their own but that of a list."""
+def _decode(source: Source) -> _Content:
     try:
         keys = decode(source.json, dict[str, Raw])
-        is_group = not keys.keys().isdisjoint(("ID", "Properties", "kind"))
-        file = _File() if is_group else decode(source.json, _File)
+        if "kind" in keys:
+            return _Content(source, groups=[_read_kind_group(source)])
+        if "ID" in keys or "Properties" in keys:
+            return _Content(source, groups=[_read_group(source, source.json, "")])
+        file = decode(source.json, _File)
+        content = _Content(source, file.plugins, _read_section(source, file.groups), file.limits)
     except WrongShape as error:
         raise source.explain(error) from None
-    if not is_group and not file.plugins and not file.groups:
+    if not content.plugins and not content.groups:
         raise CannotStart(f"{source.name}: expected plugins, groups, or both, got neither")
-    return file
+    return content
 
 
-def _choose_plugins(sources: Sequence[Source], files: Sequence[_File]) -> Mapping[str, Mapping[str, ProviderChoice]]:
-    owners: dict[str, Source] = {}
-    choices: dict[str, Mapping[str, ProviderChoice]] = {}
-    for source, file in zip(sources, files, strict=True):
-        for name, plugin in file.plugins.items():
-            where = join("plugins", name)
-            if name in owners:
-                raise _refuse(source, where, f"is in {owners[name].locate(where)}, too: expected a name of its own")
-            try:
-                paths.check_name(name)
-            except CannotStart as error:
-                raise _refuse(source, where, str(error)) from None
-            owners[name] = source
-            choices[name] = config.choose(source, plugin, where)
-    return choices
-
-
-def _gather_groups(sources: Sequence[Source], files: Sequence[_File]) -> Sequence[GroupEntry]:
-    groups: dict[str, GroupEntry] = {}
-    for source, file in zip(sources, files, strict=True):
-        try:
-            entries = _read_groups(source, file)
-        except WrongShape as error:
-            raise source.explain(error) from None
-        for entry in entries:
-            other = groups.setdefault(entry.id, entry)
-            if other is not entry:
-                problem = f"group {entry.id!r} is at {other.locate('Properties')}, too: expected an ID of its own"
-                raise CannotStart(f"{entry.locate('Properties')}: {problem}")
-    return list(groups.values())
-
-
-def _read_groups(source: Source, file: _File) -> Sequence[GroupEntry]:
-    if isinstance(file.groups, dict):
-        return [GroupEntry(id, raw, source, join("groups", id)) for id, raw in file.groups.items()]
-    if file.groups:
-        return [_read_group(source, raw, join("groups", index)) for index, raw in enumerate(file.groups)]
-    if file.plugins:
-        return []
-    if "kind" in decode(source.json, dict[str, Raw]):
-        return [_read_kind_group(source)]
-    return [_read_group(source, source.json, "")]
+def _read_section(source: Source, groups: list[Raw] | dict[str, Raw]) -> Sequence[GroupEntry]:
+    if isinstance(groups, dict):
+        return [GroupEntry(id, raw, source, join("groups", id)) for id, raw in groups.items()]
+    return [_read_group(source, raw, join("groups", index)) for index, raw in enumerate(groups)]
 
 
 def _read_group(source: Source, raw: Raw, where: str) -> GroupEntry:
@@ -173,11 +146,37 @@ def _read_kind_group(source: Source) -> GroupEntry:
     return GroupEntry(group.metadata.name.rpartition("/")[2], group.properties, source, "properties")
 
 
-def _find_limit(sources: Sequence[Source], files: Sequence[_File]) -> int | None:
-    having = [(source, file.limits) for source, file in zip(sources, files, strict=True) if file.limits is not None]
-    if len(having) > 1:
-        raise _refuse(having[1][0], "limits", f"is in {having[0][0].locate('limits')}, too: expected it once")
-    return having[0][1].max if having else None
+def _choose_plugins(contents: Sequence[_Content]) -> Mapping[str, Mapping[str, ProviderChoice]]:
+    owners: dict[str, Source] = {}
+    choices: dict[str, Mapping[str, ProviderChoice]] = {}
+    for source, name, plugin in ((each.source, *item) for each in contents for item in each.plugins.items()):
+        where = join("plugins", name)
+        if name in owners:
+            raise _refuse(source, where, f"is in {owners[name].locate(where)}, too: expected a name of its own")
+        try:
+            paths.check_name(name)
+        except CannotStart as error:
+            raise _refuse(source, where, str(error)) from None
+        owners[name] = source
+        choices[name] = config.choose(source, plugin, where)
+    return choices
+
+
+def _gather_groups(contents: Sequence[_Content]) -> Sequence[GroupEntry]:
+    groups: dict[str, GroupEntry] = {}
+    for group in (group for each in contents for group in each.groups):
+        other = groups.setdefault(group.id, group)
+        if other is not group:
+            problem = f"group {group.id!r} is at {other.locate('Properties')}, too: expected an ID of its own"
+            raise CannotStart(f"{group.locate('Properties')}: {problem}")
+    return list(groups.values())
+
+
+def _find_limit(contents: Sequence[_Content]) -> int | None:
+    found = [(each.source, each.limits.max) for each in contents if each.limits is not None]
+    if len(found) > 1:
+        raise _refuse(found[1][0], "limits", f"is in {found[0][0].locate('limits')}, too: expected it once")
+    return found[0][1] if found else None
 
 
 def _refuse(source: Source, where: str, problem: str) -> CannotStart:

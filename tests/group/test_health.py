@@ -1,7 +1,9 @@
 """Health checks and drains against real servers on the loopback address, and with real commands."""
 
 import asyncio
+import json
 import os
+import re
 import resource
 import socket
 import ssl
@@ -23,9 +25,11 @@ from pyinfrakit.group.health import AT_ONCE, AT_ONCE_PER_GROUP, HealthChecks
 from pyinfrakit.group.judgment import Outcome
 from pyinfrakit.group.plugins import Description
 from pyinfrakit.group.probes import probe
-from pyinfrakit.group.spec import Allocation, Check, DrainHook, Duration, GroupSpec
+from pyinfrakit.group.spec import Allocation, Check, DrainHook, Duration, GroupSpec, decode_field
+from pyinfrakit.group.templates import check_template
 from pyinfrakit.record import Spec
-from support.harness import eventually, until
+from pyinfrakit.schema.decode import decode
+from support.harness import ROOT, eventually, root_only, until
 from test_child import is_gone
 
 SECOND = Duration(1)
@@ -243,6 +247,17 @@ def test_a_tcp_check_connects(host: str) -> None:
     asyncio.run(test())
 
 
+def test_a_check_finds_its_host_by_name() -> None:
+    """A check tries all addresses of a host name: localhost has one of IPv6 too, on which nobody listens here."""
+
+    async def test() -> None:
+        async with serve_http(answer_status) as port:
+            assert (Outcome.SUCCESS, "") == await probe(Check(tcp=f"localhost:{port}"), make_member())
+            assert (Outcome.SUCCESS, "") == await probe(Check(http=f"http://localhost:{port}/200"), make_member())
+
+    asyncio.run(test())
+
+
 def test_a_refused_connection_is_a_failure() -> None:
     """A port without a listener fails TCP and HTTP checks."""
     with find_closed_port() as port:
@@ -259,6 +274,7 @@ def test_a_refused_connection_is_a_failure() -> None:
         (Check(tcp="10.0.0.1:http"), "TCP 10.0.0.1:http: can't be checked: expected HOST:PORT"),
         (Check(tcp="10.0.0.1:70000"), "TCP 10.0.0.1:70000: can't be checked: expected HOST:PORT"),
         (Check(http="10.0.0.1"), "GET 10.0.0.1: can't be checked: expected a URL such as http://10.0.0.1:80/"),
+        (Check(http="ftp://10.0.0.1/"), "GET ftp://10.0.0.1/: can't be checked: expected a URL such as http://10.0.0.1:80/"),
         (Check(http="http:///"), "GET http:///: can't be checked: expected a URL such as http://10.0.0.1:80/"),
         (Check(exec=["/no/such"]), "Exec /no/such: can't be checked: can't be run: there is no executable /no/such"),
     ],
@@ -322,6 +338,20 @@ def test_a_command_leaves_no_process_behind(tmp_path: Path) -> None:
     script = f"sleep 600 & echo $! >{tmp_path}/pid"
     assert (Outcome.SUCCESS, "") == check(Check(exec=["sh", "-c", script], timeout=PATIENT))
     eventually(lambda: is_gone(tmp_path / "pid"), "the background process is gone")
+
+
+@root_only
+def test_root_runs_no_command_that_others_can_change(home: Path) -> None:
+    """If root runs the controller, a command that another user can change is not run, and the check is unknown."""
+    home.mkdir()
+    script = home / "check"
+    script.write_text("#!/bin/sh\n")
+    script.chmod(0o755)
+    assert (Outcome.SUCCESS, "") == check(Check(exec=[str(script)], timeout=PATIENT))
+    script.chmod(0o777)
+    outcome, reason = check(Check(exec=[str(script)], timeout=PATIENT))
+    assert Outcome.UNKNOWN is outcome
+    assert f"Exec {script}: can't be checked: {script}: {script} may be written by others" in reason
 
 
 # The checks of groups
@@ -589,3 +619,32 @@ def test_a_drain_hook_posts() -> None:
             assert ["POST", "POST"] == methods
 
     asyncio.run(test())
+
+
+# docs/health.md
+
+
+PAGE = (ROOT / "docs" / "health.md").read_text()
+
+
+@pytest.mark.parametrize("example", re.findall(r"```json\n(.*?)```", PAGE, re.DOTALL))
+def test_the_examples_of_the_page_are_valid(example: str) -> None:
+    """The checks and hooks of each example can be decoded, and their templates are valid."""
+    parts = json.loads(example)
+    checks = decode(json.dumps(parts.get("Health", [])).encode(), list[Check], "Health", decode_field)
+    hook = decode(json.dumps(parts.get("Drain")).encode(), DrainHook | None, "Drain", decode_field)  # type: ignore[arg-type]
+    assert checks or hook
+    texts = [text for each in checks for text in (each.http, each.tcp, *(each.exec or ())) if text]
+    texts += [hook.http or "", *(hook.exec or ())] if hook is not None else []
+    for text in texts:
+        check_template(text)
+
+
+@pytest.mark.parametrize(("shape", "heading"), [(Check, "Checks"), (DrainHook, "Drains")])
+def test_the_page_has_all_fields_with_their_defaults(shape: type[msgspec.Struct], heading: str) -> None:
+    """docs/health.md has a table of the fields of checks and of drain hooks."""
+    section = PAGE.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    for field in msgspec.structs.fields(shape):
+        default = "" if field.default in (None, msgspec.NODEFAULT) else str(field.default)
+        shown = f"`{default}`" if default.endswith("s") else default
+        assert f"| `{field.encode_name}` | {shown} |".replace("|  |", "| |") in section

@@ -92,7 +92,7 @@ def read_json(source: str, is_yaml: bool) -> Raw:
 
     JSON is returned byte for byte, YAML is converted. Raise `click.ClickException` if it can't be read.
     """
-    data = _read(source)
+    data = read_bytes(source)
     if is_yaml:
         try:
             data = msgspec.json.encode(msgspec.yaml.decode(data))
@@ -119,7 +119,8 @@ def decode_spec(data: Raw, source: str) -> types.SpecParams:
         raise click.ClickException(f"{source}: {error}") from None
 
 
-def _read(source: str) -> bytes:
+def read_bytes(source: str) -> bytes:
+    """Return the content of *source*, which has the same forms as in `read_json`. Raise `click.ClickException`."""
     if source == "-":
         if sys.stdin is None:
             raise click.ClickException("-: there is no standard input")

@@ -4,39 +4,55 @@ import os
 import pwd
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
-from msgspec import UNSET, Raw, to_builtins
+from msgspec import to_builtins
 
-from pyinfrakit.cli.arguments import read_json
+from pyinfrakit.cli.arguments import read_bytes
 from pyinfrakit.cli.group import id_argument, pass_groups
 from pyinfrakit.cli.output import format_table, print_json
 from pyinfrakit.errors import UnknownGroup
 from pyinfrakit.group.status import PlanReport
+from pyinfrakit.rpc.client import RemoteError
 from pyinfrakit.rpc.group.client import GroupClient
-from pyinfrakit.rpc.group.types import SpecParams
-from pyinfrakit.rpc.instance.types import read
-from pyinfrakit.schema.decode import WrongShape
+
+if TYPE_CHECKING:
+    from pyinfrakit.fleet import GroupEntry
 
 WOULD_CHANGE = 2
 """Exit status of `plan` if a commit would change something."""
 
 file_argument = click.argument("file", metavar="FILE|-")
-yaml_option = click.option("-y", "--yaml", "is_yaml", is_flag=True, help="FILE is YAML, whatever its name.")
+yaml_option = click.option(
+    "-y", "--yaml", is_flag=True, hidden=True, expose_value=False, help="JSON and YAML both work."
+)
 output_option = click.option("-o", "--output", type=click.Choice(["json"]), help="Print JSON.")
 
 
-def read_groups(source: str, is_yaml: bool) -> Sequence[tuple[str, Raw]]:
-    """Return the IDs and properties of the groups at *source*, which has the same forms as for `read_json`."""
-    data = read_json(source, is_yaml or source.endswith((".yaml", ".yml")))
+def read_groups(source: str) -> "Sequence[GroupEntry]":
+    """Return the groups at *source*: a file, ``-`` for stdin, ``file://`` or ``http(s)://``. Raise `CannotStart`."""
+    # Imported here: with it come the providers, which the other commands do not need.
+    from pyinfrakit import fleet
+
+    if source == "-" or "://" in source:
+        return fleet.parse_groups(read_bytes(source), source)
+    return fleet.read_groups(Path(source))
+
+
+@contextmanager
+def locate_errors(entry: "GroupEntry") -> Iterator[None]:
+    """Name the place in the file for an error in a spec."""
     try:
-        spec = read(data, SpecParams)
-    except WrongShape as error:
-        raise click.ClickException(f"{source}: {error}") from None
-    if not spec.ID:
-        raise click.ClickException(f"{source}: ID: expected a group's ID, got nothing")
-    return [(spec.ID, Raw(b"{}") if spec.Properties is UNSET else spec.Properties)]
+        yield
+    except RemoteError as error:
+        field, separator, problem = str(error).partition(": ")
+        if error.kind != "wrong-spec" or not separator:
+            raise
+        raise click.ClickException(f"{entry.locate(field)}: {problem}") from None
 
 
 @click.command()
@@ -44,14 +60,21 @@ def read_groups(source: str, is_yaml: bool) -> Sequence[tuple[str, Raw]]:
 @file_argument
 @yaml_option
 @click.option("--pretend", is_flag=True, help="Commit nothing, and only say what a commit would do.")
-def commit(groups: GroupClient, file: str, is_yaml: bool, pretend: bool) -> None:
+def commit(groups: GroupClient, file: str, pretend: bool) -> None:
     """Commit groups: create them, or change them to what FILE describes.
 
-    FILE is a group's spec with ID and Properties. It is a file, - for standard input, or a file:// or http(s):// URL.
+    FILE is a group's spec with ID and Properties, or a fleet file. It is a path, - for standard input, or a file://
+    or http(s):// URL. All its groups are checked before the first one is committed.
     """
-    for id, properties in read_groups(file, is_yaml):
-        details = groups.commit(id, properties, pretend, _identify_user())
-        click.echo(f"Committing {id} would involve: {details}" if pretend else f"Committed {id}: {details}")
+    entries = read_groups(file)
+    for is_trial in (True,) if pretend else (True, False):
+        for entry in entries:
+            with locate_errors(entry):
+                details = groups.commit(entry.id, entry.properties, is_trial, _identify_user())
+            if is_trial == pretend:
+                click.echo(
+                    f"Committing {entry.id} would involve: {details}" if pretend else f"Committed {entry.id}: {details}"
+                )
 
 
 class _Plan(click.Command):
@@ -69,12 +92,15 @@ class _Plan(click.Command):
 @file_argument
 @yaml_option
 @output_option
-def plan(groups: GroupClient, file: str, is_yaml: bool, output: str | None) -> int:
+def plan(groups: GroupClient, file: str, output: str | None) -> int:
     """Show what a commit of FILE would do, member by member, with reasons.
 
     Exit status 0: nothing. 2: something. 1: FILE can't be committed. FILE has the same form as for `commit`.
     """
-    reports = {id: groups.plan(id, properties) for id, properties in read_groups(file, is_yaml)}
+    reports = {}
+    for entry in read_groups(file):
+        with locate_errors(entry):
+            reports[entry.id] = groups.plan(entry.id, entry.properties)
     if output:
         print_json([{"ID": id, **to_builtins(report)} for id, report in reports.items()])
     else:

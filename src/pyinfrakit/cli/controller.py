@@ -9,7 +9,7 @@ from pyinfrakit import paths
 from pyinfrakit.group.spec import Duration
 
 
-class _Interval(click.ParamType[float]):
+class Interval(click.ParamType[float]):
     """A duration, as a number of seconds or as Go writes it, and as InfraKit's controller takes it."""
 
     name = "DURATION"
@@ -54,7 +54,7 @@ class _Interval(click.ParamType[float]):
     help="The folder of the plugins' sockets.",
 )
 @click.option(
-    "--poll-interval", type=_Interval(), default="10s", help="Time between two descriptions by a plugin without events."
+    "--poll-interval", type=Interval(), default="10s", help="Time between two descriptions by a plugin without events."
 )
 def controller(name: str, log: int, state: str | None, directory: Path, poll_interval: float) -> None:
     """Keep groups of instances as they are described.
@@ -63,7 +63,7 @@ def controller(name: str, log: int, state: str | None, directory: Path, poll_int
     """
     # Imported here: these modules load slowly, and --help does not need them.
     from pyinfrakit import logs
-    from pyinfrakit.daemon.build import run_controller  # type: ignore[attr-defined]
+    from pyinfrakit.daemon.build import run_controller
 
     logs.configure(log)
     run_controller(name, directory, state, poll_interval)

@@ -16,7 +16,7 @@ import msgspec
 
 from pyinfrakit.cli.arguments import directory_option
 from pyinfrakit.errors import PyInfrakitError
-from pyinfrakit.events import CAPACITY, LoggedEvent
+from pyinfrakit.events import CAPACITY, LOST, LoggedEvent
 from pyinfrakit.logs import escape
 from pyinfrakit.rpc.client import Client
 from pyinfrakit.rpc.events import read_frames
@@ -76,10 +76,11 @@ def events(subject: str, directory: Path, follow: bool, since: float | None, out
     found = _follow(directory, wanted, since) if follow else _collect(directory, wanted, since or 0.0)
     with contextlib.suppress(KeyboardInterrupt):  # the usual end of --follow
         for event in found:
-            click.echo(_format(event) if output == "text" else msgspec.json.encode(event))
+            click.echo(format_event(event) if output == "text" else msgspec.json.encode(event))
 
 
-def _format(event: LoggedEvent) -> str:
+def format_event(event: LoggedEvent) -> str:
+    """Return an event in one line."""
     when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(event.at))
     explanation = ": ".join(filter(None, [event.cause, event.reason]))
     # A foreign program may serve the events: nothing in them may forge a line.
@@ -133,7 +134,7 @@ def _follow(directory: Path, wanted: list[str], since: float | None) -> Iterator
     followers = _Followers(directory, start)
     while True:
         for event in followers.wait():
-            if concerns(event, wanted) and (event.number, event.subject) not in seen:
+            if (event.type == LOST or concerns(event, wanted)) and (event.number, event.subject) not in seen:
                 seen[event.number, event.subject] = None
                 if len(seen) > 2 * CAPACITY:
                     del seen[next(iter(seen))]

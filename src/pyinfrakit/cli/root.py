@@ -13,6 +13,9 @@ from pyinfrakit.rpc.instance.client import InstanceClient
 FAMILIES = {
     "group": ("group",),
     "serve": ("instance",),
+    "up": ("up", "down"),
+    "events": ("events",),
+    "flavor": ("flavor",),
     "plugins": ("plugin",),
     "version": ("version",),
 }

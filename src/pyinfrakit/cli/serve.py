@@ -123,7 +123,7 @@ def _check_conflicts(context: click.Context) -> None:
 @click.option(
     "--config",
     type=click.Path(path_type=Path),
-    help="A TOML file with providers and options, instead of --provider and --option.",
+    help="A file with providers and options (TOML, YAML, JSON), instead of --provider and --option.",
 )
 @click.option("--mark", help="The plugin's mark on its machines, for recovery.  [default: the stored one, or random]")
 @seconds_option("--sync-interval", default=10.0, help="Seconds between observations of the provider.")

@@ -13,6 +13,7 @@ from pyinfrakit.daemon.programs import GroupProgram, PluginProgram, Program
 from pyinfrakit.daemon.run import run
 from pyinfrakit.eventfile import open_log
 from pyinfrakit.events import EventLog
+from pyinfrakit.group.builtin import VANILLA
 from pyinfrakit.group.groups import Groups
 from pyinfrakit.group.local import LocalPlugin
 from pyinfrakit.group.plugins import InstancePlugin
@@ -154,6 +155,6 @@ def _build_groups(
         poll=poll,
         max_members=max_members,
         own=frozenset(filter(None, map(os.environ.get, OWN_VARIABLES))),
-        always_healthy=ALWAYS_HEALTHY,
+        always_healthy=VANILLA,
     )
     return GroupProgram(groups, store, finder, listener, log, ending), groups

@@ -42,10 +42,13 @@ class _Flavors(Struct, frozen=True, forbid_unknown_fields=True):
     Flavors: list[PluginSpec] | None = None
 
 
+VANILLA, COMBO = ("", "vanilla", "flavor-vanilla"), ("combo", "flavor-combo")
+"""The names of the built-in flavors: ours, and those of InfraKit's programs. A group without a flavor is vanilla."""
+
+
 def make_builtin(find: FindFlavor) -> Mapping[str, Flavor]:
     """Return the built-in flavors by their names. *find* finds the flavors that a combo names."""
-    vanilla, combo = Vanilla(), Combo(find)
-    return {"vanilla": vanilla, "flavor-vanilla": vanilla, "combo": combo, "flavor-combo": combo}
+    return {**dict.fromkeys(VANILLA, Vanilla()), **dict.fromkeys(COMBO, Combo(find))}
 
 
 class Vanilla(Flavor):

@@ -1,6 +1,5 @@
 """Commands of health checks and drain hooks: run with limits, their output's last line kept as the reason."""
 
-import asyncio
 import os
 import re
 import shutil
@@ -15,7 +14,7 @@ import msgspec
 from pyinfrakit.child import Child
 from pyinfrakit.errors import TryAgain
 from pyinfrakit.group.plugins import Description
-from pyinfrakit.instance.threads import Threads
+from pyinfrakit.group.threads import call_apart
 from pyinfrakit.logs import escape
 from pyinfrakit.paths import check_trusted
 from pyinfrakit.schema.secrets import SHORTEST_CREDENTIAL, Redactor, find_strings
@@ -42,19 +41,21 @@ async def run(command: Sequence[str], timeout: float, member: Description) -> tu
     cancelled. Raise `TimeoutError` after *timeout* seconds, `CannotStart` if this is root and another user can
     change the executable, or `TryAgain` if it can't be run.
     """
-    # Threads that are this run's alone, because a run must not wait for another one's end.
-    threads, execution = Threads(), _Execution(command, timeout)
+    execution = _Execution(command, timeout)
     try:
-        status, output = await asyncio.shield(asyncio.ensure_future(threads.call(execution.finish)))
-    except RuntimeError as error:  # no more threads can be started
-        raise TryAgain(f"can't be run: {error}") from None
+        status, output = await call_apart(execution.finish)
     finally:
         execution.kill()
-        threads.abandon()
     lines = output.decode(errors="backslashreplace").split("\n")
     last = next((line for line in reversed(lines) if line.strip()), "")
     properties = msgspec.json.decode(member.properties or b"{}")
     return status, shorten(Redactor(_find_secrets(properties), SHORTEST_CREDENTIAL).redact(last))
+
+
+def describe_exit(status: int, last_line: str) -> str:
+    """Return an exit status and the last line of the output in words."""
+    text = f"exit status {status}" if status >= 0 else f"ended by signal {-status}"
+    return f"{text}: {last_line}" if last_line else text
 
 
 class _Execution:

@@ -4,10 +4,10 @@ import asyncio
 
 from pyinfrakit.errors import PyInfrakitError
 from pyinfrakit.group import commands
-from pyinfrakit.group.commands import shorten
+from pyinfrakit.group.commands import describe_exit, shorten
+from pyinfrakit.group.connections import Broken, CanNotCheck, hide_credentials, request
 from pyinfrakit.group.flavors import Flavor
 from pyinfrakit.group.plugins import Description
-from pyinfrakit.group.probes import Broken, CanNotCheck, describe_exit, hide_credentials, request
 from pyinfrakit.group.spec import DrainHook, GroupSpec
 from pyinfrakit.group.templates import expand
 
@@ -40,7 +40,9 @@ async def _drain_by_flavor(flavor: Flavor, spec: GroupSpec, member: Description)
 async def _drain_by_hook(hook: DrainHook, member: Description) -> str:
     try:
         async with asyncio.timeout(hook.timeout):
-            problem = await (_post(hook.http, member) if hook.http is not None else _execute(hook, member))
+            problem = await (
+                _post(hook.http, hook.timeout, member) if hook.http is not None else _execute(hook, member)
+            )
     except TimeoutError:
         problem = f"timed out after {hook.timeout}"
     except (Broken, CanNotCheck, PyInfrakitError, ValueError) as error:
@@ -48,9 +50,9 @@ async def _drain_by_hook(hook: DrainHook, member: Description) -> str:
     return shorten(f"drain hook: {problem}") if problem else ""
 
 
-async def _post(template: str, member: Description) -> str:
+async def _post(template: str, timeout: float, member: Description) -> str:
     url = expand(template, member)
-    status = await request("POST", url)
+    status = await request("POST", url, timeout)
     return "" if 200 <= status < 300 else f"POST {hide_credentials(url)}: status {status}"
 
 

@@ -60,9 +60,9 @@ class Groups:
         events: EventLog,
         *,
         poll: float,
-        max_members: int | None = None,
-        own: Collection[str] = (),
-        always_healthy: Collection[str] = (),
+        max_members: int | None,
+        own: Collection[str],
+        always_healthy: Collection[str],
     ) -> None:
         self._store = store
         self._find_any_plugin = find_plugin

@@ -51,7 +51,13 @@ def plan(now: Situation) -> Plan:
     else:
         planner.decide()
     planner.wait()
-    return Plan(tuple(planner.actions), tuple(planner.holds), planner.stop, planner.is_updated)
+    return Plan(
+        actions=tuple(planner.actions),
+        holds=tuple(planner.holds),
+        stop=planner.stop,
+        is_outdated=planner.census.outdated > 0,
+        is_updated=planner.is_updated,
+    )
 
 
 class _Planner:

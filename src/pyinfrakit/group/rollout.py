@@ -97,7 +97,8 @@ class Rollout(Struct, frozen=True, kw_only=True):
 
     def finish(self, id: str, properties: Raw, now: float) -> "Rollout":
         """Return the rollout once every member has *properties*, and works."""
-        return replace(self._turn(id, Turn.FINISH, "", now), previous=properties)
+        finished = self._turn(id, Turn.FINISH, "", now)
+        return finished if finished.previous == properties else replace(finished, previous=properties)
 
     def _turn(self, id: str, turn: Turn, reason: str, now: float) -> "Rollout":
         phase = TURNS.get((self.phase, turn))

@@ -127,13 +127,14 @@ Action = Create | Destroy | SetAside | Adopt
 class Plan(Struct, frozen=True):
     """The actions to take now, and the steps that are held or awaited.
 
-    *stop* says why the update has to stop, or is empty. *is_updated*: every member has the current configuration
-    and is available.
+    *stop* says why the update has to stop, or is empty. *is_outdated*: a member has an outdated configuration, and
+    is not about to go. *is_updated*: every member has the current configuration and is available.
     """
 
     actions: tuple[Action, ...] = ()
     holds: tuple[Step, ...] = ()
     stop: str = ""
+    is_outdated: bool = False
     is_updated: bool = False
 
     @property

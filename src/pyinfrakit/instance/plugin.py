@@ -97,6 +97,8 @@ class Plugin:
 
     def stop_waiting(self) -> None:
         """Answer the calls that wait for the provider now. Their requests are recorded, and go on."""
+        if not self._stopping:
+            self._chronicle.record_plugin("stopping", "daemon")
         self._stopping = True
         self._jobs.stop_waiting()
 
@@ -104,7 +106,6 @@ class Plugin:
         """Stop, with up to *timeout* seconds for provider calls in flight. The caller flushes the store afterwards."""
         self.stop_waiting()
         if self._loop is not None:
-            self._chronicle.record_plugin("stopping", "daemon")
             self._loop.cancel()
             await asyncio.wait({self._loop}, timeout=PROVIDER_STOP)
         try:

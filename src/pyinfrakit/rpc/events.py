@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 import msgspec
 from msgspec import Struct
 
-from pyinfrakit.events import LOST, LoggedEvent
+from pyinfrakit.events import LoggedEvent
 from pyinfrakit.schema.decode import NotJSON, WrongShape, decode
 
 HEARTBEAT = b": still here\n\n"
@@ -33,17 +33,12 @@ class Frame(Struct, frozen=True):
 
 
 def encode_frame(event: LoggedEvent) -> bytes:
-    """Return an event as a frame of a stream.
-
-    Its ``id:`` lets a reader go on from there. The event that stands for lost ones has none, so that a reader
-    who comes back asks for the lost ones again.
-    """
+    """Return an event as a frame of a stream. Its ``id:`` lets a reader go on from there."""
     at = datetime.fromtimestamp(event.at, UTC)
     id = event.subject.rpartition("/")[2]
     data = Data(event.cause, event.number)
     frame = msgspec.json.encode(Frame(event.subject, event.type, id, event.reason, at, at, data))
-    number = b"" if event.type == LOST else b"id: %d\n" % event.number
-    return b"%bdata: %b\n\n" % (number, frame)
+    return b"id: %d\ndata: %b\n\n" % (event.number, frame)
 
 
 def read_frames(lines: Iterable[bytes]) -> Iterator[LoggedEvent]:

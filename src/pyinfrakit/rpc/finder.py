@@ -45,7 +45,7 @@ class Finder:
 
     async def find_flavor(self, name: str) -> Flavor:
         """Return the flavor of a name. A plugin comes before a built-in flavor of the same name. Raise `Unreachable`."""
-        if name in self._builtin and not _is_live(self._directory / name):
+        if name in self._builtin and not (name and _is_live(self._directory / name)):
             return self._builtin[name]
         try:
             return await self._find_remote(name, self._flavors, RemoteFlavor)

@@ -12,6 +12,9 @@ from pyinfrakit.errors import CannotStart, InvalidSpec
 from pyinfrakit.providers.process.ports import name_variables
 from pyinfrakit.providers.process.proc import INSTANCE_VARIABLE, MARK_VARIABLE
 
+NOBODY = "nobody"
+"""The account of the processes of a plugin that runs as root, unless an operator chooses another."""
+
 
 class Properties(Struct, forbid_unknown_fields=True):
     """The command of an instance."""
@@ -48,7 +51,10 @@ class Properties(Struct, forbid_unknown_fields=True):
 class Options(Struct, forbid_unknown_fields=True):
     """The account of the processes, and their limits."""
 
-    user: Annotated[str | None, Meta(description="account of the processes: not root, and required as root")] = None
+    user: Annotated[
+        str | None,
+        Meta(description="account of the processes, not root; default: the plugin's own, or nobody if that is root"),
+    ] = None
     grace: Annotated[float, Meta(ge=0, le=3600, description="seconds from SIGTERM to SIGKILL")] = 10
     init_timeout: Annotated[float, Meta(gt=0, le=86400, description="seconds before a spec's Init times out")] = 600
     log_size: Annotated[int, Meta(ge=4096, description="bytes before stdout or stderr is cut")] = 10 * 1024 * 1024
@@ -76,7 +82,7 @@ class Account(Struct, frozen=True):
 
 
 def find_account(name: str | None) -> Account:
-    """Return the account called *name*, or the plugin's own for None.
+    """Return the account called *name*, or for None the plugin's own, or `NOBODY` if that is root.
 
     Raise `CannotStart` if there is no such account, it is root's, or this process can't switch to it.
     """
@@ -86,7 +92,7 @@ def find_account(name: str | None) -> Account:
             raise CannotStart(f"option user: only root runs processes as another user, and this is {own.name}")
         return own
     if name is None:
-        raise CannotStart("option user: expected the user that processes run as, because the plugin runs as root")
+        name = NOBODY
     try:
         entry = pwd.getpwnam(name)
     except KeyError:

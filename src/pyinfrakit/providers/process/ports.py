@@ -27,6 +27,8 @@ class Ports:
     def __init__(self, numbers: range, path: Path) -> None:
         self._numbers = numbers
         self._path = path
+        self._assigned: dict[str, Sequence[int]] = {}
+        """By instance folder, as of the last look: ports never change, so that no file with ports is read twice."""
 
     def assign(self, folder: InstanceFolder, metadata: Metadata, names: Sequence[str]) -> Metadata:
         """Return *metadata* with a free port for each name, and write it; raise `NoCapacity`.
@@ -34,7 +36,8 @@ class Ports:
         Another program may take a port before the instance does. Then the instance can't listen, and says so itself.
         """
         with self._lock():
-            taken = set(self._list_taken())
+            self._assigned = {path: self._assigned.get(path) or _read_ports(path) for path in self._list_folders()}
+            taken = {port for ports in self._assigned.values() for port in ports}
             free = (port for port in self._order(folder.id) if port not in taken and _is_free(port))
             ports = dict(zip(names, free, strict=False))
             if len(ports) < len(names):
@@ -52,11 +55,11 @@ class Ports:
         start = zlib.crc32(id.encode()) % len(self._numbers)
         return (*self._numbers[start:], *self._numbers[:start])
 
-    def _list_taken(self) -> Iterator[int]:
+    def _list_folders(self) -> Iterator[str]:
+        """Yield the paths of all instances' folders, also those of daemons beside this one."""
         for path in {self._path, *self._path.parent.glob("*.processes")}:
             with contextlib.suppress(OSError):  # it is gone, or belongs to another user
-                for name in os.listdir(path):
-                    yield from _read_ports(path / name)
+                yield from (f"{path}/{name}" for name in os.listdir(path) if not name.startswith("."))
 
     @contextlib.contextmanager
     def _lock(self) -> Iterator[None]:
@@ -74,10 +77,10 @@ def name_variables(ports: Mapping[str, object]) -> dict[str, str]:
     return {"PORT": next(iter(variables.values())), **variables} if variables else {}
 
 
-def _read_ports(folder: Path) -> Iterable[int]:
+def _read_ports(folder: str) -> Sequence[int]:
     """Return the ports of an instance; none if they can't be read, because they are still seen if they are in use."""
     try:
-        return decode((folder / METADATA).read_bytes(), Metadata).ports.values()
+        return tuple(decode(Path(folder, METADATA).read_bytes(), Metadata).ports.values())
     except (OSError, NotJSON, WrongShape):
         return ()
 
