@@ -80,6 +80,7 @@ VERBS = {
     "orphans": ["--dir", "--destroy", "-r, --raw"],
     "adopt": ["--dir", "--orphans", "--group", "--tags", "--logical-id"],
     "machines": ["--dir", "-r, --raw"],
+    "events": ["--dir", "-f, --follow", "--since", "-o, --output"],
     "info": ["--dir", "-r, --raw"],
     "provider": ["--schema"],
     "conformance": ["--dir", "--properties", "-y, --yaml", "--count", "--timeout", "-r, --raw, --json"],

@@ -95,11 +95,11 @@ def test_commit_takes_yaml(controller: Daemon, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"Properties": {}}', "-: ID: expected a group's ID, got nothing"),
-        ('{"ID": 1}', "-: ID: expected a string or null, got 1"),
+        ('{"Properties": {}}', "-: missing required field ID"),
+        ('{"ID": 1}', "-:1:2: ID: expected a string, got 1"),
         ("[]", "-: expected an object, got an array"),
-        ("{", "-: not JSON: it ends too early; if it is YAML, use -y"),
-        ('{"ID": "db"}', "Properties.Allocation: Allocation must not be blank: expected Size or LogicalIDs"),
+        ("{", "-:1:2: not JSON: it ends too early"),
+        ('{"ID": "db"}', "-: missing required field Properties"),
     ],
 )
 def test_commit_refuses_an_invalid_file(controller: Daemon, text: str, message: str) -> None:

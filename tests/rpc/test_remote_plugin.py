@@ -381,6 +381,7 @@ def test_a_plugin_of_ours_tells_changes_at_once(simulated: Daemon) -> None:
 
     async def check() -> None:
         async with connect(simulated.socket) as plugin:
+            await until_describes(plugin)
             plugin.follow(changed.append)
             id = await plugin.provision(replace(WORKERS, properties=None))
             await until(lambda: "workers" in changed)

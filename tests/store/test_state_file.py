@@ -463,7 +463,7 @@ def test_a_path_that_leads_nowhere_is_refused(home: Path) -> None:
     refused(home, home / "loop")
     refused(home, home / ("x" * 300))
     refused(home, home / ("x" * 254))
-    assert {"state", "loop"} == {each.name for each in home.iterdir()} - {"plugins"}
+    assert {"state", "loop"} == {each.name for each in home.iterdir()} - {"plugins", "events"}
 
 
 def test_one_daemon_a_file(daemon: Daemon) -> None:

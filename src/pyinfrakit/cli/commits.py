@@ -15,7 +15,7 @@ from msgspec import to_builtins
 from pyinfrakit.cli.arguments import read_bytes
 from pyinfrakit.cli.group import id_argument, pass_groups
 from pyinfrakit.cli.output import format_table, print_json
-from pyinfrakit.errors import UnknownGroup
+from pyinfrakit.errors import CannotStart, UnknownGroup
 from pyinfrakit.group.status import PlanReport
 from pyinfrakit.rpc.client import RemoteError
 from pyinfrakit.rpc.group.client import GroupClient
@@ -34,13 +34,16 @@ output_option = click.option("-o", "--output", type=click.Choice(["json"]), help
 
 
 def read_groups(source: str) -> "Sequence[GroupEntry]":
-    """Return the groups at *source*: a file, ``-`` for stdin, ``file://`` or ``http(s)://``. Raise `CannotStart`."""
+    """Return the groups at *source*: a file, ``-`` for stdin, ``file://`` or ``http(s)://``. Raise `ClickException`."""
     # Imported here: with it come the providers, which the other commands do not need.
     from pyinfrakit import fleet
 
-    if source == "-" or "://" in source:
-        return fleet.parse_groups(read_bytes(source), source)
-    return fleet.read_groups(Path(source))
+    try:
+        if source == "-" or "://" in source:
+            return fleet.parse_groups(read_bytes(source), source)
+        return fleet.read_groups(Path(source))
+    except CannotStart as error:
+        raise click.ClickException(str(error)) from None
 
 
 @contextmanager

@@ -83,7 +83,7 @@ class _Record(Struct, frozen=True, kw_only=True, rename="pascal", omit_defaults=
     previous: Raw | UnsetType = UNSET
     phase: Phase = Phase.IDLE
     phase_reason: str = ""
-    since: float = 0.0
+    since: float | UnsetType = UNSET
     destroying: bool = False
     protected: tuple[str, ...] = ()
     held: dict[str, str] = {}
@@ -102,7 +102,7 @@ def encode(record: GroupRecord) -> Raw:
             previous=UNSET if record.rollout.previous is None else record.rollout.previous,
             phase=record.rollout.phase,
             phase_reason=record.rollout.reason,
-            since=record.rollout.since,
+            since=record.rollout.since or UNSET,
             destroying=record.destroying,
             protected=tuple(sorted(record.protected)),
             held=dict(record.held),
@@ -139,7 +139,7 @@ def _to_record(raw: Raw) -> GroupRecord:
             phase=record.phase,
             reason=record.phase_reason,
             previous=None if record.previous is UNSET else record.previous.copy(),
-            since=record.since,
+            since=record.since or 0.0,
         ),
         held=record.held,
         losses=record.losses,

@@ -161,7 +161,6 @@ def test_processes_run_as_their_user(start: Start) -> None:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ((), "option user: expected the user that processes run as"),
         (("--option", "user=nobody-at-all"), "option user: there is no user 'nobody-at-all'"),
         (("--option", "user=root"), "no process runs as root"),
     ],

@@ -43,9 +43,8 @@ class Changes:
         """Remember the members of a group, as they were described."""
         for id in self._members.pop(group, set()).difference(ids):
             self._groups.pop(id, None)
-        if ids:
-            self._members[group] = set(ids)
-            self._groups.update(dict.fromkeys(ids, group))
+        self._members[group] = set(ids)
+        self._groups.update(dict.fromkeys(ids, group))
 
     def follow(self, callback: Callback) -> Callable[[], None]:
         """Call *callback* with a group after its members changed. Return how to stop."""
