@@ -26,4 +26,4 @@ def test_a_wrong_poll_interval_is_refused(home: Path, value: str) -> None:
     assert (2, "") == (done.returncode, done.stdout)
     assert done.stderr.startswith("infrakit-group: Invalid value for '--poll-interval': ")
     done = command(home, program=CONTROLLER, INFRAKIT_GROUP_POLL_INTERVAL="soon")
-    assert "got 'soon' (from INFRAKIT_GROUP_POLL_INTERVAL); see `infrakit-group --help`\n" in done.stderr
+    assert 'got "soon" (from INFRAKIT_GROUP_POLL_INTERVAL); see `infrakit-group --help`\n' in done.stderr
