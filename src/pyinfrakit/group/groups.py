@@ -10,12 +10,12 @@ import logging
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 
-import msgspec
 from msgspec import Raw, Struct
 from msgspec.structs import replace
 
 from pyinfrakit.errors import InvalidSpec, PyInfrakitError, Refused, UnknownGroup, UnknownInstance, WrongCall
 from pyinfrakit.events import EventLog
+from pyinfrakit.group.commits import check_spec, reallocate
 from pyinfrakit.group.controller import Controller
 from pyinfrakit.group.flavors import FindFlavor
 from pyinfrakit.group.health import HealthChecks
@@ -26,7 +26,6 @@ from pyinfrakit.group.situation import Config, MemberState, Situation
 from pyinfrakit.group.spec import GroupSpec, parse
 from pyinfrakit.group.state import GroupStore
 from pyinfrakit.group.status import Commit, GroupStatus, Phase, PlanReport
-from pyinfrakit.group.templates import check_template
 from pyinfrakit.group.wishes import Wishes
 
 log = logging.getLogger(__name__)
@@ -279,7 +278,7 @@ class Groups:
                     raise Refused(id, "no member would be left: destroy the group instead")
                 allocation = {"LogicalIDs": left}
             details = f"Terminating {len(named)} instances"
-            properties = _reallocate(record.properties, allocation)
+            properties = reallocate(record.properties, allocation)
             changed = record.commit(id, properties, time.time(), "", "destroy", details)
             return replace(changed, doomed=record.doomed | named)
 
@@ -290,7 +289,7 @@ class Groups:
         spec = self._find(id).controller.wishes.spec
         if spec.properties.allocation.logical_ids:
             raise WrongCall("cannot set size if logic ids are explicitly set")
-        resized = parse(id, _reallocate(spec.raw, {"Size": size}))
+        resized = parse(id, reallocate(spec.raw, {"Size": size}))
         self._check_total(resized)
         await self._commit(resized, "", "scale", self._summarize(resized))
 
@@ -384,27 +383,9 @@ class Groups:
         if group is not None and group.controller.wishes.record.destroying:
             raise Refused(id, "the group is being destroyed: wait until it is gone")
         spec = parse(id, properties)
-        _check_templates(spec)
         self._check_total(spec)
-        await asyncio.gather(self._check_flavor(spec), *(self._check_pool(spec, i) for i in range(len(spec.pools))))
+        await check_spec(spec, self._find_plugin, self._find_flavor)
         return spec
-
-    async def _check_flavor(self, spec: GroupSpec) -> None:
-        wanted = spec.properties.flavor
-        flavor = await self._find_flavor(wanted.plugin)
-        try:
-            await flavor.validate(wanted.properties, spec.properties.allocation)
-        except InvalidSpec as error:
-            raise InvalidSpec(f"Properties.Flavor.{error.field}", error.problem) from None
-
-    async def _check_pool(self, spec: GroupSpec, number: int) -> None:
-        pool = spec.pools[number]
-        where = f"Properties.Instance[{number}]" if len(spec.pools) > 1 else "Properties.Instance"
-        plugin = await self._find_plugin(pool.plugin)
-        try:
-            await plugin.validate(pool.properties)
-        except InvalidSpec as error:
-            raise InvalidSpec(f"{where}.{error.field}", error.problem) from None
 
     def _check_total(self, spec: GroupSpec) -> None:
         """Raise `InvalidSpec` if all groups together would be larger than the fleet may be."""
@@ -442,26 +423,3 @@ class Groups:
             cut = f"Terminating {before - spec.size} instances to reduce the group size to {spec.size}"
             return f"{cut}, then p{update}" if updated else cut
         return f"P{update}" if updated else "Noop"
-
-
-def _check_templates(spec: GroupSpec) -> None:
-    """Raise `InvalidSpec` for a text of a check or of the drain hook that names nothing of a member."""
-    for number, check in enumerate(spec.properties.health):
-        _check_texts(f"Properties.Health[{number}]", check.http, check.tcp, *(check.exec or ()))
-    if (hook := spec.properties.drain) is not None:
-        _check_texts("Properties.Drain", hook.http, *(hook.exec or ()))
-
-
-def _check_texts(where: str, *texts: str | None) -> None:
-    for text in filter(None, texts):
-        try:
-            check_template(text)
-        except ValueError as error:
-            raise InvalidSpec(where, str(error)) from None
-
-
-def _reallocate(properties: Raw, allocation: Mapping[str, object]) -> Raw:
-    """Return properties with another allocation. Everything else stays, byte for byte."""
-    fields = msgspec.json.decode(properties, type=dict[str, Raw])
-    name = next((each for each in fields if each.lower() == "allocation"), "Allocation")
-    return Raw(msgspec.json.encode({**fields, name: Raw(msgspec.json.encode(allocation))}))
