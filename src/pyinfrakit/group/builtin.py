@@ -18,9 +18,6 @@ from pyinfrakit.schema.decode import NotJSON, WrongShape, decode
 
 T = TypeVar("T")
 
-ALWAYS_HEALTHY = ("vanilla", "flavor-vanilla")
-"""The names of the flavor that finds every member healthy: there is no need to ask it."""
-
 
 class _Attachment(Struct, frozen=True, forbid_unknown_fields=True):
     ID: str

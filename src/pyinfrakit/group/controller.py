@@ -37,7 +37,7 @@ from pyinfrakit.group.situation import (
     Situation,
 )
 from pyinfrakit.group.spec import GroupSpec
-from pyinfrakit.group.status import GroupStatus, MemberStatus, Phase, Verb
+from pyinfrakit.group.status import GroupStatus, MemberStatus, Phase, Step, Verb
 from pyinfrakit.group.wishes import Wishes
 from pyinfrakit.group.work import Work
 
@@ -146,6 +146,8 @@ class Controller:
     def follow(self, record: GroupRecord) -> None:
         """Go on with a changed record."""
         before, self.wishes = self.wishes, Wishes(self.id, record)
+        # The last plan is of the record before: nobody must take it for the end of what this one asks for.
+        self.plan = Plan(holds=(Step(Verb.WAIT, "", "the group is about to be planned again"),))
         old = before.record
         is_new = bytes(record.properties) != bytes(old.properties)
         if is_new or record.rollout.phase is not old.rollout.phase:
@@ -265,6 +267,7 @@ class Controller:
             self.plan = Plan()
             return
         await self._destroy_doomed(wishes.record)
+        wishes = self.wishes  # a call may have changed it meanwhile
         situation = self.assess(wishes, wishes.record.rollout.phase, wishes.record.rollout.reason)
         self._members = situation.members
         decided = plan(situation)
