@@ -103,9 +103,11 @@ def test_a_group_survives_a_hundred_kills_during_updates(run: Callable[..., Daem
         with suppress(Unreachable):
             fleet.resume()
         status = fleet.status()
-        return status.phase is Phase.IDLE and status.is_converged and fleet.world.look().machines.keys() == {
-            member.id for member in status.members
-        }
+        return (
+            status.phase is Phase.IDLE
+            and status.is_converged
+            and fleet.world.look().machines.keys() == {member.id for member in status.members}
+        )
 
     eventually(is_complete, "the last update completes")
     status = fleet.status()

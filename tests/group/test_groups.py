@@ -1,0 +1,200 @@
+"""The real controller with real plugins: none of the faults of InfraKit's controllers can be provoked."""
+
+import json
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pyinfrakit.rpc.client import RemoteError
+from support.harness import PATIENCE, Daemon, command, eventually
+
+GROUP = (str(Path(sys.executable).with_name("infrakit-group")),)
+QUICK = ("--poll-interval", "500ms")
+
+
+@pytest.fixture
+def controller(simulated: Daemon, run: Callable[..., Daemon]) -> Daemon:
+    """Start a controller beside a plugin with the simulator."""
+    return run(*QUICK, name="group", program=GROUP)
+
+
+def commit(controller: Daemon, size: int = 2, id: str = "web", instance: Any = None, **more: Any) -> str:
+    """Commit a group of simulated machines, and return InfraKit's text."""
+    plugin = {"Plugin": "rack1", "Properties": instance or {}}
+    properties = {"Allocation": {"Size": size}, "Instance": plugin, **more}
+    return str(controller.call("Group.CommitGroup", Spec={"ID": id, "Properties": properties})["Details"])
+
+
+def status(controller: Daemon, id: str = "web") -> Any:
+    return controller.call("Groups.Status", ID=id)
+
+
+def members(controller: Daemon, id: str = "web") -> list[str]:
+    return [each["ID"] for each in status(controller, id)["Members"]]
+
+
+def settle(controller: Daemon, size: int, id: str = "web") -> list[str]:
+    """Wait until a group has *size* members and nothing to do. Return their IDs."""
+
+    def is_settled() -> bool:
+        now = status(controller, id)
+        return not now["Steps"] and not now["Trouble"] and len(now["Members"]) == size and now["Phase"] == "idle"
+
+    eventually(is_settled, f"{id} settles at {size}")
+    return members(controller, id)
+
+
+def size(controller: Daemon, id: str = "web") -> int:
+    return int(controller.call("Group.Size", ID=id)["Size"])
+
+
+def restart(controller: Daemon) -> None:
+    assert 0 == controller.stop()
+    controller.start()
+
+
+def test_no_member_no_shrink(controller: Daemon) -> None:
+    """`DestroyInstances` with an ID that is no member is an error, and the group keeps its size and members."""
+    commit(controller, 3)
+    before = settle(controller, 3)
+    for ids in (["x"], [before[0], "x"]):
+        with pytest.raises(RemoteError, match="'x'"):
+            controller.call("Group.DestroyInstances", ID="web", Instances=ids)
+    assert (3, before) == (size(controller), settle(controller, 3))
+
+
+def test_destroyed_instances_stay_destroyed(controller: Daemon) -> None:
+    """`DestroyInstances` changes the stored size, so that a restart brings no member back."""
+    commit(controller, 3)
+    first, *others = settle(controller, 3)
+    controller.call("Group.DestroyInstances", ID="web", Instances=[first])
+    assert others == settle(controller, 2)
+    restart(controller)
+    assert (2, others) == (size(controller), settle(controller, 2))
+
+
+def test_an_invalid_spec_is_not_stored(controller: Daemon) -> None:
+    """A spec that its plugin refuses is not stored: neither now nor after a restart is there a group."""
+    with pytest.raises(RemoteError):
+        commit(controller, instance={"delay": "never"})
+    assert controller.call("Group.InspectGroups")["Groups"] is None
+    restart(controller)
+    assert controller.call("Group.InspectGroups")["Groups"] is None
+
+
+def test_an_invalid_change_is_not_stored(controller: Daemon) -> None:
+    """A refused change leaves the group as it was committed before."""
+    commit(controller)
+    before = settle(controller, 2)
+    with pytest.raises(RemoteError):
+        commit(controller, 5, instance={"delay": "never"})
+    restart(controller)
+    assert (2, before) == (size(controller), settle(controller, 2))
+
+
+@pytest.mark.parametrize("number", [-1, 2**64 - 1])
+def test_a_wrong_size_is_refused(controller: Daemon, number: int) -> None:
+    """`SetSize` refuses a size below 0 and one that only an overflow explains."""
+    commit(controller)
+    with pytest.raises(RemoteError, match="Size"):
+        controller.call("Group.SetSize", ID="web", Size=number)
+    assert 2 == size(controller)
+
+
+def test_a_group_may_be_empty(controller: Daemon, simulated: Daemon) -> None:
+    """A group of size 0 is accepted, at its first commit and later."""
+    commit(controller, 0)
+    settle(controller, 0)
+    controller.call("Group.SetSize", ID="web", Size=2)
+    settle(controller, 2)
+    controller.call("Group.SetSize", ID="web", Size=0)
+    settle(controller, 0)
+    eventually(lambda: simulated.machines() == [], "no machine is left")
+
+
+@pytest.mark.parametrize("flavor", [{"Plugin": "vanilla"}, {}], ids=str)
+def test_a_flavor_needs_no_properties(controller: Daemon, flavor: Any) -> None:
+    """A group whose flavor has no `Properties` gets its members."""
+    commit(controller, Flavor=flavor)
+    settle(controller, 2)
+
+
+def test_an_unhealthy_member_stops_the_update(controller: Daemon) -> None:
+    """An update stops at the first replacement that is unhealthy; `undo` brings the configuration back."""
+    commit(controller, 3)
+    settle(controller, 3)
+    check = {"Exec": ["false"], "Interval": "100ms", "Unhealthy": 1}
+    commit(controller, 3, instance={"delay": 0.1}, Health=[check], Updating={"Deadline": "2s"})
+    eventually(lambda: status(controller)["Phase"] == "stopped", "the update stops")
+    assert 3 >= len(members(controller))
+    controller.call("Groups.Undo", ID="web")
+    settle(controller, 3)
+
+
+def test_a_damaged_state_stops_the_start(controller: Daemon) -> None:
+    """A damaged file stops the start: the message names it, and the file stays as it is."""
+    commit(controller)
+    controller.stop()
+    path = controller.home / "state" / "group.groups" / "web.json"
+    path.write_bytes(damaged := path.read_bytes()[:-9])
+    done = command(controller.home, program=GROUP)
+    assert 0 != done.returncode
+    assert str(path) in done.stderr
+    assert "Traceback" not in done.stderr
+    assert damaged == path.read_bytes()
+
+
+def test_two_controllers_on_one_state(controller: Daemon) -> None:
+    """A second controller on the state of a running one is refused, also under another name."""
+    state = controller.home / "state" / "group.groups"
+    for arguments in ((), ("--name", "other", "--state", str(state))):
+        done = command(controller.home, *arguments, program=GROUP)
+        assert 0 != done.returncode
+        assert "group" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_an_update_survives_a_kill(controller: Daemon, simulated: Daemon) -> None:
+    """An update that SIGKILL interrupts goes on after a restart, until no outdated machine is left."""
+    commit(controller, 4)
+    before = settle(controller, 4)
+    commit(controller, 4, instance={"delay": 0.3})
+    eventually(lambda: status(controller)["Phase"] == "rolling", "the update begins")
+    controller.stop(signal.SIGKILL)
+    controller.start()
+    after = settle(controller, 4)
+    assert set() == set(before) & set(after)
+    eventually(lambda: simulated.machines() == sorted(after), "no machine is left over")
+
+
+def test_a_hanging_plugin_stops_no_other_group(controller: Daemon) -> None:
+    """A plugin that accepts connections and never answers delays only the commit of its own group."""
+    with socket.socket(socket.AF_UNIX) as silent, controller.connect() as waiting:
+        silent.bind(str(controller.socket.with_name("silent")))
+        silent.listen()
+        properties = {"Allocation": {"Size": 1}, "Instance": {"Plugin": "silent"}}
+        params = {"Spec": {"ID": "stuck", "Properties": properties}}
+        body = json.dumps({"jsonrpc": "2.0", "method": "Group.CommitGroup", "params": params, "id": 1}).encode()
+        waiting.sendall(
+            b"POST / HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
+            + body
+        )
+        silent.settimeout(PATIENCE)
+        with silent.accept()[0]:
+            commit(controller)
+            settle(controller, 2)
+
+
+def test_many_groups_survive_a_restart(controller: Daemon) -> None:
+    """Sixty groups keep their members over a restart."""
+    ids = [f"g{number}" for number in range(60)]
+    for id in ids:
+        commit(controller, 1, id=id)
+    before = {id: settle(controller, 1, id) for id in ids}
+    restart(controller)
+    assert before == {id: settle(controller, 1, id) for id in ids}
