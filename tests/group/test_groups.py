@@ -128,12 +128,15 @@ def test_an_unhealthy_member_stops_the_update(controller: Daemon) -> None:
     """An update stops at the first replacement that is unhealthy; `undo` brings the configuration back."""
     commit(controller, 3)
     settle(controller, 3)
+    (worked,) = controller.call("Group.InspectGroups")["Groups"]
     check = {"Exec": ["false"], "Interval": "100ms", "Unhealthy": 1}
     commit(controller, 3, instance={"delay": 0.1}, Health=[check], Updating={"Deadline": "2s"})
     eventually(lambda: status(controller)["Phase"] == "stopped", "the update stops")
     assert 3 >= len(members(controller))
     controller.call("Groups.Undo", ID="web")
     settle(controller, 3)
+    assert [worked] == controller.call("Group.InspectGroups")["Groups"]
+    assert {"current"} == {each["Config"] for each in status(controller)["Members"]}
 
 
 def test_a_damaged_state_stops_the_start(controller: Daemon) -> None:
@@ -179,11 +182,9 @@ def test_a_hanging_plugin_stops_no_other_group(controller: Daemon) -> None:
         silent.listen()
         properties = {"Allocation": {"Size": 1}, "Instance": {"Plugin": "silent"}}
         params = {"Spec": {"ID": "stuck", "Properties": properties}}
-        body = json.dumps({"jsonrpc": "2.0", "method": "Group.CommitGroup", "params": params, "id": 1}).encode()
-        waiting.sendall(
-            b"POST / HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
-            + body
-        )
+        body = json.dumps({"jsonrpc": "2.0", "method": "Group.CommitGroup", "params": params, "id": 1})
+        head = f"POST / HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        waiting.sendall((head + body).encode())
         silent.settimeout(PATIENCE)
         with silent.accept()[0]:
             commit(controller)
