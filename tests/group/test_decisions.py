@@ -1,5 +1,6 @@
 """Every example on the page about decisions is what the plan decides."""
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -54,59 +55,53 @@ def read_members(text: str, pools: list[str]) -> list[Member]:
     return members
 
 
+PROPERTIES: dict[str, Callable[[list[str]], dict[str, Any]]] = {
+    "size": lambda values: {"Allocation": {"Size": int(values[0])}},
+    "names": lambda values: {"Allocation": {"LogicalIDs": values}},
+    "budget": lambda values: {"Unavailable": int(values[0])},
+    "keep": lambda values: {"Keep": int(values[0])},
+    "max": lambda values: {"Limits": {"Max": int(values[0])}},
+    "remediation": lambda values: {"Remediate": values == ["on"]},
+    "oldest": lambda values: {"ScaleIn": "oldest"},
+    "pools": lambda values: {"Instance": [read_pool(each) for each in values]},
+    "even": lambda values: {"Pools": {"Order": "even"}},
+    "return": lambda values: {"Pools": {"Return": True}},
+}
+FACTS: dict[str, Callable[[list[str]], dict[str, Any]]] = {
+    "asked": lambda values: {"asked": [Asked("a")] * int(values[0])},
+    "closed": lambda values: {"closed": dict.fromkeys(values, "no capacity")},
+    "room": lambda values: {"room": int(values[0])},
+    "backing-off": lambda values: {"rest": "members failed soon after their start"},
+    "short": lambda values: {"short_for": 9999.0},
+    "previous": lambda values: {"has_previous": True},
+    "ending": lambda values: {"is_ending": True},
+}
+
+
+def read_pool(text: str) -> dict[str, Any]:
+    """Return a pool from its name, or from a text such as ``rack=2``, in which 2 is its maximum."""
+    name, _, most = text.partition("=")
+    return {"Plugin": name, "Max": int(most)} if most else {"Plugin": name}
+
+
 def read_situation(settings: str, members: str) -> Situation:
-    properties: dict[str, Any] = {"Allocation": {}, "Updating": {}, "Pools": {}}
+    """Return the situation of a row. A setting is a property, a fact, a field of `Updating` or a phase."""
+    properties: dict[str, Any] = {"Instance": [{"Plugin": "a"}]}
     facts: dict[str, Any] = {}
-    pools, asked = ["a"], 0
+    updating: dict[str, int] = {}
     for setting in settings.split(", "):
         name, *values = setting.split()
-        match name:
-            case "size":
-                properties["Allocation"]["Size"] = int(values[0])
-            case "names":
-                properties["Allocation"]["LogicalIDs"] = values
-            case "budget":
-                properties["Unavailable"] = int(values[0])
-            case "keep":
-                properties["Keep"] = int(values[0])
-            case "surge" | "unavailable" | "canary":
-                properties["Updating"][name.capitalize()] = int(values[0])
-            case "max":
-                properties["Limits"] = {"Max": int(values[0])}
-            case "remediation":
-                properties["Remediate"] = values == ["on"]
-            case "oldest":
-                properties["ScaleIn"] = "oldest"
-            case "pools":
-                pools = values
-            case "even":
-                properties["Pools"]["Order"] = "even"
-            case "return":
-                properties["Pools"]["Return"] = True
-            case "asked":
-                asked = int(values[0])
-            case "closed":
-                facts["closed"] = dict.fromkeys(values, "no capacity")
-            case "room":
-                facts["room"] = int(values[0])
-            case "backing-off":
-                facts["rest"] = "members failed soon after their start"
-            case "short":
-                facts["short_for"] = 9999.0
-            case "previous":
-                facts["has_previous"] = True
-            case "ending":
-                facts["is_ending"] = True
-            case _:
-                facts["phase"] = Phase(name)
-    instance = [{"Plugin": pool.partition("=")[0]} for pool in pools]
-    for entry, pool in zip(instance, pools, strict=True):
-        if limit := pool.partition("=")[2]:
-            entry["Max"] = int(limit)  # type: ignore[assignment]
-    names = [each["Plugin"] for each in instance]
-    spec = parse("g", Raw(msgspec.json.encode({**properties, "Instance": instance})))
-    waiting = [Asked(names[0])] * asked
-    return Situation(spec=spec, members=read_members(members, names), asked=waiting, **facts)
+        if name in PROPERTIES:
+            properties |= PROPERTIES[name](values)
+        elif name in FACTS:
+            facts |= FACTS[name](values)
+        elif values:
+            updating[name.capitalize()] = int(values[0])
+        else:
+            facts["phase"] = Phase(name)
+    spec = parse("g", Raw(msgspec.json.encode({**properties, "Updating": updating})))
+    pools = [each["Plugin"] for each in properties["Instance"]]
+    return Situation(spec=spec, members=read_members(members, pools), **facts)
 
 
 def describe(action: Action) -> str:
