@@ -9,6 +9,7 @@ import click
 import msgspec
 
 from benchmarks.cases.describe import measure_describe, measure_latency
+from benchmarks.cases.groups import measure_groups
 from benchmarks.cases.memory import measure_growth, measure_memory
 from benchmarks.cases.observation import measure_processes, measure_rack
 from benchmarks.cases.provision import measure_provision, measure_slow, measure_written
@@ -27,6 +28,7 @@ CASES: Mapping[str, Callable[[Workspace], Report]] = {
     "slow": measure_slow,
     "processes": measure_processes,
     "rack": measure_rack,
+    "groups": measure_groups,
 }
 
 

@@ -31,6 +31,7 @@ TARGETS = {
     "slow": 2,
     "processes": 2,
     "rack": 2,
+    "groups": 3,
 }
 """The number of targets of each case, in the order that the cases run."""
 

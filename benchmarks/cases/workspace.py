@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 from msgspec import Struct
 
 from benchmarks.servers.fleet import Fleet, write_fleet
+from benchmarks.servers.groups import Controller, GroupFleet
 from benchmarks.servers.process import Daemon, Server
 
 
@@ -44,6 +45,11 @@ class Scale(Struct, frozen=True, kw_only=True):
     processes: int
     bmcs: int
     machines_per_bmc: int
+    groups: int
+    members: int
+    """Members of each group."""
+    window: float
+    """Time in which the CPU time and the latency of groups are measured."""
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -69,6 +75,9 @@ FULL = Scale(
     processes=500,
     bmcs=20,
     machines_per_bmc=10,
+    groups=1_000,
+    members=100,
+    window=10,
 )
 
 QUICK = Scale(
@@ -90,6 +99,9 @@ QUICK = Scale(
     processes=20,
     bmcs=2,
     machines_per_bmc=2,
+    groups=20,
+    members=5,
+    window=1,
 )
 
 
@@ -125,6 +137,16 @@ class Workspace:
         return Daemon(
             self._sockets / self._pick_name("daemon"), self.copy_state(size), self.fleet(size), provider, flags
         )
+
+    def create_controller(self, fleet: GroupFleet) -> Controller:
+        """Return a controller of groups, whose members exist."""
+        return Controller(self.folder / self._pick_name("groups"), self._sockets / self._pick_name("controller"), fleet)
+
+    def create_group_plugin(self, fleet: GroupFleet) -> Daemon:
+        """Return a daemon that has the members of groups, and no controller."""
+        state = self.folder / f"{self._pick_name('state')}.json"
+        members = fleet.write_state(state)
+        return Daemon(self._sockets / self._pick_name("daemon"), state, members, "file", ())
 
     def create_constant(self) -> Server:
         """Return a server of constant replies. The path of a request is the reply's length."""

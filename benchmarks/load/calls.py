@@ -35,22 +35,32 @@ class Operation(StrEnum):
 
 def describe(tags: Mapping[str, str] | None = None, properties: bool = True) -> bytes:
     """Return a request for all instances that have the tags. InfraKit's last release always asks for properties."""
-    return _build_request("DescribeInstances", Tags=tags, Properties=properties)
+    return _build_request("Instance.DescribeInstances", Type="", Tags=tags, Properties=properties)
 
 
 def provision(spec: Mapping[str, Any]) -> bytes:
     """Return a request for a new instance."""
-    return _build_request("Provision", Spec=spec)
+    return _build_request("Instance.Provision", Type="", Spec=spec)
 
 
 def label(id: str) -> bytes:
     """Return a request that sets an instance's configuration hash to a new one."""
-    return _build_request("Label", Instance=id, Labels={HASH_TAG: generate_hash()})
+    return _build_request("Instance.Label", Type="", Instance=id, Labels={HASH_TAG: generate_hash()})
 
 
 def destroy(id: str) -> bytes:
     """Return a request to destroy an instance."""
-    return _build_request("Destroy", Instance=id, Context={"Reason": "terminate"})
+    return _build_request("Instance.Destroy", Type="", Instance=id, Context={"Reason": "terminate"})
+
+
+def commit(id: str, properties: Mapping[str, Any]) -> bytes:
+    """Return a request that commits a group."""
+    return _build_request("Group.CommitGroup", Spec={"ID": id, "Properties": properties}, Pretend=False)
+
+
+def ask_size(id: str) -> bytes:
+    """Return a request for a group's size: the controller's cheapest reply."""
+    return _build_request("Group.Size", ID=id)
 
 
 def build_describes(fleet: Fleet) -> Mapping[Operation, list[bytes]]:
@@ -88,7 +98,7 @@ def set_reply_length(length: int, requests: Iterable[bytes]) -> list[bytes]:
 
 
 def _build_request(method: str, **params: Any) -> bytes:
-    call = {"jsonrpc": "2.0", "method": f"Instance.{method}", "params": {"Type": "", **params}, "id": _REQUEST_ID}
+    call = {"jsonrpc": "2.0", "method": method, "params": params, "id": _REQUEST_ID}
     body = msgspec.json.encode(call)
     head = (
         f"POST / HTTP/1.1\r\nHost: h\r\nUser-Agent: Go-http-client/1.1\r\nContent-Length: {len(body)}\r\n"

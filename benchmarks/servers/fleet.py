@@ -2,7 +2,7 @@
 
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,15 +39,21 @@ class Fleet(Struct, frozen=True):
 
 def write_fleet(path: Path, size: int) -> Fleet:
     """Write a state file of *size* instances, in the form that the C demo and the daemon share."""
-    entries = []
+    entries = write_entries(path, map(build_spec, range(size)))
+    return Fleet(path, [entry["ID"] for entry in entries], sum(len(msgspec.json.encode(entry)) for entry in entries))
+
+
+def write_entries(path: Path, specs: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Write a state file with an instance for each spec; return the specs with their IDs."""
+    entries: list[dict[str, Any]] = []
     id = ids.NEVER
-    for number in range(size):
+    for spec in specs:
         id = ids.mint(id, time.time() - _AGE)
-        entries.append({"ID": id, **build_spec(number)})
+        entries.append({"ID": id, **spec})
     records = [msgspec.json.encode(entry | {"State": "ready", "Since": 1795399651.402}) for entry in entries]
     with path.open("wb") as file:
         file.write(b'{"Provider":{},\n"Instances":[\n' + b",\n".join(records) + b"],\n" + b'"NonFunctional":[]}\n')
-    return Fleet(path, [entry["ID"] for entry in entries], sum(len(msgspec.json.encode(entry)) for entry in entries))
+    return entries
 
 
 def build_spec(number: int) -> Mapping[str, Any]:
