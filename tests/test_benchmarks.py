@@ -14,6 +14,7 @@ ROOT = Path(__file__).parent.parent
 SIZES = (0, 10, 200, 1000)
 CONNECTIONS = (1, 8, 64)
 DIFFERENCES = (
+    "CPU time in 10 s with nothing to do",
     "startup time added by instances",
     "memory growth",
     "processes lost after a SIGKILL of the daemon",
