@@ -103,7 +103,17 @@ class Daemon(Server):
     """The daemon with default settings plus *flags*. Its state file is a copy of the file of *fleet*."""
 
     def __init__(self, home: Path, state: Path, fleet: Fleet, provider: str, flags: Sequence[str]) -> None:
-        arguments = ("pyinfrakit", "instance", "--name", "plugin", "--provider", provider, "--state", str(state), *flags)
+        arguments = (
+            "pyinfrakit",
+            "instance",
+            "--name",
+            "plugin",
+            "--provider",
+            provider,
+            "--state",
+            str(state),
+            *flags,
+        )
         log = state.with_suffix(".log")
         super().__init__(home / "plugins" / "plugin", arguments, log, INFRAKIT_HOME=str(home))
         self.fleet = fleet
