@@ -11,6 +11,7 @@ import msgspec
 import psutil  # type: ignore[import-untyped]
 
 from pyinfrakit.group.status import GroupStatus, MemberStatus
+from pyinfrakit.rpc.client import RemoteError
 from pyinfrakit.rpc.group.client import GroupClient
 from support.harness import INFRAKIT, ROOT, Daemon, command, eventually
 
@@ -34,7 +35,10 @@ def settle(daemon: Daemon, id: str, size: int) -> dict[str, MemberStatus]:
     """Wait until a group has *size* healthy members and nothing to do; return them by ID."""
 
     def is_settled() -> dict[str, MemberStatus] | None:
-        status = read_status(daemon, id)
+        try:
+            status = read_status(daemon, id)
+        except RemoteError:
+            return None  # the socket is there before the file's groups are committed
         is_whole = size == status.healthy == len(status.members)
         return {each.id: each for each in status.members} if is_whole and status.is_converged else None
 
@@ -100,13 +104,12 @@ def test_a_fleet_of_another_name_runs_beside(run: Run, home: Path) -> None:
 def test_a_quorum_keeps_its_logical_ids(run: Run, home: Path) -> None:
     """A member of a quorum that is killed comes back under its logical ID."""
     daemon = start(run, EXAMPLES / "quorum.yaml")
-    id = read_status(daemon, "quorum").id
-    members = settle(daemon, id, 3)
+    members = settle(daemon, "quorum", 3)
     names = {each.logical_id for each in members.values()}
     victim = next(iter(members))
     psutil.Process(read_live(members[victim])["pid"]).kill()
-    eventually(lambda: victim not in settle(daemon, id, 3), "the killed member is replaced")
-    assert names == {each.logical_id for each in settle(daemon, id, 3).values()}
+    eventually(lambda: victim not in settle(daemon, "quorum", 3), "the killed member is replaced")
+    assert names == {each.logical_id for each in settle(daemon, "quorum", 3).values()}
     assert 0 == command(home, "down", str(EXAMPLES / "quorum.yaml"), "--yes", program=INFRAKIT).returncode
 
 
