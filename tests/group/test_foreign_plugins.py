@@ -1,6 +1,8 @@
 """Groups on plugins that are not ours: the controller polls them, doubts them, and never trusts a wrong answer."""
 
+import itertools
 import json
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -37,6 +39,24 @@ class AnswersTooLate(raw.Plugin):
             self.late -= 1
             self.over.wait()
         return reply
+
+
+class RefusesTheSecond(raw.Plugin):
+    """Refuses the second provision, while the first one is under way; it answers once *go* is set."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go = threading.Event()
+        self.numbers = itertools.count(1)
+
+    def answer(self, body: bytes) -> bytes:
+        if json.loads(body)["method"] == "Instance.Provision":
+            number = next(self.numbers)
+            if number == 1:
+                self.go.wait()
+            elif number == 2:
+                return b'{"jsonrpc": "2.0", "error": {"code": -32000, "message": "no luck"}, "id": 1}'
+        return super().answer(body)
 
 
 class Controller:
@@ -199,6 +219,18 @@ def test_null_descriptions_are_an_empty_list(controller: Controller, plugin: Fau
     plugin.describe = lambda self, params: {"Descriptions": None}
     eventually(lambda: "no longer describes it" in controller.why("other"), "the losses are held")
     assert SIZE == len(plugin.provisioned)
+
+
+def test_a_refusal_counts_for_its_own_request(controller: Controller) -> None:
+    """If one of several equal provisions is refused, the others still count until they are described, and no longer."""
+    plugin = RefusesTheSecond()
+    controller.serve("moody", plugin)
+    controller.start()
+    controller.commit("moody", size=2)
+    eventually(lambda: "no luck" in controller.ask("events", "group/moody"), "a provision is refused")
+    plugin.go.set()
+    eventually(lambda: controller.is_whole("moody", 2), "the group is whole")
+    assert 2 == len(plugin.instances)
 
 
 @pytest.mark.long

@@ -35,8 +35,11 @@ UNKNOWN_TIME = 60.0
 """Seconds for which a request with an unknown outcome counts: far longer than any client of InfraKit waits."""
 
 
-class _Request(Struct):
-    """A member that was asked for: its ID, once the plugin has answered, and when it no longer counts."""
+class _Request(Struct, eq=False):
+    """A member that was asked for: its ID, once the plugin has answered, and when it no longer counts.
+
+    Requests for equal members stay different ones.
+    """
 
     asked: Asked
     id: str = ""
@@ -73,6 +76,7 @@ class Work:
         self._events = events
         self._changed = changed
         self._requests: list[_Request] = []
+        self._strangers: dict[str, set[str]] = {}
         self._going: dict[str, _Going] = {}
         self._ended: dict[str, float] = {}
         self._pools: dict[str, Backoff] = {}
@@ -109,16 +113,19 @@ class Work:
 
     def settle(self, pool: str, new: tuple[str, ...], missing: tuple[str, ...], now: float) -> None:
         """Match requests with a description of *pool*: its *new* members, and those that it lacks."""
-        unclaimed = set(new)
+        strangers = self._strangers.pop(pool, set()) | set(new)
+        strangers.difference_update(missing)
         for request in [each for each in self._requests if each.asked.pool == pool]:
+            strangers.discard(request.id)
             if request.id in self._roster or (request.until is not None and now >= request.until):
                 self._requests.remove(request)
-                unclaimed.discard(request.id)
-        # A call that broke off may have made a member all the same: a new one that nobody else asked for is it.
-        answered = {request.id for request in self._requests}
-        for request in [each for each in self._requests if each.asked.pool == pool and each.until and not each.id]:
-            if unclaimed - answered:
-                unclaimed.discard((unclaimed - answered).pop())
+        # A call that broke off may have made a member all the same: one that no answer has named is it. While calls
+        # are under way, it may be theirs.
+        left = [each for each in self._requests if each.asked.pool == pool and not each.id]
+        if any(each.until is None for each in left):
+            self._strangers[pool] = strangers
+        else:
+            for request in left[: len(strangers)]:
                 self._requests.remove(request)
         for id in [*missing, *(id for id in self._ended if id not in self._roster)]:
             self._ended.pop(id, None)
