@@ -75,6 +75,7 @@ class Memory:
     def __init__(self, now: int) -> None:
         self.started = now
         self.seen: dict[str, int] = {}
+        self.versions: dict[str, int | None] = {}
         self.healthy: dict[str, int] = {}
         self.proven: set[str] = set()
         self.excused: set[str] = set()
@@ -127,9 +128,8 @@ class World:
         self.now += 1
         for machine in list(self.machines.values()):
             is_bad = self.bad.get(machine.version or 0)
-            if (machine.leaves is not None and self.now >= machine.leaves) or (
-                is_bad == "dead" and self.now > machine.runs + 1 and machine.pool not in self.down
-            ):
+            has_left = machine.leaves is not None and self.now >= machine.leaves
+            if has_left or (is_bad == "dead" and self.now > machine.runs + 1 and machine.pool not in self.down):
                 del self.machines[machine.id]
             elif is_bad == "sick" and self.now >= machine.runs:
                 machine.is_sick = True
@@ -243,11 +243,10 @@ class World:
     def _find_losses(self) -> None:
         memory = self.memory
         for id in [id for id in memory.seen if id not in self.machines]:
-            is_new = id not in memory.proven and id not in memory.excused and id not in memory.ended
-            if is_new and id not in memory.draining and self.rollout.phase is Phase.ROLLING:
-                memory.failure = f"{id} failed: it is gone"
             if id not in memory.proven and id not in memory.ended and id not in memory.draining:
                 self._note_crash()
+                if id not in memory.excused and memory.versions[id] == self.version:
+                    memory.failure = f"{id} failed: it is gone"
             del memory.seen[id]
 
     def _note_crash(self) -> None:
@@ -262,6 +261,7 @@ class World:
             return None
         if machine.id not in memory.seen:
             memory.seen[machine.id] = self.now
+            memory.versions[machine.id] = machine.version
             if self.now <= memory.started:
                 memory.proven.add(machine.id)
         health, reason = Health.UNKNOWN, ""

@@ -92,7 +92,8 @@ class _Planner:
         self.clean_up()
         census = self.census
         is_mixed = any(m.config is not Config.CURRENT for m in [*census.present.values(), *census.going])
-        self.is_updated = not is_mixed and census.available >= self.size and not census.asked
+        # Without members, nothing has shown that the configuration works.
+        self.is_updated = not is_mixed and census.available >= max(1, self.size) and not census.asked
 
     def hold(self, subject: str, reason: str, verb: Verb = Verb.HOLD) -> None:
         self.holds.append(Step(verb, subject, reason))

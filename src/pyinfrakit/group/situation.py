@@ -128,7 +128,7 @@ class Plan(Struct, frozen=True):
     """The actions to take now, and the steps that are held or awaited.
 
     *stop* says why the update has to stop, or is empty. *is_outdated*: a member has an outdated configuration, and
-    is not about to go. *is_updated*: every member has the current configuration and is available.
+    is not about to go. *is_updated*: every member, of one or more, has the current configuration and is available.
     """
 
     actions: tuple[Action, ...] = ()
