@@ -1,134 +1,180 @@
-"""Every example on the page about decisions is what the plan decides."""
+"""Every example in docs/decisions.md is what the plan decides."""
 
-from collections.abc import Callable
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import msgspec
 import pytest
-from msgspec import Raw
+from msgspec import Raw, Struct
 
 from pyinfrakit.group.flavors import Health
 from pyinfrakit.group.plan import plan
-from pyinfrakit.group.situation import Action, Asked, Config, Create, Destroy, Member, MemberState, SetAside, Situation
-from pyinfrakit.group.spec import parse
-from pyinfrakit.group.status import Phase
+from pyinfrakit.group.situation import Action, Adopt, Asked, Config, Create, Destroy, Member, MemberState, Situation
+from pyinfrakit.group.spec import GroupSpec, parse
+from pyinfrakit.group.status import Phase, Verb
 from support.harness import ROOT
 
-PAGE = (ROOT / "docs" / "decisions.md").read_text()
-HEAD = "| rule | settings | members | then |"
+DEADLINE, MIN_READY = 600.0, 10.0
 
-WORDS: dict[str, dict[str, Any]] = {
-    "ok": {},
-    "old": {"config": Config.OUTDATED},
-    "sick": {"health": Health.UNHEALTHY},
+
+class Example(Struct, frozen=True):
+    """A row of the page."""
+
+    rule: str
+    name: str
+    spec: str
+    members: str
+    now: str
+    steps: str
+
+
+def read_page() -> Iterator[Example]:
+    """Yield the examples of the page."""
+    page = (ROOT / "docs" / "decisions.md").read_text().partition("## Examples")[2]
+    rule = ""
+    for line in page.splitlines():
+        if line.startswith("### "):
+            rule = line.removeprefix("### ").lower()
+        elif line.startswith("| ") and not line.startswith("| example "):
+            yield Example(rule, *[cell.strip() for cell in line.strip("|").split("|")])
+
+
+EXAMPLES = list(read_page())
+
+UPDATING = ("Surge", "Canary", "Updating.Unavailable")
+PLACES = {"Max": "Limits", "Order": "Pools", "Return": "Pools"}
+
+
+def read_spec(text: str) -> GroupSpec:
+    """Return the spec of ``3; Surge 1`` or ``[x y]; Keep 1``."""
+    allocation, *settings = [part.strip() for part in text.split(";")]
+    properties: dict[str, Any] = {"Instance": {"Plugin": "p"}, "Updating": {"MinReady": MIN_READY}}
+    if allocation.startswith("["):
+        properties["Allocation"] = {"LogicalIDs": allocation.strip("[]").split()}
+    else:
+        properties["Allocation"] = {"Size": int(allocation)}
+    for setting in settings:
+        name, _, value = setting.partition(" ")
+        if name == "Pools":
+            properties["Instance"] = [read_pool(pool) for pool in value.split()]
+            continue
+        part = "Updating" if name in UPDATING else PLACES.get(name)
+        inner = properties.setdefault(part, {}) if part else properties
+        inner[name.removeprefix("Updating.")] = read_value(value)
+    return parse("g", Raw(json.dumps(properties).encode()))
+
+
+def read_pool(text: str) -> Mapping[str, Any]:
+    plugin, _, most = text.partition(":")
+    return {"Plugin": plugin, "Max": int(most)} if most else {"Plugin": plugin}
+
+
+def read_value(text: str) -> Any:
+    return json.loads(text) if re.fullmatch(r"\d+|true|false", text) else text
+
+
+CONDITIONS: Mapping[str, Mapping[str, Any]] = {
+    "ok": {"healthy_for": 1000.0},
+    "old": {"healthy_for": 1000.0, "config": Config.OUTDATED},
+    "new": {"is_proven": False, "health": Health.UNKNOWN},
+    "sick": {"health": Health.UNHEALTHY, "healthy_for": 0.0},
     "unknown": {"health": Health.UNKNOWN},
-    "new": {"is_proven": False},
-    "late": {"is_proven": False, "health": Health.UNKNOWN, "age": 9999.0},
-    "excused": {"is_excused": True},
+    "healthy": {"health": Health.HEALTHY, "healthy_for": MIN_READY - 1},
+    "bootstrap": {"config": Config.TO_ADOPT},
+    "lost": {"state": MemberState.LOST, "health": Health.UNKNOWN},
+    **{
+        state: {"state": MemberState(state), "health": Health.UNKNOWN}
+        for state in ("creating", "failed", "draining", "leaving")
+    },
+    "late": {"age": DEADLINE},
     "protected": {"is_protected": True},
     "host": {"is_own_host": True},
-    "bootstrap": {"config": Config.TO_ADOPT},
-    "creating": {"state": MemberState.CREATING, "health": Health.UNKNOWN, "is_proven": False},
-    "failed": {"state": MemberState.FAILED, "health": Health.UNKNOWN},
-    "draining": {"state": MemberState.DRAINING},
-    "leaving": {"state": MemberState.LEAVING},
-    "lost": {"state": MemberState.LOST, "health": Health.UNKNOWN},
+    "excused": {"is_excused": True},
 }
 
 
-def list_rows() -> list[list[str]]:
-    rows = PAGE.partition(HEAD)[2].partition("\n\n")[0].splitlines()[2:]
-    return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
-
-
-def read_members(text: str, pools: list[str]) -> list[Member]:
-    """Return members from a text such as ``a:ok b:old+sick c@x:new d/cloud:ok``."""
-    members = []
-    for each in text.split():
-        place, _, words = each.partition(":")
-        place, _, pool = place.partition("/")
-        id, _, logical_id = place.partition("@")
+def read_members(spec: GroupSpec, text: str) -> tuple[Sequence[Member], Sequence[Asked]]:
+    """Return the members of ``a:ok b@east:old,sick c/x:new asked``."""
+    members, asked = [], []
+    for word in text.split():
+        match = re.fullmatch(r"(\w+)(?:/(\w+))?(?:@(\w+))?(?::([\w,]+))?", word)
+        assert match, f"{word}: expected a member such as a:ok or b@east:old,sick"
+        id, logical_id, pool, conditions = match.groups()
+        pool = pool or spec.pools[0].plugin
+        if id == "asked":
+            asked.append(Asked(pool, logical_id))
+            continue
         facts: dict[str, Any] = {}
-        for word in words.split("+"):
-            facts |= WORDS[word]
-        members.append(Member(id=id, pool=pool or pools[0], logical_id=logical_id or None, **facts))
-    return members
+        for condition in conditions.split(","):
+            facts |= CONDITIONS[condition]
+        members.append(Member(id=id, pool=pool, logical_id=logical_id, **facts))
+    return members, asked
 
 
-PROPERTIES: dict[str, Callable[[list[str]], dict[str, Any]]] = {
-    "size": lambda values: {"Allocation": {"Size": int(values[0])}},
-    "names": lambda values: {"Allocation": {"LogicalIDs": values}},
-    "budget": lambda values: {"Unavailable": int(values[0])},
-    "keep": lambda values: {"Keep": int(values[0])},
-    "max": lambda values: {"Limits": {"Max": int(values[0])}},
-    "remediation": lambda values: {"Remediate": values == ["on"]},
-    "oldest": lambda values: {"ScaleIn": "oldest"},
-    "pools": lambda values: {"Instance": [read_pool(each) for each in values]},
-    "even": lambda values: {"Pools": {"Order": "even"}},
-    "return": lambda values: {"Pools": {"Return": True}},
-}
-FACTS: dict[str, Callable[[list[str]], dict[str, Any]]] = {
-    "asked": lambda values: {"asked": [Asked("a")] * int(values[0])},
-    "closed": lambda values: {"closed": dict.fromkeys(values, "no capacity")},
-    "room": lambda values: {"room": int(values[0])},
-    "backing-off": lambda values: {"rest": "members failed soon after their start"},
-    "short": lambda values: {"short_for": 9999.0},
-    "previous": lambda values: {"has_previous": True},
-    "ending": lambda values: {"is_ending": True},
+FACTS: Mapping[str, Mapping[str, Any]] = {
+    "short": {"short_for": DEADLINE},
+    "previous": {"has_previous": True},
+    "ending": {"is_ending": True},
+    "crash loop": {"rest": "a crash loop backs off"},
 }
 
 
-def read_pool(text: str) -> dict[str, Any]:
-    """Return a pool from its name, or from a text such as ``rack=2``, in which 2 is its maximum."""
-    name, _, most = text.partition("=")
-    return {"Plugin": name, "Max": int(most)} if most else {"Plugin": name}
+def read_now(text: str) -> Mapping[str, Any]:
+    """Return the facts of ``rolling, east closed, room 1``."""
+    phase, *words = text.split(", ")
+    facts: dict[str, Any] = {"phase": Phase(phase)}
+    for word in words:
+        match word.split():
+            case [pool, "closed"]:
+                facts["closed"] = {pool: f"{pool} is closed"}
+            case ["room", number]:
+                facts["room"] = int(number)
+            case [_, "failed"]:
+                facts["failure"] = word
+            case _:
+                facts |= FACTS[word]
+    return facts
 
 
-def read_situation(settings: str, members: str) -> Situation:
-    """Return the situation of a row. A setting is a property, a fact, a field of `Updating` or a phase."""
-    properties: dict[str, Any] = {"Instance": [{"Plugin": "a"}]}
-    facts: dict[str, Any] = {}
-    updating: dict[str, int] = {}
-    for setting in settings.split(", "):
-        name, *values = setting.split()
-        if name in PROPERTIES:
-            properties |= PROPERTIES[name](values)
-        elif name in FACTS:
-            facts |= FACTS[name](values)
-        elif values:
-            updating[name.capitalize()] = int(values[0])
-        else:
-            facts["phase"] = Phase(name)
-    spec = parse("g", Raw(msgspec.json.encode({**properties, "Updating": updating})))
-    pools = [each["Plugin"] for each in properties["Instance"]]
-    return Situation(spec=spec, members=read_members(members, pools), **facts)
-
-
-def describe(action: Action) -> str:
+def show_action(action: Action) -> str:
+    """Return the page's words for an action."""
     match action:
         case Create(pool, _, logical_id, is_previous):
-            return f"create {logical_id or pool}" + (" as before" if is_previous else "")
+            where = f" @{pool}" if pool != "p" else ""
+            return f"create{f' /{logical_id}' if logical_id else ''}{where}{' previous' if is_previous else ''}"
         case Destroy(id):
             return f"destroy {id}"
-        case SetAside(id):
-            return f"set aside {id}"
-        case _:
-            return f"adopt {action.id}"
+        case Adopt(id):
+            return f"adopt {id}"
+    return f"set aside {action.id}"
 
 
-@pytest.mark.parametrize("row", list_rows(), ids=" | ".join)
-def test_an_example_is_decided_as_the_page_says(row: list[str]) -> None:
-    """The plan's actions, and whether it stops the update, are those in the row."""
-    _, settings, members, then = row
-    decided = plan(read_situation(settings, members))
-    actions = [*map(describe, decided.actions), *(["stop"] if decided.stop else [])]
-    assert then == (", ".join(actions) or "nothing")
-    assert all(step.reason and "\n" not in step.reason for step in decided.steps)
+def read_steps(text: str) -> list[tuple[str, str]]:
+    """Return the steps of a row, and what their reasons must say."""
+    steps = [re.fullmatch(r"([^()]+?)(?: \((.+)\))?", step) for step in re.split(r", (?![^(]*\))", text)]
+    return [(match[1], match[2] or "") for match in steps if match and match[1] != "nothing"]
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: f"{example.rule}: {example.name}")
+def test_examples_of_decisions_are_what_the_plan_decides(example: Example) -> None:
+    """A row of the page has the actions, the holds and the words of their reasons that the plan has."""
+    spec = read_spec(example.spec)
+    members, asked = read_members(spec, example.members)
+    now = Situation(spec=spec, members=members, asked=asked, min_ready=MIN_READY, **read_now(example.now))
+    decided = plan(now)
+    stop = [("stop", decided.stop)] if decided.stop else []
+    actions = [(show_action(action), action.reason) for action in decided.actions]
+    holds = [(f"hold {hold.subject or 'group'}", hold.reason) for hold in decided.holds if hold.verb is Verb.HOLD]
+    actual = [*stop, *actions, *holds]
+    expected = read_steps(example.steps)
+    assert sorted(step for step, _ in expected) == sorted(step for step, _ in actual)
+    for step, words in expected:
+        assert any(step == other and words in reason for other, reason in actual), f"{step}: {words}: {actual}"
 
 
 def test_every_rule_has_examples() -> None:
-    """The examples cover each rule of the table, and there are at least forty."""
-    table = PAGE.partition("| rule | condition | then |")[2].partition("\n\n")[0].splitlines()[2:]
-    rules = {row.strip("|").split("|")[0].strip() for row in table}
-    assert rules == {row[0] for row in list_rows()}
-    assert len(list_rows()) >= 40
+    """The page's table has the rules in the order of its examples."""
+    page = (ROOT / "docs" / "decisions.md").read_text()
+    rules = re.findall(r"^\| (\w[\w ]*) \|", page.partition("| rule |")[2].partition("\n\n")[0], re.MULTILINE)
+    assert rules == list(dict.fromkeys(example.rule for example in EXAMPLES))

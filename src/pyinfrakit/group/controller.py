@@ -271,7 +271,7 @@ class Controller:
         situation = self.assess(wishes, wishes.record.rollout.phase, wishes.record.rollout.reason)
         self._members = situation.members
         decided = plan(situation)
-        if (record := self._advance(situation, decided)) is not None:
+        if (record := self._advance(decided)) is not None:
             await self._put(record)
             self._news.set()  # plan again, under the new phase
             return
@@ -336,13 +336,13 @@ class Controller:
             early = dict.fromkeys(self._uncertain, reason)
         return {**early, **self.roster.blind}
 
-    def _advance(self, situation: Situation, decided: Plan) -> GroupRecord | None:
+    def _advance(self, decided: Plan) -> GroupRecord | None:
         """Return the record in the next phase of the update, or None if the phase stays."""
         record, now = self.wishes.record, time.time()
         rollout = record.rollout
         if record.destroying:
             return None
-        if rollout.phase is Phase.IDLE and any(_is_outdated(m) for m in situation.members):
+        if rollout.phase is Phase.IDLE and decided.is_outdated:
             return self._begin_update(record, now)
         if decided.is_updated and (rollout.phase is not Phase.IDLE or rollout.previous != record.properties):
             if rollout.phase is not Phase.IDLE:
@@ -470,10 +470,6 @@ class Controller:
             reason=member.reason,
             since=track.since,
         )
-
-
-def _is_outdated(member: Member) -> bool:
-    return member.config is Config.OUTDATED and member.state in (MemberState.CREATING, MemberState.RUNNING)
 
 
 _MASS_LOSS = "its plugin no longer describes it, like many others: mend the plugin, or confirm the loss"
