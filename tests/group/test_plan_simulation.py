@@ -113,25 +113,22 @@ def _check_update(now: Situation, decided: Plan) -> None:
 
 # --- Lives
 
+SETTINGS = {
+    "Unavailable": st.sampled_from([1, 2, "40%"]),
+    "Remediate": st.booleans(),
+    "Keep": st.integers(0, 2),
+    "ScaleIn": st.sampled_from(["smallest", "oldest"]),
+}
+UPDATING = {
+    "Unavailable": st.integers(0, 2),
+    "Canary": st.integers(0, 2),
+    "OnFailure": st.sampled_from(["pause", "undo"]),
+}
 KINDS: dict[str, st.SearchStrategy[dict[str, Any]]] = {
-    "size": st.fixed_dictionaries(
-        {},
-        optional={
-            "Unavailable": st.sampled_from([1, 2, "40%"]),
-            "Updating": st.fixed_dictionaries(
-                {},
-                optional={
-                    "Surge": st.integers(0, 2),
-                    "Unavailable": st.integers(0, 2),
-                    "Canary": st.integers(0, 2),
-                    "OnFailure": st.sampled_from(["pause", "undo"]),
-                },
-            ),
-            "Remediate": st.booleans(),
-            "Keep": st.integers(0, 2),
-            "ScaleIn": st.sampled_from(["smallest", "oldest"]),
-            "Limits": st.fixed_dictionaries({"Max": st.integers(4, 8)}),
-        },
+    "size": st.fixed_dictionaries({"Updating": st.fixed_dictionaries({}, optional=UPDATING)}, optional=SETTINGS),
+    "surge": st.fixed_dictionaries(
+        {"Updating": st.fixed_dictionaries({"Surge": st.integers(1, 2)}, optional=UPDATING)},
+        optional={**SETTINGS, "Limits": st.fixed_dictionaries({"Max": st.integers(3, 6)})},
     ),
     "logical IDs": st.fixed_dictionaries(
         {},
@@ -211,6 +208,7 @@ ORDERS = [
 ]
 SCALES = {
     "size": _event(World.allocate, st.builds(lambda size: {"Size": size}, st.integers(0, 6))),
+    "surge": _event(World.allocate, st.builds(lambda size: {"Size": size}, st.integers(0, 6))),
     "pools": _event(World.allocate, st.builds(lambda size: {"Size": size}, st.integers(0, 6))),
     "logical IDs": _event(World.allocate, st.builds(lambda ids: {"LogicalIDs": ids}, LOGICAL_IDS)),
 }
@@ -264,7 +262,15 @@ def is_settled(now: Situation, decided: Plan) -> bool:
     works = all(m.state is MemberState.RUNNING and m.health is Health.HEALTHY for m in present)
     is_updated = now.phase is Phase.IDLE and all(m.config is Config.CURRENT for m in present)
     # Without members, an update goes on until the first one shows that the configuration works.
-    return not decided.actions and is_whole and works and (is_updated or now.phase is Phase.ABORTED or not present)
+    is_over = is_updated or now.phase is Phase.ABORTED or not present
+    return not decided.actions and is_whole and works and is_over and _is_in_place(now, present)
+
+
+def _is_in_place(now: Situation, present: Sequence[Member]) -> bool:
+    """Return whether members have returned to the first pool, as far as it has room."""
+    first = now.spec.pools[0]
+    in_first = sum(m.pool == first.plugin for m in present)
+    return not now.spec.properties.pools.return_ or in_first >= min(len(present), first.max or 0)
 
 
 @pytest.mark.parametrize("kind", list(KINDS))
@@ -274,7 +280,8 @@ def test_plans_keep_their_promises_and_converge(kind: str, data: st.DataObject) 
     """Whatever happens to a group, no plan breaks a promise; once faults stop, the group becomes as it is wanted."""
     world = data.draw(draw_world(kind))
     live(world, data.draw(st.sampled_from([0, 20])))
-    events = data.draw(st.lists(st.one_of([SCALES[kind], *FAULTS, *ORDERS]), max_size=25))
+    fewest = data.draw(st.sampled_from([0, 5, 15]))
+    events = data.draw(st.lists(st.one_of([SCALES[kind], *FAULTS, *ORDERS]), min_size=fewest, max_size=30))
     for function, *arguments in events:
         function(world, *arguments)
         live(world, data.draw(st.sampled_from([1, 1, 2, 5, DEADLINE + 2])))
