@@ -163,10 +163,12 @@ def test_examples_of_decisions_are_what_the_plan_decides(example: Example) -> No
     members, asked = read_members(spec, example.members)
     now = Situation(spec=spec, members=members, asked=asked, min_ready=MIN_READY, **read_now(example.now))
     decided = plan(now)
-    stop = [("stop", decided.stop)] if decided.stop else []
+    turns = [("stop", decided.stop)] if decided.stop else []
+    if decided.is_updated and now.phase is not Phase.IDLE:
+        turns.append(("updated", ""))
     actions = [(show_action(action), action.reason) for action in decided.actions]
     holds = [(f"hold {hold.subject or 'group'}", hold.reason) for hold in decided.holds if hold.verb is Verb.HOLD]
-    actual = [*stop, *actions, *holds]
+    actual = [*turns, *actions, *holds]
     expected = read_steps(example.steps)
     assert sorted(step for step, _ in expected) == sorted(step for step, _ in actual)
     for step, words in expected:
