@@ -185,13 +185,17 @@ class Bmc:
 
 
 def _read_status(system: Any) -> SystemStatus:
+    # The tag and the ETag must be those of one response. sushy asks for the ETag once more, and another plugin's
+    # claim in between would be overwritten.
+    answer = system._reader.get_data()
+    system.refresh(json_doc=answer.json_doc)
     status, boot = system.status, system.boot
     return SystemStatus(
         power=_text(system.power_state),
         # The rollup includes the machine's components.
         health=_text((status and (status.health_rollup or status.health)) or None),
         tag=str(system.asset_tag or ""),
-        etag=system._get_etag(),
+        etag=answer.headers.get("ETag"),
         model=str(system.model or ""),
         serial=str(system.serial_number or ""),
         boot=_text(boot and boot.target),
