@@ -9,7 +9,6 @@ from msgspec.structs import replace
 from benchmarks.cases.workspace import Scale, Workspace
 from benchmarks.load import calls
 from benchmarks.load.generator import Generator, Load
-from benchmarks.load.worker import Round
 from benchmarks.report.tables import MIB, MILLISECONDS, Baseline, Report, Row, at_most, print_progress
 from benchmarks.servers.fleet import GROUP_TAG
 from benchmarks.servers.groups import Controller, GroupFleet
@@ -48,7 +47,7 @@ def measure_groups(workspace: Workspace) -> Report:
         reports = [
             _measure_idle(scale, load, controller, plugin),
             _measure_memory(controller, plugin),
-            _measure_stalls(scale, probe, controller),
+            _measure_stalls(scale, probe, controller, plugin),
             _measure_commits(load, controller),
         ]
     return Report([row for each in reports for row in each.rows], [t for each in reports for t in each.targets])
@@ -97,25 +96,38 @@ def _measure_memory(controller: Controller, plugin: Daemon) -> Report:
     )
 
 
-def _measure_stalls(scale: Scale, probe: Generator, controller: Controller) -> Report:
-    latencies: list[float] = []
+def _measure_stalls(scale: Scale, probe: Generator, controller: Controller, plugin: Daemon) -> Report:
+    """Compare the latency of the cheapest replies with that of the same plugin without a controller."""
+    sizes = [calls.ask_size(id) for id in controller.fleet.ids]
+    nothing = [calls.describe({GROUP_TAG: "none"})]
+    ours: list[float] = []
+    others: list[float] = []
     for round in range(scale.probe_rounds):
         print_progress(f"groups: stalls, round {round + 1} of {scale.probe_rounds}")
-        result = probe.run(_build_probe(probe, controller, scale.window))
-        latencies += result.latencies
-    return _report_latencies(latencies, "with nothing to do", controller.fleet.members)
+        ours += _probe(scale, probe, controller, sizes)
+        others += _probe(scale, probe, plugin, nothing)
+    members = controller.fleet.members
+    rows = [
+        _build_latency_row(
+            "99.9 % latency with nothing to do", _find_percentile(ours), _find_percentile(others), members
+        ),
+        _build_latency_row("longest latency with nothing to do", max(ours), max(others), members),
+    ]
+    return Report(rows, [at_most(MAX_STALL, rows[1].value, f"{rows[1].measure}, in ms", members)])
 
 
-def _build_probe(probe: Generator, controller: Controller, seconds: float) -> Round:
-    requests = [calls.ask_size(id) for id in controller.fleet.ids]
-    return replace(Load(probe, controller, PROBE_CONNECTIONS, seconds).build_round(requests), pace=PACE)
+def _probe(scale: Scale, probe: Generator, server: Server, requests: Sequence[bytes]) -> list[float]:
+    """Return the latencies in milliseconds."""
+    round = replace(Load(probe, server, PROBE_CONNECTIONS, scale.window).build_round(requests), pace=PACE)
+    return [each * MILLISECONDS for each in probe.run(round).latencies]
 
 
-def _report_latencies(latencies: Sequence[float], when: str, members: int) -> Report:
-    ordered = sorted(each * MILLISECONDS for each in latencies)
-    measures = {"99.9 %": ordered[len(ordered) * 999 // 1000], "longest": ordered[-1]}
-    rows = [Row(f"latency {when}, {name}", value, "ms", members) for name, value in measures.items()]
-    return Report(rows, [at_most(MAX_STALL, ordered[-1], f"longest latency {when}, in ms", members)])
+def _find_percentile(latencies: Sequence[float]) -> float:
+    return sorted(latencies)[len(latencies) * 999 // 1000]
+
+
+def _build_latency_row(measure: str, value: float, other: float, members: int) -> Row:
+    return Row(measure, value, "ms", members, None, {"plugin": Baseline(other, value / other)})
 
 
 def _measure_commits(load: Generator, controller: Controller) -> Report:

@@ -20,7 +20,7 @@ _STATES = {
 }
 
 
-class Track(Struct):
+class Track(Struct, gc=False):
     """A member as last described by plugin *pool*. Times are in seconds; *since* is in seconds since 1970.
 
     *seen* is when it was first described, *running* when it first ran, *healthy* since when it has been healthy.
