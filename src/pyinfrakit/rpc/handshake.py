@@ -1,7 +1,7 @@
-"""How a client finds out which version of an interface a plugin has. No I/O.
+"""The handshakes, by which a client finds out which version of an interface a plugin has; for both ends. No I/O.
 
-Each InfraKit generation has a handshake of its own, and a plugin answers those of its generation. The newest
-one that it answers decides.
+Each InfraKit generation has a handshake of its own, and InfraKit's plugins answer those of their generation. The
+newest one that a plugin answers decides. Ours answer all.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -12,6 +12,7 @@ from msgspec import Raw, Struct
 from pyinfrakit.errors import GiveUp, Unreachable
 from pyinfrakit.rpc.client import RemoteError
 from pyinfrakit.rpc.instance.types import ONLY_OBJECT, read
+from pyinfrakit.rpc.jsonrpc import Handler
 from pyinfrakit.schema.decode import NotJSON, WrongShape
 
 Ask = Callable[[str, Any], Awaitable[Raw]]
@@ -97,3 +98,28 @@ def _find_types(result: Raw) -> Mapping[str, Sequence[str] | None]:
 
 def _find_apis(result: Raw) -> Mapping[str, Sequence[str] | None]:
     return {f"{each.Name}/{each.Version}": None for each in read(result, _ImplementsReply).APIs or ()}
+
+
+def answer_handshakes(
+    interface: str,
+    versions: Sequence[str],
+    types_versions: Sequence[str],
+    hello_versions: Sequence[str],
+    list_objects: Callable[[], Sequence[str]],
+) -> Mapping[str, Handler]:
+    """Return the handlers of all handshakes of a plugin with an *interface*.
+
+    Each kind of handshake lists its own versions. *list_objects* returns the names of the plugin's objects.
+    """
+
+    async def implements(params: Raw) -> Any:
+        return {"APIs": [{"Name": interface, "Version": version} for version in versions]}
+
+    async def types(params: Raw) -> Any:
+        return {"Types": {f"{interface}/{version}": list_objects() for version in types_versions}}
+
+    async def hello(params: Raw) -> Any:
+        objects = [{"Name": name, "ProxyFor": ""} for name in list_objects()]
+        return {"Objects": {f"{interface}/{version}": objects for version in hello_versions}}
+
+    return {FIRST: implements, IMPLEMENTS: implements, TYPES: types, HELLO: hello}

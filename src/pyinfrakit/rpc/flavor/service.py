@@ -11,6 +11,7 @@ from pyinfrakit.group.spec import Allocation
 from pyinfrakit.record import Spec
 from pyinfrakit.rpc import jsonrpc
 from pyinfrakit.rpc.flavor import types
+from pyinfrakit.rpc.handshake import answer_handshakes
 from pyinfrakit.rpc.instance.types import ONLY_OBJECT, OkResult, Params, encode_spec, own, read, require
 
 P = TypeVar("P", bound=Params)
@@ -25,25 +26,12 @@ class FlavorService:
     @property
     def methods(self) -> Mapping[str, jsonrpc.Handler]:
         return {
-            "Plugin.Implements": self._implements,
-            "Handshake.Implements": self._implements,
-            "Handshake.Types": self._types,
-            "Handshake.Hello": self._hello,
+            **answer_handshakes("Flavor", types.VERSIONS, types.VERSIONS, types.VERSIONS, lambda: [ONLY_OBJECT]),
             "Flavor.Validate": self._validate,
             "Flavor.Prepare": self._prepare,
             "Flavor.Healthy": self._healthy,
             "Flavor.Drain": self._drain,
         }
-
-    async def _implements(self, params: Raw) -> Any:
-        return {"APIs": [{"Name": "Flavor", "Version": version} for version in types.VERSIONS]}
-
-    async def _types(self, params: Raw) -> Any:
-        return {"Types": {f"Flavor/{version}": [ONLY_OBJECT] for version in types.VERSIONS}}
-
-    async def _hello(self, params: Raw) -> Any:
-        objects = [{"Name": ONLY_OBJECT, "ProxyFor": ""}]
-        return {"Objects": {f"Flavor/{version}": objects for version in types.VERSIONS}}
 
     async def _validate(self, params: Raw) -> Any:
         request = _read(params, types.CheckParams)

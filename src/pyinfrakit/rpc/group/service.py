@@ -12,6 +12,7 @@ from pyinfrakit.group.status import MemberStatus
 from pyinfrakit.record import State
 from pyinfrakit.rpc import jsonrpc
 from pyinfrakit.rpc.group import types
+from pyinfrakit.rpc.handshake import answer_handshakes
 from pyinfrakit.rpc.instance.types import ONLY_OBJECT, Description, own, read, require
 from pyinfrakit.schema.decode import WrongShape
 
@@ -31,10 +32,7 @@ class GroupService:
     @property
     def methods(self) -> Mapping[str, jsonrpc.Handler]:
         return {
-            "Plugin.Implements": self._implements,
-            "Handshake.Implements": self._implements,
-            "Handshake.Types": self._types,
-            "Handshake.Hello": self._hello,
+            **answer_handshakes("Group", types.VERSIONS, types.VERSIONS, types.VERSIONS, self._list_objects),
             "Group.CommitGroup": self._commit,
             "Group.FreeGroup": self._free,
             "Group.DescribeGroup": self._describe,
@@ -55,17 +53,7 @@ class GroupService:
             "Groups.Confirm": self._confirm,
         }
 
-    async def _implements(self, params: Raw) -> Any:
-        return {"APIs": [{"Name": "Group", "Version": version} for version in types.VERSIONS]}
-
-    async def _types(self, params: Raw) -> Any:
-        return {"Types": {f"Group/{version}": self._objects() for version in types.VERSIONS}}
-
-    async def _hello(self, params: Raw) -> Any:
-        objects = [{"Name": name, "ProxyFor": ""} for name in self._objects()]
-        return {"Objects": {f"Group/{version}": objects for version in types.VERSIONS}}
-
-    def _objects(self) -> list[str]:
+    def _list_objects(self) -> list[str]:
         """Return the objects of the controller: all groups, by the name of both kinds of controllers, and each group."""
         return [ONLY_OBJECT, types.ALL_GROUPS, *(id for id, _ in self._groups.inspect())]
 

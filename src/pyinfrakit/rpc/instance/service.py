@@ -7,6 +7,7 @@ from msgspec import Raw
 
 from pyinfrakit.instance.plugin import Plugin
 from pyinfrakit.rpc import jsonrpc
+from pyinfrakit.rpc.handshake import answer_handshakes
 from pyinfrakit.rpc.instance import types
 from pyinfrakit.rpc.instance.descriptions import Descriptions
 
@@ -57,10 +58,9 @@ class InstanceService:
     @property
     def methods(self) -> Mapping[str, jsonrpc.Handler]:
         return {
-            "Plugin.Implements": self._implements,
-            "Handshake.Implements": self._implements,
-            "Handshake.Types": self._types,
-            "Handshake.Hello": self._hello,
+            **answer_handshakes(
+                "Instance", types.VERSIONS, types.TYPES_VERSIONS, types.HELLO_VERSIONS, lambda: self._targets.objects
+            ),
             "Instance.Meta": self._meta,
             "Instance.Validate": self._validate,
             "Instance.Provision": self._provision,
@@ -68,16 +68,6 @@ class InstanceService:
             "Instance.Destroy": self._destroy,
             "Instance.DescribeInstances": self._describe,
         }
-
-    async def _implements(self, params: Raw) -> Any:
-        return {"APIs": [{"Name": "Instance", "Version": version} for version in types.VERSIONS]}
-
-    async def _types(self, params: Raw) -> Any:
-        return {"Types": {f"Instance/{version}": self._targets.objects for version in types.TYPES_VERSIONS}}
-
-    async def _hello(self, params: Raw) -> Any:
-        objects = [{"Name": name, "ProxyFor": ""} for name in self._targets.objects]
-        return {"Objects": {f"Instance/{version}": objects for version in types.HELLO_VERSIONS}}
 
     async def _meta(self, params: Raw) -> Any:
         return {}
