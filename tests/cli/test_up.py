@@ -1,6 +1,7 @@
 """`infrakit up` and `infrakit down` with the fleets of the examples."""
 
 import signal
+import subprocess
 import sys
 import urllib.request
 from collections.abc import Callable
@@ -13,7 +14,7 @@ import psutil  # type: ignore[import-untyped]
 from pyinfrakit.group.status import GroupStatus, MemberStatus
 from pyinfrakit.rpc.client import RemoteError
 from pyinfrakit.rpc.group.client import GroupClient
-from support.harness import INFRAKIT, ROOT, Daemon, command, eventually
+from support.harness import INFRAKIT, ROOT, Daemon, command, environment, eventually
 
 EXAMPLES = ROOT / "examples"
 
@@ -117,6 +118,25 @@ def test_a_full_pool_falls_back_to_the_next(run: Run) -> None:
     """Members come from the first pool up to its maximum, and the others from the second."""
     members = settle(start(run, EXAMPLES / "pools.yaml"), "workers", 5)
     assert ["cloud", "cloud", "rack", "rack", "rack"] == sorted(each.plugin for each in members.values())
+
+
+def test_an_interrupted_down_does_not_claim_the_end(run: Run, home: Path, tmp_path: Path) -> None:
+    """`down` that is interrupted exits with 130 and says of no group that it is destroyed; the next one ends it."""
+    slow = "{provider: simulator}\n\ngroups: [{ID: slow, Properties: {Allocation: {Size: 1}, Instance: "
+    path = tmp_path / "slow.yaml"
+    path.write_text(f"plugins:\n  sim: {slow}{{Plugin: sim, Properties: {{destroy_delay: 5}}}}}}}}]\n")
+    daemon = start(run, path)
+    settle(daemon, "slow", 1)
+    daemon.stop()
+    down = [*INFRAKIT, "down", str(path), "--yes"]
+    with subprocess.Popen(down, env=environment(home), stdout=subprocess.PIPE, text=True) as interrupted:
+        assert interrupted.stdout is not None
+        next(line for line in interrupted.stdout if "the group is being destroyed" in line)
+        interrupted.send_signal(signal.SIGINT)
+        assert "destroyed slow" not in interrupted.stdout.read()
+    assert 130 == interrupted.returncode
+    done = command(home, "down", str(path), "--yes", program=INFRAKIT)
+    assert (0, True) == (done.returncode, done.stdout.endswith("destroyed slow\n"))
 
 
 def test_a_wrong_file_is_refused_with_its_line(home: Path, tmp_path: Path) -> None:

@@ -78,6 +78,17 @@ def test_destroyed_instances_stay_destroyed(controller: Daemon) -> None:
     assert (2, others) == (size(controller), settle(controller, 2))
 
 
+def test_a_member_shrinks_its_group_once(controller: Daemon) -> None:
+    """`DestroyInstances` of a member that is being destroyed already is an error, and the group keeps its size."""
+    commit(controller, 3, instance={"destroy_delay": 3})
+    first, *_ = settle(controller, 3)
+    controller.call("Group.DestroyInstances", ID="web", Instances=[first, first])
+    with pytest.raises(RemoteError, match="it is being destroyed already"):
+        controller.call("Group.DestroyInstances", ID="web", Instances=[first])
+    assert 2 == size(controller)
+    settle(controller, 2)
+
+
 def test_an_invalid_spec_is_not_stored(controller: Daemon) -> None:
     """A spec that its plugin refuses is not stored: neither now nor after a restart is there a group."""
     with pytest.raises(RemoteError):

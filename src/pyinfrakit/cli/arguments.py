@@ -39,6 +39,14 @@ directory_option = click.option(
 )
 
 
+log_option = functools.partial(
+    click.option,
+    "--log",
+    type=click.IntRange(0, 5),
+    help="The level: 0 critical, 1 error, 2 warning, 3 notice, 4 info, 5 debug.",
+)
+
+
 def pass_plugin(command: Callable[Concatenate[OperatorClient, ...], None]) -> Callable[..., None]:
     """Let *command* take NAME and --dir, and pass it a client of that plugin as the first argument.
 

@@ -1,4 +1,4 @@
-"""The specs of groups: commit them, see what a commit would do, go back."""
+"""The specs of groups: commit them, see what a commit would do, control the update that follows, go back."""
 
 import os
 import pwd
@@ -176,6 +176,34 @@ def history(groups: GroupClient, id: str, output: str | None) -> None:
 def undo(groups: GroupClient, id: str, number: int | None) -> None:
     """Commit the properties of commit N of the history again; by default, of the one before the last."""
     click.echo(f"Committed {id}: {groups.undo(id, number, _identify_user())}")
+
+
+@click.command()
+@pass_groups
+@id_argument
+@click.option("--reason", default="by hand", show_default=True, help="The reason, for the next person who looks.")
+def pause(groups: GroupClient, id: str, reason: str) -> None:
+    """Pause an update: no further member is replaced by it until you resume it."""
+    groups.pause(id, reason)
+    click.echo(f"paused {id}")
+
+
+@click.command()
+@pass_groups
+@id_argument
+def resume(groups: GroupClient, id: str) -> None:
+    """Resume an update that was paused, or that stopped because a replacement did not become healthy."""
+    groups.resume(id)
+    click.echo(f"resumed {id}")
+
+
+@click.command()
+@pass_groups
+@id_argument
+def abort(groups: GroupClient, id: str) -> None:
+    """End an update, and keep the members as they are now. `undo` takes back the commit as well."""
+    groups.abort(id)
+    click.echo(f"aborted {id}")
 
 
 def _identify_user() -> str:

@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from pyinfrakit import paths
+from pyinfrakit.cli.arguments import log_option
 from pyinfrakit.group.spec import Duration
 
 
@@ -35,12 +36,7 @@ class Interval(click.ParamType[float]):
     epilog="Every flag has an environment variable, such as INFRAKIT_GROUP_POLL_INTERVAL for --poll-interval.",
 )
 @click.option("--name", default="group", help="The controller's name, which is also its socket's file name.")
-@click.option(
-    "--log",
-    type=click.IntRange(0, 5),
-    default=4,
-    help="The level: 0 critical, 1 error, 2 warning, 3 notice, 4 info, 5 debug.",
-)
+@log_option(default=4)
 @click.option(
     "--state", metavar="PATH|URL", help="The state file, or the URL of another store.  [default: in InfraKit's home]"
 )

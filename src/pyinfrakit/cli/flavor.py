@@ -4,19 +4,14 @@ from pathlib import Path
 
 import click
 
-from pyinfrakit.cli.arguments import directory_option
+from pyinfrakit.cli.arguments import directory_option, log_option
 
 
 @click.command()
 @click.argument("kind", metavar="vanilla|combo", type=click.Choice(["vanilla", "combo"]))
 @click.option("--name", help="The plugin's name, which is also its socket's file name.  [default: the flavor's]")
 @directory_option
-@click.option(
-    "--log",
-    type=click.IntRange(0, 5),
-    default=4,
-    help="The level: 0 critical, 1 error, 2 warning, 3 notice, 4 info, 5 debug.",
-)
+@log_option(default=4)
 def flavor(kind: str, name: str | None, directory: Path, log: int) -> None:
     """Serve a built-in flavor on a socket. Our own controller has both built in, and needs no such plugin."""
     # Imported here: these modules load slowly, and --help does not need them.

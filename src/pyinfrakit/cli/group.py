@@ -15,9 +15,8 @@ from pyinfrakit.rpc.group.client import GroupClient
 from pyinfrakit.rpc.group.types import ALL_GROUPS
 
 FAMILIES = {
-    "commits": ("commit", "plan", "inspect", "free", "destroy", "history", "undo"),
+    "commits": ("commit", "plan", "inspect", "free", "destroy", "history", "undo", "pause", "resume", "abort"),
     "members": ("ls", "describe", "why", "scale", "destroy-instance", "protect", "unprotect", "confirm"),
-    "rollouts": ("pause", "resume", "abort"),
 }
 """The commands in each module of `pyinfrakit.cli`."""
 

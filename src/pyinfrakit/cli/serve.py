@@ -8,7 +8,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from pyinfrakit.cli.arguments import INFRAKIT_FORM, directory_option, pop_option
+from pyinfrakit.cli.arguments import INFRAKIT_FORM, directory_option, log_option, pop_option
 from pyinfrakit.cli.lazy import LazyGroup
 
 FAMILIES = {
@@ -99,12 +99,7 @@ def _check_conflicts(context: click.Context) -> None:
     epilog="Every flag has an environment variable, such as INFRAKIT_INSTANCE_SYNC_INTERVAL for --sync-interval.",
 )
 @click.option("--name", default="instance-py", help="The plugin's name, which is also its socket's file name.")
-@click.option(
-    "--log",
-    type=click.IntRange(0, 5),
-    default=4,
-    help="The level: 0 critical, 1 error, 2 warning, 3 notice, 4 info, 5 debug.",
-)
+@log_option(default=4)
 @click.option(
     "--state",
     metavar="PATH|URL",

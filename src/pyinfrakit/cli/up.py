@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pyinfrakit.cli.arguments import directory_option
+from pyinfrakit.cli.arguments import directory_option, log_option
 from pyinfrakit.cli.controller import Interval
 from pyinfrakit.errors import CannotStart, InvalidSpec, PyInfrakitError
 from pyinfrakit.rpc.client import Client, RemoteError
@@ -38,20 +38,13 @@ poll_option = click.option(
     "--poll-interval", type=Interval(), default="10s", help="Time between two descriptions by a plugin without events."
 )
 
-log_option = click.option(
-    "--log",
-    type=click.IntRange(0, 5),
-    default=2,
-    help="The level of messages on stderr: 0 critical, 1 error, 2 warning, 3 notice, 4 info, 5 debug.",
-)
-
 
 @click.command()
 @files_argument
 @name_option
 @directory_option
 @poll_option
-@log_option
+@log_option(default=2)
 def up(files: Sequence[Path], name: str, directory: Path, poll_interval: float, log: int) -> None:
     """Run the plugins and groups in FILE, and show what happens, until Ctrl-C.
 
@@ -67,7 +60,7 @@ def up(files: Sequence[Path], name: str, directory: Path, poll_interval: float, 
 @name_option
 @directory_option
 @poll_option
-@log_option
+@log_option(default=2)
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 def down(files: Sequence[Path], name: str, directory: Path, poll_interval: float, log: int, yes: bool) -> None:
     """Destroy the groups in FILE with all their machines, after asking. This works whether or not the fleet runs."""
@@ -80,7 +73,10 @@ def down(files: Sequence[Path], name: str, directory: Path, poll_interval: float
     if (directory / name).is_socket() and (running := _list_running(directory / name)) is not None:
         _destroy(directory / name, [id for id in ids if id in running])
     else:
-        _run(fleet, name, directory, poll_interval, partial(_wait_for_end, ids), ids)
+        gone: set[str] = set()
+        _run(fleet, name, directory, poll_interval, partial(_wait_for_end, ids, gone), ids)
+        if not gone:
+            raise click.Abort  # a signal came first; the rest goes on with the next `up` or `down`
     click.echo(f"destroyed {', '.join(ids)}")
 
 
@@ -115,11 +111,12 @@ async def _keep_up(fleet: "Fleet", groups: "Groups", log: "EventLog") -> None:
         await _show(subscription)
 
 
-async def _wait_for_end(ids: Sequence[str], groups: "Groups", log: "EventLog") -> None:
-    """Show events until the groups are gone."""
+async def _wait_for_end(ids: Sequence[str], gone: set[str], groups: "Groups", log: "EventLog") -> None:
+    """Show events until the groups are gone; add their IDs to *gone* then."""
     with log.subscribe() as subscription:
         showing = asyncio.create_task(_show(subscription))
-        await groups.wait_for_end(ids)
+        if await groups.wait_for_end(ids):
+            gone.update(ids)
         subscription.close()
         await showing
 

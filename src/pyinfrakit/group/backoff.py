@@ -1,6 +1,6 @@
 """When to try again: back-off of pools by the kind of their errors, and of groups whose members keep failing.
 
-Pure: the caller passes the time, in seconds of a clock that does not jump, and the jitter.
+No I/O: the caller passes the time, in seconds of a clock that does not jump, and the jitter, from 0 to 1.
 """
 
 import math
@@ -74,3 +74,40 @@ class CrashLoop(Struct, frozen=True):
         if now >= self.until:
             return ""
         return f"{self.crashes} members failed soon after their start; again in {math.ceil(self.until - now)} s"
+
+
+class Setbacks:
+    """What went wrong in a group since its spec or the phase of its update changed.
+
+    *failure* says how a replacement ended that was never proven, or is empty.
+    """
+
+    def __init__(self) -> None:
+        self.failure = ""
+        self._crashes = CrashLoop()
+        self._short_since: float | None = None
+
+    def settle(self, now: float) -> None:
+        """Begin anew: an operator has changed something."""
+        self.failure = ""
+        self._crashes = self._crashes.settle(now)
+        self._short_since = None
+
+    def note_crash(self, id: str, now: float, jitter: float) -> None:
+        """Count a member that failed soon after its start."""
+        self._crashes = self._crashes.add(id, now, jitter)
+
+    def note_shortness(self, is_short: bool, now: float) -> None:
+        """Note whether members are missing."""
+        if not is_short:
+            self._short_since = None
+        elif self._short_since is None:
+            self._short_since = now
+
+    def measure_shortness(self, now: float) -> float:
+        """Return for how many seconds members have been missing."""
+        return 0.0 if self._short_since is None else now - self._short_since
+
+    def explain_rest(self, now: float) -> str:
+        """Return why nothing is created now, or an empty string."""
+        return self._crashes.explain(now)

@@ -1,16 +1,20 @@
-"""Before a commit: what only plugins and flavors can check of a spec, and a spec with another allocation."""
+"""Before a commit: what only plugins and flavors can check of a spec, and the effect of a commit."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import msgspec
 from msgspec import Raw
+from msgspec.structs import replace
 
-from pyinfrakit.errors import InvalidSpec
+from pyinfrakit.errors import Damaged, InvalidSpec, Refused, UnknownInstance
 from pyinfrakit.group.flavors import FindFlavor
 from pyinfrakit.group.plugins import FindPlugin
-from pyinfrakit.group.spec import GroupSpec
+from pyinfrakit.group.record import GroupRecord, decode
+from pyinfrakit.group.situation import Member, MemberState
+from pyinfrakit.group.spec import GroupSpec, parse
 from pyinfrakit.group.templates import check_template
+from pyinfrakit.group.wishes import Wishes
 
 
 async def check_spec(spec: GroupSpec, find_plugin: FindPlugin, find_flavor: FindFlavor) -> None:
@@ -63,3 +67,63 @@ def reallocate(properties: Raw, allocation: Mapping[str, object]) -> Raw:
     fields = msgspec.json.decode(properties, type=dict[str, Raw])
     name = next((each for each in fields if each.lower() == "allocation"), "Allocation")
     return Raw(msgspec.json.encode({**fields, name: Raw(msgspec.json.encode(allocation))}))
+
+
+def summarize_change(before: int, after: int, outdated: int) -> str:
+    """Return InfraKit's text about a commit to a group of size *before*, whose size is *after* then.
+
+    *outdated* members have another configuration than the commit's.
+    """
+    updated = min(outdated, before, after)
+    update = f"erforming a rolling update on {updated} instances"
+    if after > before:
+        growth = f"dding {after - before} instances to increase the group size to {after}"
+        return f"P{update}, then a{growth}" if updated else f"A{growth}"
+    if after < before:
+        cut = f"Terminating {before - after} instances to reduce the group size to {after}"
+        return f"{cut}, then p{update}" if updated else cut
+    return f"P{update}" if updated else "Noop"
+
+
+def check_member(id: str, member: Member | None, wishes: Wishes) -> Member:
+    """Return the member *id*, which is to be destroyed and so shrinks its group. Raise `UnknownInstance` or `Refused`."""
+    if member is None:
+        raise UnknownInstance(id, f"member of group {wishes.spec.id}")
+    is_going = member.state in (MemberState.DRAINING, MemberState.LEAVING)
+    if is_going or id in wishes.record.doomed:
+        raise Refused(id, "it is being destroyed already")
+    if member.state is MemberState.FAILED:
+        raise Refused(id, "it has failed, and does not count as a member: use `infrakit instance destroy`")
+    if member.is_protected:
+        raise Refused(id, "it is protected; unprotect it first")
+    return member
+
+
+def shrink(id: str, record: GroupRecord, members: Sequence[Member], now: float) -> GroupRecord:
+    """Return the record of group *id* without *members*, which are to be destroyed.
+
+    Raise `Refused` if a group with logical IDs would have none left.
+    """
+    spec = parse(id, record.properties)
+    logical_ids = spec.properties.allocation.logical_ids
+    allocation: Mapping[str, object] = {"Size": max(0, spec.size - len(members))}
+    if logical_ids:
+        gone = {member.logical_id for member in members}
+        left = [each for each in logical_ids if each not in gone]
+        if not left:
+            raise Refused(id, "no member would be left: destroy the group instead")
+        allocation = {"LogicalIDs": left}
+    details = f"Terminating {len(members)} instances"
+    changed = record.commit(id, reallocate(record.properties, allocation), now, "", "destroy", details)
+    return replace(changed, doomed=record.doomed | {member.id for member in members})
+
+
+def read_stored(id: str, value: Raw, location: str) -> GroupRecord:
+    """Return the record of group *id* that is stored at *location*. Raise `Damaged` if it or a spec makes no sense."""
+    record = decode(value, location)
+    try:
+        _ = Wishes(id, record).plugins
+    except InvalidSpec as error:
+        advice = "it was left untouched; correct it with the controller stopped"
+        raise Damaged(location, f"Value.{error.field}", error.problem, advice) from None
+    return record

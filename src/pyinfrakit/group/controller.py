@@ -12,32 +12,22 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
-from msgspec import Raw
 from msgspec.structs import replace
 
 from pyinfrakit.errors import GiveUp, PyInfrakitError, TryAgain
 from pyinfrakit.events import EventLog
 from pyinfrakit.group import losses
-from pyinfrakit.group.backoff import CRASH_TIME, CrashLoop
+from pyinfrakit.group.backoff import CRASH_TIME, Setbacks
 from pyinfrakit.group.flavors import FindFlavor, Health
 from pyinfrakit.group.health import HealthChecks
 from pyinfrakit.group.plan import plan
 from pyinfrakit.group.plugins import FindPlugin
 from pyinfrakit.group.record import GroupRecord
+from pyinfrakit.group.report import describe_group
 from pyinfrakit.group.roster import Roster, Sight
-from pyinfrakit.group.situation import (
-    Adopt,
-    Config,
-    Create,
-    Destroy,
-    Member,
-    MemberState,
-    Plan,
-    SetAside,
-    Situation,
-)
+from pyinfrakit.group.situation import Adopt, Config, Create, Destroy, Member, MemberState, Plan, SetAside, Situation
 from pyinfrakit.group.spec import GroupSpec
-from pyinfrakit.group.status import GroupStatus, MemberStatus, Phase, Step, Verb
+from pyinfrakit.group.status import GroupStatus, Phase, Step, Verb
 from pyinfrakit.group.wishes import Wishes
 from pyinfrakit.group.work import Work
 
@@ -51,7 +41,6 @@ SETTLE_TIME = 15.0
 
 A provision of an earlier run may still be under way there; InfraKit's clients wait for so long.
 """
-
 
 Save = Callable[[str, GroupRecord, GroupRecord], Awaitable[None]]
 """Replace the record of a group, make the new one durable, and have its controller follow it.
@@ -101,9 +90,7 @@ class Controller:
         self._started = time.monotonic() if is_known else -SETTLE_TIME
         self._uncertain: set[str] = set()
         self._refreshed: dict[str, float] = {}
-        self._crashes = CrashLoop()
-        self._short_since: float | None = None
-        self._failure = ""
+        self._setbacks = Setbacks()
         self._members: Sequence[Member] = ()
         self._held_subjects: frozenset[str] = frozenset()
         self._news = asyncio.Event()
@@ -152,9 +139,7 @@ class Controller:
         is_new = bytes(record.properties) != bytes(old.properties)
         if is_new or record.rollout.phase is not old.rollout.phase:
             self.work.reopen()
-            self._crashes = self._crashes.settle(time.monotonic())
-            self._short_since = None
-            self._failure = ""
+            self._setbacks.settle(time.monotonic())
         if is_new or old.rollout.phase is Phase.STOPPED:
             self.roster.excuse()
         self._news.set()
@@ -249,12 +234,12 @@ class Controller:
         if id in self.work.going:
             return
         if not (track.is_proven or track.is_excused) and self.wishes.compare(track) is Config.CURRENT:
-            self._failure = f"{id} failed: {track.description.reason or 'it is gone'}"
+            self._setbacks.failure = f"{id} failed: {track.description.reason or 'it is gone'}"
         if track.running is None:
             reason = track.description.reason or "it vanished while it was created"
             self.work.fail(track.pool, GiveUp(f"{id}: {reason}"))
         elif now - track.running < CRASH_TIME:
-            self._crashes = self._crashes.add(id, now, random.random())
+            self._setbacks.note_crash(id, now, random.random())
 
     # --- Decisions
 
@@ -271,12 +256,15 @@ class Controller:
         situation = self.assess(wishes, wishes.record.rollout.phase, wishes.record.rollout.reason)
         self._members = situation.members
         decided = plan(situation)
-        if (record := self._advance(decided)) is not None:
-            await self._put(record)
+        if (turn := wishes.advance(decided, time.time())) is not None:
+            if turn.type:
+                self._record(turn.type, turn.reason)
+            await self._put(turn.record)
             self._news.set()  # plan again, under the new phase
             return
         self.plan = decided
-        self._note_shortness(situation)
+        count = sum(m.state not in (MemberState.FAILED, MemberState.LEAVING) for m in situation.members)
+        self._setbacks.note_shortness(count < situation.spec.size, time.monotonic())
         self._report_holds(decided)
         self._carry_out(situation, decided)
         if wishes.record.destroying and not len(self.roster) and not self.work.asked:
@@ -318,11 +306,11 @@ class Controller:
             phase=phase,
             phase_reason=reason,
             closed={**self.work.explain_closed(now), **self._explain_unready(now)},
-            rest=self._crashes.explain(now),
+            rest=self._setbacks.explain_rest(now),
             room=self._measure_room(),
             min_ready=min_ready,
-            short_for=0.0 if self._short_since is None else now - self._short_since,
-            failure=self._failure or self.work.refusal,
+            short_for=self._setbacks.measure_shortness(now),
+            failure=self._setbacks.failure or self.work.refusal,
             has_previous=wishes.previous is not None,
             is_ending=record.destroying,
         )
@@ -330,50 +318,13 @@ class Controller:
     def _explain_unready(self, now: float) -> Mapping[str, str]:
         """Return the pools that can't be seen now, or that were seen too short a time, with the reasons."""
         left = math.ceil(self._started + SETTLE_TIME - now)
-        early = {}
-        if left > 0:
-            reason = f"calls of an earlier run may still be under way; again in {left} s"
-            early = dict.fromkeys(self._uncertain, reason)
-        return {**early, **self.roster.blind}
-
-    def _advance(self, decided: Plan) -> GroupRecord | None:
-        """Return the record in the next phase of the update, or None if the phase stays."""
-        record, now = self.wishes.record, time.time()
-        rollout = record.rollout
-        if record.destroying:
-            return None
-        if rollout.phase is Phase.IDLE and decided.is_outdated:
-            return self._begin_update(record, now)
-        if decided.is_updated and (rollout.phase is not Phase.IDLE or rollout.previous != record.properties):
-            if rollout.phase is not Phase.IDLE:
-                self._record("updated", "every member has the committed configuration, and is healthy")
-            return record.enter(rollout.finish(self.id, record.properties, now))
-        if not decided.stop:
-            return None
-        self._record("update stopped", decided.stop)
-        if self.wishes.spec.properties.updating.on_failure == "undo" and record.previous is not None:
-            return record.commit(self.id, record.previous, now, "controller", "undo", decided.stop)
-        return record.enter(rollout.stop(self.id, f"{decided.stop}; resume, undo or abort the update", now))
-
-    def _begin_update(self, record: GroupRecord, now: float) -> GroupRecord:
-        rolling = record.rollout.begin(self.id, None, now)
-        if len(record.history) > 1:
-            self._record("update", "members have another configuration than the committed one")
-            return record.enter(rolling)
-        reason = "members had another configuration before the first commit: resume to replace them"
-        self._record("update paused", reason)
-        return record.enter(rolling.pause(self.id, reason, now))
-
-    def _note_shortness(self, situation: Situation) -> None:
-        """Note since when members are missing."""
-        here = (MemberState.CREATING, MemberState.RUNNING, MemberState.LOST, MemberState.DRAINING)
-        is_short = sum(m.state in here for m in situation.members) < situation.spec.size
-        self._short_since = (self._short_since or time.monotonic()) if is_short else None
+        reason = f"calls of an earlier run may still be under way; again in {left} s"
+        return {**(dict.fromkeys(self._uncertain, reason) if left > 0 else {}), **self.roster.blind}
 
     def _carry_out(self, situation: Situation, decided: Plan) -> None:
         """Begin the actions of a plan, as many as may run at once. The next plan has the others."""
         spec = self.wishes.spec
-        health = {m.id: m for m in situation.members}
+        members = {m.id: m for m in situation.members}
         for action in decided.actions[: self.work.free]:
             match action:
                 case Create(is_previous=True) if self.wishes.previous is not None:
@@ -381,10 +332,10 @@ class Controller:
                 case Create():
                     self.work.create(action, spec)
                 case Destroy(id=id):
-                    self._note_crash(health[id])
+                    self._note_crash(members[id])
                     self.work.destroy(action, spec)
                 case SetAside(id=id):
-                    self._note_crash(health[id])
+                    self._note_crash(members[id])
                     self.work.set_aside(action, spec)
                 case Adopt():
                     self.work.adopt(action, spec)
@@ -392,7 +343,7 @@ class Controller:
 
     def _note_crash(self, member: Member) -> None:
         if member.health is Health.UNHEALTHY and not member.is_proven:
-            self._crashes = self._crashes.add(member.id, time.monotonic(), random.random())
+            self._setbacks.note_crash(member.id, time.monotonic(), random.random())
 
     def _report_holds(self, decided: Plan) -> None:
         """Record each hold once. Its reason may count seconds, so that only its subject tells it from others."""
@@ -438,38 +389,14 @@ class Controller:
             self.roster.forget(id)
         self._news.set()
 
+    def find_member(self, id: str) -> Member | None:
+        """Return a member as it was last seen; None if there is none of this ID."""
+        return next((m for m in self._members if m.id == id and id in self.roster), None)
+
     def describe(self) -> GroupStatus:
         """Return the group as it was last seen."""
-        record, spec = self.wishes.record, self.wishes.spec
-        present = [m for m in self._members if m.state not in (MemberState.FAILED, MemberState.LEAVING)]
-        return GroupStatus(
-            id=self.id,
-            size=spec.size,
-            healthy=sum(m.health is Health.HEALTHY and m.state is MemberState.RUNNING for m in present),
-            outdated=sum(m.config is Config.OUTDATED for m in present),
-            phase=record.rollout.phase,
-            phase_reason=record.rollout.reason,
-            trouble=self.trouble,
-            members=[self._describe_member(m) for m in self._members if m.id in self.roster],
-            steps=self.plan.steps,
-        )
-
-    def _describe_member(self, member: Member) -> MemberStatus:
-        track = self.roster[member.id]
-        description = track.description
-        return MemberStatus(
-            id=member.id,
-            logical_id=description.logical_id,
-            tags=description.tags,
-            properties=description.properties or Raw(b"null"),
-            plugin=member.pool,
-            state=description.state or member.state,
-            health=member.health.name.lower(),
-            config=member.config,
-            is_protected=member.is_protected,
-            reason=member.reason,
-            since=track.since,
-        )
+        members = [(m, self.roster[m.id]) for m in self._members if m.id in self.roster]
+        return describe_group(self.id, self.wishes, members, self.plan.steps, self.trouble)
 
 
 _MASS_LOSS = "its plugin no longer describes it, like many others: mend the plugin, or confirm the loss"

@@ -1,4 +1,4 @@
-"""All groups of a controller, and every call about them, whoever makes it.
+"""All groups of a controller, and every call about them.
 
 A call first checks everything, then makes the new record durable, then has the group's loop follow it. So
 an invalid spec is never stored, and nothing is done that a restart would not know of. Calls about different
@@ -8,21 +8,21 @@ groups do not wait for each other.
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from msgspec import Raw, Struct
 from msgspec.structs import replace
 
 from pyinfrakit.errors import InvalidSpec, PyInfrakitError, Refused, UnknownGroup, UnknownInstance, WrongCall
 from pyinfrakit.events import EventLog
-from pyinfrakit.group.commits import check_spec, reallocate
+from pyinfrakit.group.commits import check_member, check_spec, read_stored, reallocate, shrink, summarize_change
 from pyinfrakit.group.controller import Controller
 from pyinfrakit.group.flavors import FindFlavor
 from pyinfrakit.group.health import HealthChecks
 from pyinfrakit.group.plan import plan
 from pyinfrakit.group.plugins import FindPlugin, InstancePlugin
-from pyinfrakit.group.record import GroupRecord, decode, encode
-from pyinfrakit.group.situation import Config, MemberState, Situation
+from pyinfrakit.group.record import GroupRecord, encode
+from pyinfrakit.group.situation import Config, Situation
 from pyinfrakit.group.spec import GroupSpec, parse
 from pyinfrakit.group.state import GroupStore
 from pyinfrakit.group.status import Commit, GroupStatus, Phase, PlanReport
@@ -82,7 +82,7 @@ class Groups:
         records = {}
         for id, entry in self._store.load().items():
             if entry.value is not None:
-                records[id] = decode(entry.value, self._store.locate(id)), entry.version
+                records[id] = read_stored(id, entry.value, self._store.locate(id)), entry.version
         for id, (record, version) in records.items():
             if id in ending and not record.destroying:
                 # Stored before its loop begins: it must create nothing first.
@@ -91,9 +91,10 @@ class Groups:
             else:
                 self._add(id, record, version, is_known=True)
 
-    async def wait_for_end(self, ids: Collection[str]) -> None:
-        """Wait until none of these groups is left."""
+    async def wait_for_end(self, ids: Collection[str]) -> bool:
+        """Wait until none of these groups is left, or until a stop. Return whether none is left."""
         await asyncio.gather(*(self._groups[id].ended.wait() for id in ids if id in self._groups))
+        return not any(id in self._groups for id in ids)
 
     def stop_waiting(self) -> None:
         """Answer the calls that wait for the end of a group now."""
@@ -256,33 +257,15 @@ class Groups:
     async def destroy_instances(self, id: str, ids: Sequence[str]) -> None:
         """Have members destroyed, and shrink the group by their number.
 
-        Raise `UnknownInstance` if one is no member, and `Refused` if one is protected; nothing is changed then.
+        Raise `UnknownInstance` if one is no member, and `Refused` if one is protected, has failed, or is on its way
+        out, so that it does not count any more; nothing is changed then.
         """
         group = self._find(id)
-        members = {m.id: m for m in group.controller.describe().members}
-        for each in ids:
-            if each not in members or members[each].state == MemberState.LEAVING:
-                raise UnknownInstance(each, f"member of group {id}")
-            if members[each].is_protected:
-                raise Refused(each, "it is protected; unprotect it first")
-        named = set(ids)
-
-        def change(record: GroupRecord) -> GroupRecord:
-            spec = parse(id, record.properties)
-            logical_ids = spec.properties.allocation.logical_ids
-            allocation: Mapping[str, object] = {"Size": max(0, spec.size - len(named))}
-            if logical_ids:
-                gone = {members[each].logical_id for each in named}
-                left = [each for each in logical_ids if each not in gone]
-                if not left:
-                    raise Refused(id, "no member would be left: destroy the group instead")
-                allocation = {"LogicalIDs": left}
-            details = f"Terminating {len(named)} instances"
-            properties = reallocate(record.properties, allocation)
-            changed = record.commit(id, properties, time.time(), "", "destroy", details)
-            return replace(changed, doomed=record.doomed | named)
-
-        await self._change(id, change)
+        members = [
+            check_member(each, group.controller.find_member(each), group.controller.wishes)
+            for each in dict.fromkeys(ids)
+        ]
+        await self._change(id, lambda record: shrink(id, record, members, time.time()))
 
     async def set_size(self, id: str, size: int) -> None:
         """Change a group's size. Raise `WrongCall` if it has logical IDs instead."""
@@ -320,12 +303,7 @@ class Groups:
         effect. Raise `WrongCall` if there is no such commit.
         """
         record = self._find(id).controller.wishes.record
-        if number is not None:
-            found = next((each.properties for each in record.history if each.number == number), None)
-        elif record.previous is not None:
-            found = record.previous
-        else:
-            found = record.history[-2].properties if len(record.history) > 1 else None
+        found = record.find_earlier(number)
         if found is None:
             known = ", ".join(str(each.number) for each in record.history)
             raise WrongCall(f"group {id} has no earlier commit{f' {number}' if number else ''}; it has {known}")
@@ -413,13 +391,4 @@ class Groups:
         group = self._groups.get(spec.id)
         if group is None:
             return f"Managing {spec.size} instances"
-        before = group.controller.wishes.spec.size
-        updated = min(group.controller.count_outdated(spec), before, spec.size)
-        update = f"erforming a rolling update on {updated} instances"
-        if spec.size > before:
-            growth = f"dding {spec.size - before} instances to increase the group size to {spec.size}"
-            return f"P{update}, then a{growth}" if updated else f"A{growth}"
-        if spec.size < before:
-            cut = f"Terminating {before - spec.size} instances to reduce the group size to {spec.size}"
-            return f"{cut}, then p{update}" if updated else cut
-        return f"P{update}" if updated else "Noop"
+        return summarize_change(group.controller.wishes.spec.size, spec.size, group.controller.count_outdated(spec))

@@ -60,6 +60,17 @@ class GroupRecord(Struct, frozen=True, kw_only=True):
         previous = self.rollout.previous
         return None if previous is None or bytes(previous) == bytes(self.properties) else previous
 
+    def find_earlier(self, number: int | None) -> Raw | None:
+        """Return the properties of commit *number*; None if there is none.
+
+        By default, those of the last configuration that worked, or else of the commit before the last.
+        """
+        if number is not None:
+            return next((each.properties for each in self.history if each.number == number), None)
+        if self.previous is not None:
+            return self.previous
+        return self.history[-2].properties if len(self.history) > 1 else None
+
     def release(self, ids: Collection[str]) -> "GroupRecord":
         """Return the record without members whose loss was held, and is confirmed now."""
         held = {id: reason for id, reason in self.held.items() if id not in ids}

@@ -127,9 +127,19 @@ class Work:
         else:
             for request in left[: len(strangers)]:
                 self._requests.remove(request)
-        for id in [*missing, *(id for id in self._ended if id not in self._roster)]:
+        self._forget_ended(missing, now)
+
+    def _forget_ended(self, missing: Collection[str], now: float) -> None:
+        """Forget members that are gone, and those that live on although their plugin has accepted their destroy."""
+        for id in {*missing, *self._ended}:
+            is_here = id not in missing and id in self._roster
+            if is_here and (self._is_leaving(id) or now < self._ended[id] + UNKNOWN_TIME):
+                continue
             self._ended.pop(id, None)
             self._going.pop(id, None)
+
+    def _is_leaving(self, id: str) -> bool:
+        return self._roster[id].state is MemberState.LEAVING
 
     def fail(self, pool: str, error: PyInfrakitError) -> None:
         """Note that a pool could not create a member."""
@@ -168,11 +178,12 @@ class Work:
 
     def set_aside(self, action: SetAside, spec: GroupSpec) -> None:
         """Set a failed member aside; if its plugin can't, destroy it."""
-        pool = self._roster[action.id].pool
-        self._going[action.id] = _Going(action.reason)
+        track = self._roster[action.id]
+        going = self._going[action.id] = _Going(action.reason)
         self._busy.add(action.id)
         self._record(action.id, "set aside", action.reason)
-        self._start(self._set_aside(action, pool, spec), pool, action.id)
+        work = self._set_aside(action, going, track.pool, track.description, spec)
+        self._start(work, track.pool, action.id)
 
     def adopt(self, action: Adopt, spec: GroupSpec) -> None:
         """Label a member with the committed configuration."""
@@ -209,27 +220,26 @@ class Work:
 
     async def _create(self, request: _Request, spec: GroupSpec) -> None:
         pool_name, logical_id = request.asked.pool, request.asked.logical_id
-        is_sent = False
+        is_sent = may_exist = False
         try:
             prepared = await self._prepare(pool_name, logical_id, spec)
             plugin = await self._find_plugin(pool_name)
             is_sent = True
             request.id = await plugin.provision(prepared)
-            request.until = time.monotonic() + UNKNOWN_TIME
+            may_exist = True
             self._pools.pop(pool_name, None)
             self._record(request.id, "asked for", "")
         except PyInfrakitError as error:
+            may_exist = is_sent and isinstance(error, Unreachable)
             self.fail(pool_name, error)
             self._record("", "create failed", str(error))
             if isinstance(error, InvalidSpec) and request.asked.config is Config.CURRENT:
                 self.refusal = f"was refused: {error}"
-            if is_sent and isinstance(error, Unreachable):
+        finally:
+            if may_exist:
                 request.until = time.monotonic() + UNKNOWN_TIME
             else:
                 self._requests.remove(request)
-        except BaseException:
-            self._requests.remove(request)
-            raise
 
     async def _prepare(self, pool_name: str, logical_id: str | None, spec: GroupSpec) -> Spec:
         """Return the spec of a new member, as the flavor has prepared it."""
@@ -273,17 +283,18 @@ class Work:
     def _is_running(self, id: str) -> bool:
         return id in self._roster and self._roster[id].state is MemberState.RUNNING
 
-    async def _set_aside(self, action: SetAside, pool: str, spec: GroupSpec) -> None:
+    async def _set_aside(
+        self, action: SetAside, going: _Going, pool: str, description: Description, spec: GroupSpec
+    ) -> None:
         try:
             plugin = await self._find_plugin(pool)
             await plugin.set_aside(action.id, action.reason)
-            del self._going[action.id]
         except GiveUp:
-            destroy = Destroy(action.id, action.reason)
-            await self._destroy(destroy, self._going[action.id], pool, self._roster[action.id].description, spec)
+            await self._destroy(Destroy(action.id, action.reason), going, pool, description, spec)
+            return
         except PyInfrakitError as error:
-            del self._going[action.id]
             self._record(action.id, "set aside failed", str(error))
+        self._going.pop(action.id, None)
 
     async def _adopt(self, id: str, pool_name: str, spec: GroupSpec) -> None:
         pool = spec.find_pool(pool_name)

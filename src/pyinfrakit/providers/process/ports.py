@@ -21,7 +21,7 @@ ADDRESS = "127.0.0.1"
 class Ports:
     """The ports in *numbers*, for instances whose folders are in *path*.
 
-    Daemons with folders ``NAME.processes`` beside each other never give the same port to two instances.
+    Daemons with folders ``NAME.processes`` beside each other never assign one port to two instances.
     """
 
     def __init__(self, numbers: range, path: Path) -> None:
