@@ -175,6 +175,10 @@ class Layer:
             return _json(start, "200 OK", [1, 2])
         if fault == "late":  # the request takes effect, but its client gets no reply
             b"".join(self(environ, _ignore_head))
+        if fault == "claimed":  # another plugin claims the system, just after this reply describes it
+            reply = self(environ, start)
+            self._set_tag(environ["PATH_INFO"].rpartition("/")[2], "infrakit:other:1", {}, _ignore_head)
+            return reply
         connection = environ["werkzeug.socket"]
         if fault == "half":
             connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n" + b'{"Id": "half')

@@ -434,6 +434,19 @@ def test_a_tag_is_written_only_if_nothing_has_changed(bmcs: Rack, redfish: Redfi
     assert {"b0n1": "somebody else's"} == bmcs.tags()
 
 
+def test_a_tag_and_its_etag_are_of_one_instant(bmcs: Rack, redfish: Redfish) -> None:
+    """A claim of another plugin between the reads of a status either shows in it, or makes the write fail."""
+    settings = bmcs.settings()
+    bmc, machine = Bmc(settings.bmcs[0], settings), settings.bmcs[0].machines[0]
+    bmc.read_status(machine)  # the connection and the service root are there now
+    bmcs.fault("claimed", path=".*/node-1", method="GET", times=1)
+    status = bmc.read_status(machine)
+    if not status.tag:
+        with pytest.raises(TagConflict):
+            bmc.write_tag(machine, "mine", status.etag)
+    assert {"b0n1": "infrakit:other:1"} == bmcs.tags()
+
+
 def test_a_provision_skips_a_machine_that_another_plugin_claims_meanwhile(bmcs: Rack, tmp_path: Path) -> None:
     """A provision claims the next machine if the BMC refuses the tag because the ETag has changed."""
     redfish = provider(tmp_path, bmcs.settings())
