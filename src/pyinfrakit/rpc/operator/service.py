@@ -72,7 +72,12 @@ class OperatorService:
         _, plugin = self._read(params, Params)
         orphans = plugin.orphans.values()
         return types.OrphansResult(
-            [types.Orphan(m.id, m.handle, m.logical_id, m.functional, m.reason, dict(m.tags)) for m in orphans]
+            [
+                types.Orphan(
+                    m.id, plugin.redact_handle(m.id, m.handle), m.logical_id, m.functional, m.reason, dict(m.tags)
+                )
+                for m in orphans
+            ]
         )
 
     async def _adopt(self, params: Raw) -> Any:
@@ -112,7 +117,7 @@ def _describe(plugin: Plugin, record: Record) -> types.RecordDescription:
         Reason="; ".join(filter(None, [record.reason, plugin.last_failure(record.id)])),
         Since=record.since,
         ByHand=record.by_hand,
-        Handle=record.handle,
+        Handle=plugin.redact_handle(record.id, record.handle),
         Held=held.reason if held else "",
     )
 
