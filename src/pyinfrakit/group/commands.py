@@ -42,7 +42,8 @@ async def run(command: Sequence[str], timeout: float, member: Description) -> tu
         status, output = await call_apart(execution.finish)
     finally:
         execution.kill()
-    lines = output.decode(errors="backslashreplace").split("\n")
+    text = output.decode(errors="backslashreplace")
+    lines = (text if len(output) < TAIL else f"…{text}").split("\n")
     last = next((line for line in reversed(lines) if line.strip()), "")
     properties = msgspec.json.decode(member.properties or b"{}")
     return status, shorten(Redactor(find_credentials(properties)).redact(last))

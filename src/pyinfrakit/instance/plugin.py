@@ -17,7 +17,7 @@ from pyinfrakit.instance.chronicle import Chronicle
 from pyinfrakit.instance.jobs import LOOK_AGAIN, Jobs
 from pyinfrakit.instance.plan import Thresholds, Transition, explain_unwanted
 from pyinfrakit.instance.reconcile import Reconciler
-from pyinfrakit.logs import NOTICE
+from pyinfrakit.logs import NOTICE, Quota
 from pyinfrakit.provider import Machine, PoolMachine, Provider
 from pyinfrakit.record import Event, Record, Spec, State
 from pyinfrakit.schema.secrets import EMPTY_OBJECT, redact_properties
@@ -25,6 +25,7 @@ from pyinfrakit.store import Store
 from pyinfrakit.store.records import Put, Records
 
 log = logging.getLogger(__name__)
+log.addFilter(Quota())  # callers cause its lines
 
 PROVIDER_STOP = 1.0
 """Seconds in which a provider has to release its resources at a stop."""

@@ -36,10 +36,10 @@ PART = 12
 LINE_PART = 40
 """The same for a line, which may have harmless words in it."""
 
-MAX_TEXT = 65536
-"""Characters of a text that are looked at. The rest is cut: no message needs more."""
+MAX_TEXT = 8192
+"""Longest text of an error, in characters. The rest is cut, before anything is looked for in it."""
 
-_CUT_MARKS = ("…", "...", "[...]")
+_CUT_MARKS = ("…", "...")
 _GRAM = 6
 _GRAMS = 512
 _PLACES = 4
@@ -52,75 +52,18 @@ _CREDENTIALS = (
     re.compile(r"//[^\s/@:]*:(\S+)@"),
 )
 _QUOTED = re.compile(r"'([^']*)'|\"((?:[^\"\\]|\\.)*)\"", re.DOTALL)
-_SPLITS = (re.compile(r"\s+"), re.compile(r"[\s'\"=;,|&(){}$<>`]+"), re.compile(r"[\s'\"=;,|&(){}$<>`:/@?#\[\]]+"))
+_SPACES, _DELIMITERS = re.compile(r"\s+"), re.compile(r"[\s'\"=;,|&(){}$<>`]+")
+_URL_DELIMITERS = re.compile(r"[:/@?#\[\]]+")
 _HARMLESS = re.compile(
-    r"(\d{1,3}\.){3}\d{1,3}(:\d+)?(/\d+)?|/(bin|dev|etc|lib|opt|proc|run|sbin|sys|tmp|usr|var)(/[\w.+-]*)*"
+    r"(\d{1,3}\.){3}\d{1,3}(:\d+)?(/\d+)?|/(bin|boot|dev|etc|home|lib|mnt|opt|proc|root|run|sbin|srv|sys|tmp|usr|var)(/[\w.+-]*)*"
 )
-_COMMON = frozenset(
-    [
-        "apt-get",
-        "before",
-        "cannot",
-        "command",
-        "config",
-        "configure",
-        "connection",
-        "container",
-        "daemon",
-        "default",
-        "docker",
-        "environment",
-        "error",
-        "exited",
-        "export",
-        "failed",
-        "function",
-        "hostname",
-        "import",
-        "instance",
-        "install",
-        "invalid",
-        "kubeadm",
-        "kubectl",
-        "kubelet",
-        "localhost",
-        "machine",
-        "master",
-        "mkdir",
-        "network",
-        "number",
-        "object",
-        "package",
-        "password",
-        "printf",
-        "provider",
-        "provision",
-        "python",
-        "python3",
-        "running",
-        "script",
-        "secret",
-        "server",
-        "service",
-        "signal",
-        "sleep",
-        "source",
-        "started",
-        "status",
-        "stopped",
-        "string",
-        "swarm",
-        "systemctl",
-        "timeout",
-        "tmp",
-        "token",
-        "unknown",
-        "update",
-        "urllib",
-        "username",
-        "version",
-        "worker",
-    ]
+_COMMON = re.compile(
+    r"apt-get|before|cannot|command|config|configure|connection|container|daemon|default|docker|"
+    r"environment|error|exited|export|failed|function|hostname|import|instance|install|invalid|kubeadm|"
+    r"kubectl|kubelet|localhost|machine|master|mkdir|network|number|object|package|password|printf|"
+    r"provider|provision|python|python3|running|script|secret|server|service|signal|sleep|source|started|"
+    r"status|stopped|string|swarm|systemctl|timeout|token|unknown|update|urllib|username|version|worker",
+    re.IGNORECASE,
 )
 
 
@@ -143,12 +86,23 @@ def find_credentials(value: Any) -> Iterator[str]:
             yield from find_credentials(each)
 
 
+def find_scripts(value: Any) -> Iterator[str]:
+    """Yield the strings in decoded JSON that are scripts by their name, `Init` or one that begins so."""
+    if isinstance(value, dict):
+        for key, each in value.items():
+            is_script = key.lower().startswith("init") or key.lower() in ("userdata", "user_data", "cloudinit")
+            yield from find_strings(each) if is_script else find_scripts(each)
+    elif isinstance(value, list):
+        for each in value:
+            yield from find_scripts(each)
+
+
 def find_words(script: str) -> set[str]:
     """Return the words of a script, each of which may be a secret: split by white space, by quotes, and in other ways."""
     words: set[str] = set()
     for text in decode_all(script):
-        for split in _SPLITS:
-            words.update(split.split(text))
+        parts = [part for part in _DELIMITERS.split(text) if not _is_harmless(part)]
+        words.update(_SPACES.split(text), parts, *map(_URL_DELIMITERS.split, parts))
         words.update(each for pair in _QUOTED.findall(text) for each in pair)
         words.update(word.partition("=")[2] for word in text.split() if "=" in word)
     return {word for word in words if len(word) >= SHORTEST_WORD and not _is_harmless(word)}
@@ -161,7 +115,7 @@ def _find_named(script: str) -> set[str]:
 
 
 def _is_harmless(word: str) -> bool:
-    return word.lower() in _COMMON or _HARMLESS.fullmatch(word) is not None
+    return (_COMMON.fullmatch(word) or _HARMLESS.fullmatch(word)) is not None
 
 
 class Redactor:
@@ -189,7 +143,6 @@ class Redactor:
         """Return *text* with the placeholder for each secret."""
         if not self or not text:
             return text
-        text = text if len(text) <= MAX_TEXT else f"{text[:MAX_TEXT]}…"
         pieces, done = [], 0
         for begin, end in _merge(self._index.find(text)):
             pieces += [text[done:begin], PLACEHOLDER]
@@ -230,6 +183,11 @@ class Redactor:
         return line in self._known or _is_harmless(line)
 
 
+def cut(text: str, size: int) -> str:
+    """Return the first *size* characters of a text, with a mark if there are more."""
+    return text if len(text) <= size else f"{text[:size]}…"
+
+
 Redact = Callable[[str], str]
 """Return a text without secrets."""
 
@@ -259,8 +217,12 @@ def redact_current(text: str) -> str:
 
 def redact_error(error: PyInfrakitError, redact: Redact) -> PyInfrakitError:
     """Return the error without secrets in its text and its attributes; the same one if it has none."""
-    arguments = tuple(redact(each) if isinstance(each, str) else each for each in error.args)
-    attributes = {name: redact(each) if isinstance(each, str) else each for name, each in vars(error).items()}
+
+    def hide(value: Any) -> Any:
+        return redact(cut(value, MAX_TEXT)) if isinstance(value, str) else value
+
+    arguments = tuple(map(hide, error.args))
+    attributes = {name: hide(value) for name, value in vars(error).items()}
     if arguments == error.args and attributes == vars(error):
         return error
     hidden = copy(error)
@@ -313,8 +275,11 @@ class _Index:
                 continue
             for needle, offset in self._grams[text[place : place + _GRAM]]:
                 begin, end = _extend(text, place, needle, offset)
-                is_cut = at_edges and (begin == 0 or end == len(text) or text.startswith(_CUT_MARKS, end))
-                if is_cut or end - begin >= min(len(needle), self._needles[needle]):
+                part = self._needles[needle]
+                first = offset - (place - begin)
+                is_cut_off = first == 0 and (end == len(text) or text.startswith(_CUT_MARKS, end))
+                is_rest = text.endswith(_CUT_MARKS, 0, begin) and first + end - begin == len(needle)
+                if end - begin >= min(len(needle), part) or (at_edges and (is_cut_off or is_rest)):
                     yield begin, end
                     done = max(done, end)
 

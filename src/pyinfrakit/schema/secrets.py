@@ -6,10 +6,10 @@ the secrets themselves.
 
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
-from msgspec import Raw, Struct
+from msgspec import Meta, Raw, Struct
 from msgspec.inspect import CustomType, Field, Metadata, Type, UnionType, type_info
 
 from pyinfrakit.schema.redactor import PLACEHOLDER, find_strings
@@ -17,6 +17,12 @@ from pyinfrakit.schema.redactor import PLACEHOLDER, find_strings
 EMPTY_OBJECT = Raw(b"{}")
 
 _UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError)
+
+
+HIDDEN = Meta(extra={"hidden": True})
+"""Marks a field that messages do not quote, such as `Init`, without its being a `Secret`."""
+
+Script = Annotated[str, HIDDEN]
 
 
 class Secret:
@@ -102,20 +108,32 @@ def contains_secret(shape: Any, steps: tuple[str, ...] = ()) -> bool:
 
     If a step can't be followed, everything below the last known step counts.
     """
+    return any(isinstance(node, CustomType) and node.cls is Secret for node in _walk(shape, steps))
+
+
+@lru_cache
+def is_hidden(shape: Any, steps: tuple[str, ...]) -> bool:
+    """Return whether a value at *steps* must not be quoted, because a secret or a `HIDDEN` field is in it."""
+    return contains_secret(shape, steps) or any(
+        isinstance(node, Metadata) and (node.extra or {}).get("hidden") for node in _walk(shape, steps)
+    )
+
+
+def _walk(shape: Any, steps: tuple[str, ...]) -> Iterator[Type]:
+    """Yield all types at *steps* and below."""
     nodes = [type_info(shape)]
     for step in steps:
         nodes = [part for node in nodes for part in _follow(node, step)]
-    return Secret in _custom_types(nodes)
+    yield from _find_types(nodes)
 
 
 def find_unknown_types(shape: Any) -> set[type]:
     """Return the types within a type that neither msgspec nor this module can decode."""
-    return _custom_types([type_info(shape)]) - {Secret}
+    return {node.cls for node in _walk(shape, ()) if isinstance(node, CustomType)} - {Secret}
 
 
-def _custom_types(nodes: Sequence[Type]) -> set[type]:
-    """Return the custom types below *nodes*; each node is visited once, because a type may contain itself."""
-    found: set[type] = set()
+def _find_types(nodes: Sequence[Type]) -> Iterator[Type]:
+    """Yield *nodes* and all types below them, each once, because a type may contain itself."""
     seen: set[int] = set()
     left = list(nodes)
     while left:
@@ -123,10 +141,8 @@ def _custom_types(nodes: Sequence[Type]) -> set[type]:
         if id(node) in seen:
             continue
         seen.add(id(node))
-        if isinstance(node, CustomType):
-            found.add(node.cls)
+        yield node
         left.extend(_parts(node))
-    return found
 
 
 def _follow(node: Type, step: str) -> Iterator[Type]:

@@ -15,14 +15,14 @@ from pyinfrakit.logs import escape
 from pyinfrakit.providers.exec.protocol import Request, read_failure, read_result
 from pyinfrakit.providers.exec.requests import Requests
 from pyinfrakit.schema.decode import NotJSON, WrongShape
-from pyinfrakit.schema.redactor import SHORTEST_CREDENTIAL, Redactor
+from pyinfrakit.schema.redactor import SHORTEST_CREDENTIAL, Redactor, cut
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 LONGEST_LINE = 65536
-"""Bytes of a line on stderr that are read."""
+"""Characters of a line on stderr that are read."""
 
 LOGGED_LINES = 200
 """Lines of one run's stderr that are logged."""
@@ -33,8 +33,7 @@ LONGEST_TEXT = 500
 
 def clean(text: str, redactor: Redactor) -> str:
     """Return an executable's text without secrets, in one line of limited length: ``set -x`` prints all it reads."""
-    text = escape(redactor.redact(text).strip())
-    return text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]}…"
+    return cut(escape(redactor.redact(text).strip()), LONGEST_TEXT)
 
 
 class StderrLog:
@@ -49,9 +48,9 @@ class StderrLog:
 
     def feed(self, data: bytes) -> None:
         *lines, rest = (self._rest + data).split(b"\n")
-        self._rest = rest[:LONGEST_LINE]
+        self._rest = rest[: 4 * LONGEST_LINE]  # a character has up to four bytes
         for each in lines:
-            line = each[:LONGEST_LINE].decode(errors="backslashreplace").strip()
+            line = cut(each.decode(errors="backslashreplace").strip(), LONGEST_LINE)
             if not line:
                 continue
             self.last = line
