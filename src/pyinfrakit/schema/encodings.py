@@ -14,13 +14,14 @@ from urllib.parse import unquote
 _TOKENS = {
     # As C, Python, JSON and `$'…'` of shells write a character, or the bytes of one.
     "escape": re.compile(
-        r"(?:\\x[0-9a-fA-F]{2}|\\[0-3][0-7]{2})+|(?:\\u[0-9a-fA-F]{4})+|\\U[0-9a-fA-F]{8}|\\.|\$(?=['\"])", re.DOTALL
+        r"(?:\\x[0-9a-fA-F]{2}|\\[0-3][0-7]{2})+|(?:\\u[0-9a-fA-F]{4})+|\\U[0-9a-fA-F]{8}|\\.", re.DOTALL
     ),
+    "dollar": re.compile(r"\$(?=['\"])"),
     "percent": re.compile(r"(?:%[0-9a-fA-F]{2})+|\+"),
     "entity": re.compile(r"&(?:#[0-9]+|#[xX][0-9a-fA-F]+|[a-zA-Z]+[0-9]*);"),
 }
 
-_SIGNS = {"escape": "\\", "percent": "%+", "entity": "&"}
+_SIGNS = {"escape": "\\", "dollar": "$", "percent": "%+", "entity": "&"}
 """Characters without which a text has no tokens of a kind."""
 
 _LETTERS = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f", "v": "\v", "a": "\a", "0": "\0"}
@@ -145,8 +146,6 @@ class _Replaced(View):
 
 def _decode_escape(token: str) -> str:
     kind = token[1:2]
-    if token == "$":
-        return ""
     if len(token) >= 4 and kind in "x0123":
         numbers = re.findall(r"\\x(..)|\\([0-3]..)", token)
         data = bytes(int(digits, 16) if digits else int(octal, 8) for digits, octal in numbers)
@@ -177,6 +176,7 @@ def _decode_percent(token: str) -> str:
 
 _DECODERS: dict[str, Callable[[str], str]] = {
     "escape": _decode_escape,
+    "dollar": lambda token: "",
     "percent": _decode_percent,
     "entity": html.unescape,
 }
@@ -193,5 +193,5 @@ def decode_all(text: str) -> Iterator[str]:
                 decoded = binascii.a2b_base64(match[0].translate(_STANDARD) + "=" * (-len(match[0]) % 4)).decode()
             except UnicodeDecodeError:
                 continue
-            if decoded.isprintable():
+            if strip(decoded).isprintable():
                 yield decoded

@@ -12,7 +12,6 @@ import re
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from copy import copy
 from functools import cached_property
 from typing import Any
 
@@ -225,8 +224,7 @@ def redact_error(error: PyInfrakitError, redact: Redact) -> PyInfrakitError:
     attributes = {name: hide(value) for name, value in vars(error).items()}
     if arguments == error.args and attributes == vars(error):
         return error
-    hidden = copy(error)
-    hidden.args = arguments
+    hidden: PyInfrakitError = type(error).__new__(type(error), *arguments)
     vars(hidden).update(attributes)
     return hidden
 
