@@ -209,7 +209,8 @@ class Calls:
     def hide(self, id: str | None, text: str) -> str:
         """Return a *text* of the provider's about an instance without its secrets."""
         record = self._records.get(id) if id else None
-        return self.redaction.of(record.spec if record else Spec()).redact(text)
+        spec = record.spec if record else Spec()
+        return self.redaction.of(spec).redact(text) if self.redaction.has_secrets(spec) else text
 
     async def _hide_reasons(self, machines: list[M]) -> list[M]:
         """Return the machines without their instances' secrets in the reasons."""

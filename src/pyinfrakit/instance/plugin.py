@@ -175,11 +175,8 @@ class Plugin:
         return redaction.of(record.spec).redact_json(live) if redaction.has_secrets(record.spec) else live
 
     def redact_handle(self, id: str, handle: str | None) -> str | None:
-        """Return the provider's name for a machine without the secrets in its instance's properties."""
-        record = self.records.get(id)
-        spec = Spec(properties=record.spec.properties if record else None)
-        redaction = self._calls.redaction
-        return redaction.of(spec).redact(handle) if handle and redaction.has_secrets(spec) else handle
+        """Return the provider's name for a machine without its instance's secrets."""
+        return self._calls.hide(id, handle) if handle else handle
 
     async def list_pool(self) -> list[PoolMachine]:
         """Return all machines of the provider's pool. Raise `GiveUp` if the provider has no pool."""

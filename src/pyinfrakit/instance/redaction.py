@@ -1,5 +1,6 @@
 """The redactors of a plugin: of one instance, of several, or of all of them."""
 
+from collections import deque
 from collections.abc import Iterator
 from functools import lru_cache
 from itertools import islice
@@ -26,6 +27,8 @@ class Redaction:
         self._shape = provider.Properties
         self._records = records
         self._options = find_secrets(provider.options)
+        self._recent: deque[tuple[bytes, str]] = deque(maxlen=KEPT)
+        """Specs whose instances may be gone: a provider may still have their secrets in an error."""
         self._make = lru_cache(KEPT)(self._make_redactor)
         self._join = lru_cache(1)(self._join_redactors)
 
@@ -44,6 +47,7 @@ class Redaction:
     def redact_all(self, text: str) -> str:
         """Return *text* without the secrets of all instances. It takes seconds for 100,000 different specs with secrets."""
         keys = {_key(record.spec) for record in self._records.copy().values() if self.has_secrets(record.spec)}
+        keys.update(self._recent)
         if len(keys) <= AT_ONCE:
             return self._join(frozenset(keys)).redact(text)
         rest = iter(keys)
@@ -57,6 +61,7 @@ class Redaction:
         return Redactor(self._options | secrets, {init for _, init in keys})
 
     def _make_redactor(self, properties: bytes, init: str, public: frozenset[str]) -> Redactor:
+        self._recent.append((properties, init))
         secrets, strings = self._split(properties)
         return Redactor(self._options | secrets, [init], strings | public)
 

@@ -38,6 +38,9 @@ LINE_PART = 40
 MAX_TEXT = 8192
 """Longest text of an error, in characters. The rest is cut, before anything is looked for in it."""
 
+MOST_SOURCE = 4096
+"""Characters of secrets and scripts in which a piece of a text is found faster than an index is built."""
+
 _CUT_MARKS = ("…", "...")
 _GRAM = 6
 _GRAMS = 512
@@ -140,7 +143,7 @@ class Redactor:
 
     def redact(self, text: str) -> str:
         """Return *text* with the placeholder for each secret."""
-        if not self or not text:
+        if not self or not text or self._is_clean(text):
             return text
         pieces, done = [], 0
         for begin, end in _merge(self._index.find(text)):
@@ -150,7 +153,8 @@ class Redactor:
 
     def redact_json(self, data: Raw) -> Raw:
         """Return JSON with the placeholder for each secret in strings and keys, and for each number that is one."""
-        if not self or not self._index.find(bytes(data).decode(errors="replace")):
+        text = bytes(data).decode(errors="replace")
+        if not self or self._is_clean(text) or not self._index.find(text):
             return data
         return Raw(msgspec.json.encode(self._redact_value(msgspec.json.decode(data))))
 
@@ -163,6 +167,35 @@ class Redactor:
             return self.redact(value)
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         return PLACEHOLDER if is_number and self.redact(str(value)) == PLACEHOLDER else value
+
+    def _is_clean(self, text: str) -> bool:
+        """Return whether nothing in *text* can be a secret; False if that is not known.
+
+        Most texts are clean, and most redactors see one text. For these, an index would take longer than all else.
+        """
+        if "_index" in vars(self) or len(self._source) > MOST_SOURCE:
+            return False
+        source, short = self._source, self._short
+        for view in View.of(text).decode():
+            stripped = view.strip()
+            for each in (fold(stripped.text), fold(stripped.join_bytes())):
+                if any(each[i : i + _GRAM] in source for i in range(len(each) - _GRAM + 1)):
+                    return False
+                if any(word in each for word in short):
+                    return False
+        return True
+
+    @cached_property
+    def _source(self) -> str:
+        """All that has a secret as a part, as the index has it."""
+        texts = (*self._secrets, *self._scripts)
+        return "\n".join(fold(strip(each)) for text in texts for each in decode_all(text))
+
+    @cached_property
+    def _short(self) -> frozenset[str]:
+        """The secrets that are shorter than the pieces of the index."""
+        words = [*self._secrets, *(word for script in self._scripts for word in _find_named(script))]
+        return frozenset(word for word in (fold(strip(each)) for each in words) if 0 < len(word) < _GRAM)
 
     @cached_property
     def _index(self) -> "_Index":
