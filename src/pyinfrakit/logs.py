@@ -111,7 +111,7 @@ def _shorten(value: Any) -> Any:
 def _format_traceback(error: BaseException | None) -> str:
     """Return a traceback in one line. Of a long one, the begin and the end are left."""
     lines = (line.strip() for part in traceback.format_exception(error) for line in part.splitlines())
-    text = " | ".join(filter(None, lines))
+    text = " | ".join(line for line in lines if line.strip("~^"))
     return text if len(text) <= MAX_TEXT else f"{text[:MAX_VALUE]}…{text[MAX_VALUE - MAX_TEXT :]}"
 
 

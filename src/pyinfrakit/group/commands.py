@@ -45,8 +45,12 @@ async def run(command: Sequence[str], timeout: float, member: Description) -> tu
     text = output.decode(errors="backslashreplace")
     lines = (text if len(output) < TAIL else f"…{text}").split("\n")
     last = next((line for line in reversed(lines) if line.strip()), "")
-    properties = msgspec.json.decode(member.properties or b"{}")
-    return status, shorten(Redactor(find_credentials(properties)).redact(last))
+    return status, shorten(hide_secrets(last, member))
+
+
+def hide_secrets(text: str, member: Description) -> str:
+    """Return *text* without the member's secrets: the properties that have a secret's name."""
+    return Redactor(find_credentials(msgspec.json.decode(member.properties or b"{}"))).redact(text)
 
 
 def describe_exit(status: int, last_line: str) -> str:
