@@ -46,7 +46,7 @@ class Redaction:
 
     def redact_all(self, text: str) -> str:
         """Return *text* without the secrets of all instances. It takes seconds for 100,000 different specs with secrets."""
-        keys = {_key(record.spec) for record in self._records.copy().values() if self.has_secrets(record.spec)}
+        keys = {_key(record.spec) for record in self._records.peek() if self.has_secrets(record.spec)}
         keys.update(self._recent)
         if len(keys) <= AT_ONCE:
             return self._join(frozenset(keys)).redact(text)
