@@ -58,6 +58,7 @@ docker login -p abc1 -u 'the admin' https://ci:s3cr.et%2Fpw@registry.local/v2
 echo c2FsbW9uLXRyb3V0Cg== | base64 -d
 curl --password=pa:ss@wo/rd=1 10.0.0.1:2377 </etc/hosts
 mysql -e "set password = 'it''s me'"
+curl -u ci:pw42 https://registry.local/
 """
 
 
@@ -67,6 +68,7 @@ mysql -e "set password = 'it''s me'"
         "swordfish-4711",
         "+ export TOKEN=swordfish-4711",
         "abc1",
+        "pw42",
         "the admin",
         "s3cr.et%2Fpw",
         "s3cr.et/pw",

@@ -9,7 +9,7 @@ from msgspec import Raw
 
 from pyinfrakit.provider import Provider
 from pyinfrakit.record import Spec
-from pyinfrakit.schema.redactor import Redactor, find_pieces, has_piece, hide_everywhere, replace
+from pyinfrakit.schema.redactor import Redactor, find_pieces, has_piece, hide_everywhere, join, replace
 from pyinfrakit.schema.secrets import EMPTY_OBJECT, contains_secret, find_secrets, split_strings
 from pyinfrakit.store.records import Records
 
@@ -36,10 +36,7 @@ class Redaction:
     def of(self, *specs: Spec) -> Redactor:
         """Return the redactor for the secrets of *specs*."""
         redactors = [self._make(*_key(spec), frozenset(_list_public(spec))) for spec in specs]
-        redactor = redactors[0] if redactors else Redactor(self._options)
-        for other in redactors[1:]:
-            redactor |= other
-        return redactor
+        return redactors[0] if len(redactors) == 1 else join(redactors)
 
     def has_secrets(self, spec: Spec) -> bool:
         """Return whether anything in live properties may be a secret of *spec*."""

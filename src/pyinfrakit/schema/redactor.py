@@ -9,7 +9,7 @@ its words that is long enough, counts as a secret, except a few well-known ones.
 """
 
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cached_property
@@ -50,17 +50,22 @@ _PLACES = 4
 _SECRET_NAME = r"passw|passphrase|secret|token|credential|private|api.?key|access.?key|auth"
 _SECRET_KEY = re.compile(_SECRET_NAME, re.IGNORECASE)
 _CREDENTIALS = (
-    re.compile(rf"(?:{_SECRET_NAME}|\bpw|\bpwd|\bkey)\w*[\"']?(?:\s*[=:]\s*|\s+)[\"']?([^\s\"']+)", re.IGNORECASE),
+    re.compile(
+        rf"(?:{_SECRET_NAME}|pass|\bpw|pwd|key|\bpin)\w{{0,40}}[\"']?\s{{0,20}}[\s=:]\s{{0,20}}[\"']?([^\s\"']+)",
+        re.IGNORECASE,
+    ),
     re.compile(r"\s-[pP]\s*[\"']?([^\s\"']+)"),
-    re.compile(r"//[^\s/@:]*:(\S+)@"),
+    re.compile(r"\s-u\s*[\"']?[^\s\"':]{0,100}:([^\s\"']+)"),
+    re.compile(r"//[^\s/@:]{0,100}:(\S{1,300})@"),
 )
-_QUOTED = re.compile(r"'([^']*)'|\"((?:[^\"\\]|\\.)*)\"", re.DOTALL)
+_QUOTED = re.compile(r"'([^']*)'|\"((?:[^\"\\]|\\.){0,100})\"", re.DOTALL)
 _SPACES, _DELIMITERS = re.compile(r"\s+"), re.compile(r"[\s'\"=;,|&(){}$<>`]+")
 _URL_DELIMITERS = re.compile(r"[:/@?#\[\]]+")
 _HARMLESS = re.compile(
     r"(\d{1,3}\.){3}\d{1,3}(:\d+)?(/\d+)?|/(bin|boot|dev|etc|home|lib|mnt|opt|proc|root|run|sbin|srv|sys|tmp|usr|var)(/[\w.+-]*)*"
 )
 _COMMON = re.compile(
+    r"and|are|for|has|not|the|was|with|"
     r"apt-get|before|cannot|command|config|configure|connection|container|daemon|default|docker|"
     r"environment|error|exited|export|failed|function|hostname|import|instance|install|invalid|kubeadm|"
     r"kubectl|kubelet|localhost|machine|master|mkdir|network|number|object|package|password|printf|"
@@ -130,17 +135,13 @@ class Redactor:
     def __init__(
         self, secrets: Iterable[str] = (), scripts: Iterable[str] = (), known: Collection[str] = frozenset()
     ) -> None:
-        self._secrets = frozenset(filter(None, secrets))
-        self._scripts = frozenset(filter(None, scripts))
-        self._known = known
+        self.secrets = frozenset(filter(None, secrets))
+        self.scripts = frozenset(filter(None, scripts))
+        self.known = known
 
     def __bool__(self) -> bool:
         """Whether there is anything to hide."""
-        return bool(self._secrets or self._scripts)
-
-    def __or__(self, other: "Redactor") -> "Redactor":
-        """Return a redactor for the secrets of both."""
-        return Redactor(self._secrets | other._secrets, self._scripts | other._scripts, {*self._known, *other._known})
+        return bool(self.secrets or self.scripts)
 
     def redact(self, text: str) -> str:
         """Return *text* with the placeholder for each secret."""
@@ -186,31 +187,31 @@ class Redactor:
     @cached_property
     def _source(self) -> str:
         """All that has a secret as a part, as the index has it."""
-        texts = (*self._secrets, *self._scripts)
+        texts = (*self.secrets, *self.scripts)
         return "\n".join(fold(strip(each)) for text in texts for each in decode_all(text))
 
     @cached_property
     def _short(self) -> frozenset[str]:
         """The secrets that are shorter than the pieces of the index."""
-        words = [*self._secrets, *(word for script in self._scripts for word in _find_named(script))]
+        words = [*self.secrets, *(word for script in self.scripts for word in _find_named(script))]
         return frozenset(word for word in (fold(strip(each)) for each in words) if 0 < len(word) < _GRAM)
 
     @cached_property
     def _index(self) -> "_Index":
         needles: dict[str, int] = {}
-        for text in (*self._secrets, *self._scripts):
+        for text in (*self.secrets, *self.scripts):
             for line in (line for each in decode_all(text) for line in each.splitlines()):
                 if len(line.strip()) >= SHORTEST_WORD and not self._is_public(line.strip()):
                     needles[fold(strip(line))] = LINE_PART
-        words = {word for text in (*self._secrets, *self._scripts) for word in find_words(text)}
-        words.update(word for text in self._scripts for word in _find_named(text))
-        needles.update((fold(strip(word)), PART) for word in words if word not in self._known)
-        needles.update((fold(strip(secret)), PART) for secret in self._secrets)
+        words = {word for text in (*self.secrets, *self.scripts) for word in find_words(text)}
+        words.update(word for text in self.scripts for word in _find_named(text))
+        needles.update((fold(strip(word)), PART) for word in words if word not in self.known)
+        needles.update((fold(strip(secret)), PART) for secret in self.secrets)
         needles.pop("", None)
         return _Index(needles)
 
     def _is_public(self, line: str) -> bool:
-        return line in self._known or _is_harmless(line)
+        return line in self.known or _is_harmless(line)
 
 
 def cut(text: str, size: int) -> str:
@@ -284,6 +285,13 @@ def redact_error(error: PyInfrakitError, redact: Redact) -> PyInfrakitError:
     hidden: PyInfrakitError = type(error).__new__(type(error), *arguments)
     vars(hidden).update(attributes)
     return hidden
+
+
+def join(redactors: Sequence[Redactor]) -> Redactor:
+    """Return a redactor for the secrets of all *redactors*."""
+    secrets = {secret for each in redactors for secret in each.secrets}
+    scripts = {script for each in redactors for script in each.scripts}
+    return Redactor(secrets, scripts, {word for each in redactors for word in each.known})
 
 
 def find_pieces(text: str) -> frozenset[str]:

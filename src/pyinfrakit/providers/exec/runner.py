@@ -15,7 +15,7 @@ from pyinfrakit.logs import Quota, escape
 from pyinfrakit.providers.exec.protocol import Request, read_failure, read_result
 from pyinfrakit.providers.exec.requests import Requests
 from pyinfrakit.schema.decode import NotJSON, WrongShape
-from pyinfrakit.schema.redactor import SHORTEST_CREDENTIAL, Redactor, cut
+from pyinfrakit.schema.redactor import SHORTEST_CREDENTIAL, Redactor, cut, join
 
 log = logging.getLogger(__name__)
 log.addFilter(Quota())  # machines and callers cause its lines
@@ -109,7 +109,7 @@ class Runner:
         exceeds a limit or has a wrong result. Errors name the executable and the verb.
         """
         name = f"{executable.name} {request.verb}"
-        redactor = self.redactor | Redactor(scripts=request.find_scripts(properties=True))
+        redactor = join([self.redactor, Redactor(scripts=request.find_scripts(properties=True))])
         stderr = StderrLog(f"{name} {request.subject}".strip(), redactor)
         try:
             status, output = self._execute(executable, request, timeout, stderr)
@@ -118,7 +118,7 @@ class Runner:
             return read_result(output, shape)
         except PyInfrakitError as error:
             # A problem may quote properties, because it says which of them are wrong.
-            own = self.redactor | Redactor(scripts=request.find_scripts(properties=False))
+            own = join([self.redactor, Redactor(scripts=request.find_scripts(properties=False))])
             raise _add_name(error, name, own) from None
         except (WrongShape, NotJSON) as error:
             raise TryAgain(f"{name}: {clean(str(error), redactor)}") from None
