@@ -2,6 +2,7 @@
 
     instance.json       mark, logical ID and tags, from which a lost record is restored, and ports by name
     stdout, stderr      output of the process
+  cgroup              path of its control group, if it has one
     life                the process so far, in lines:
       boot ID SECONDS     the daemon is about to start the shell
       parent STAT         the shell runs; STAT is its line of /proc/PID/stat
@@ -28,10 +29,11 @@ from pyinfrakit.disk import Disk, temporary_path
 from pyinfrakit.errors import GiveUp, TryAgain
 from pyinfrakit.locks import acquire, is_held
 from pyinfrakit.providers.process import proc
+from pyinfrakit.providers.process.cgroup import ControlGroup
 from pyinfrakit.providers.process.proc import ProcessID
 from pyinfrakit.schema.decode import NotJSON, WrongShape, decode
 
-METADATA, LIFE, STDOUT, STDERR = "instance.json", "life", "stdout", "stderr"
+METADATA, LIFE, STDOUT, STDERR, GROUP = "instance.json", "life", "stdout", "stderr", "cgroup"
 
 NO_STATUS = "ended with unknown exit status"
 
@@ -137,6 +139,16 @@ class InstanceFolder:
             return _parse_life((self.path / LIFE).read_text(errors="replace"))
         except FileNotFoundError:
             return Life()
+
+    def note_group(self, group: ControlGroup) -> None:
+        Disk().replace(self.path / GROUP, [os.fsencode(group.path)])
+
+    def read_group(self) -> ControlGroup | None:
+        """Return the control group of the processes; None if they have none."""
+        try:
+            return ControlGroup(Path(os.fsdecode((self.path / GROUP).read_bytes())))
+        except FileNotFoundError:
+            return None
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[int | None]:
