@@ -56,7 +56,7 @@ def make_group(mark: str, id: str) -> ControlGroup | None:
     parent = _find_own()
     if parent is None:
         return None
-    group = ControlGroup(parent / f"pyinfrakit-{id}-{hashlib.sha256(mark.encode()).hexdigest()[:8]}")
+    group = ControlGroup(parent / f"pyinfrakit-{id}-{_shorten(mark)}")
     try:
         group.path.mkdir(exist_ok=True)
         if (group.path / "cgroup.kill").exists() and (group.path / "cgroup.type").read_text() == "domain\n":
@@ -65,6 +65,18 @@ def make_group(mark: str, id: str) -> ControlGroup | None:
     except OSError:
         pass
     return None
+
+
+def remove_empty_groups(mark: str) -> None:
+    """Remove the groups of instances that were lost, not destroyed, and have no process."""
+    if parent := _find_own():
+        for path in parent.glob(f"pyinfrakit-*-{_shorten(mark)}"):
+            with suppress(OSError):  # it has a process
+                ControlGroup(path).remove()
+
+
+def _shorten(mark: str) -> str:
+    return hashlib.sha256(mark.encode()).hexdigest()[:16]
 
 
 def _find_own() -> Path | None:

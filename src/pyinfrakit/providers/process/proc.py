@@ -5,7 +5,7 @@ import os
 import signal
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 
 from msgspec import Struct
@@ -56,20 +56,15 @@ def parse_status(line: str) -> ProcessStatus:
     fields = rest.rpartition(") ")[2].split()
     if len(fields) < 20:
         raise ValueError(f"not a line of /proc/PID/stat: {line!r}")
-    return ProcessStatus(
-        ProcessID(_parse_number(pid), _parse_number(fields[19])),
-        int(fields[1]),
-        int(fields[3]),
-        fields[0],
-        int(fields[17]),
-    )
+    id = ProcessID(parse_number(pid, 1 << 31), parse_number(fields[19], 1 << 40))
+    return ProcessStatus(id, int(fields[1]), int(fields[3]), fields[0], int(fields[17]))
 
 
-def _parse_number(text: str) -> int:
-    """Return a number that the kernel's interfaces take. A process may have written it, not the kernel."""
-    number = int(text) if len(text) < 20 else -1
-    if not 0 < number < 1 << 62:
-        raise ValueError(f"not a number of a process: {text[:20]!r}")
+def parse_number(text: str, end: int) -> int:
+    """Return a decimal number below *end*. Raise ValueError if it is something else."""
+    number = int(text) if text.isascii() and text.isdigit() and len(text) < 20 else end
+    if number >= end:
+        raise ValueError(f"expected a number below {end}, got {text[:20]!r}")
     return number
 
 
@@ -112,6 +107,15 @@ def send(process: ProcessID, *signals: signal.Signals) -> None:
                 signal.pidfd_send_signal(fd, number)
     finally:
         os.close(fd)
+
+
+def pauses(seconds: float, longest: float) -> Iterator[float]:
+    """Yield pauses between looks, for *seconds*: short at first, as most commands start or end soon."""
+    end = time.monotonic() + seconds
+    pause = 0.002
+    while time.monotonic() < end:
+        yield pause
+        pause = min(longest, pause * 1.5)
 
 
 def read_boot() -> tuple[str, int]:

@@ -15,17 +15,18 @@ from pathlib import Path
 from typing import Any
 
 from pyinfrakit.errors import CannotStart, GiveUp, TryAgain
-from pyinfrakit.paths import make_private
+from pyinfrakit.paths import check_trusted, make_private
 from pyinfrakit.provider import Machine, Provider
 from pyinfrakit.providers.process import proc, shell
+from pyinfrakit.providers.process.cgroup import remove_empty_groups
 from pyinfrakit.providers.process.folder import InstanceFolder, InstanceFolders, Life, Metadata
 from pyinfrakit.providers.process.options import Options as ProcessOptions
 from pyinfrakit.providers.process.options import Properties as ProcessProperties
 from pyinfrakit.providers.process.options import find_account, parse_ports
 from pyinfrakit.providers.process.ports import ADDRESS, Ports
-from pyinfrakit.providers.process.proc import ProcessTable
+from pyinfrakit.providers.process.proc import ProcessTable, pauses
 from pyinfrakit.providers.process.shell import Launch
-from pyinfrakit.providers.process.termination import Termination, pauses
+from pyinfrakit.providers.process.termination import Termination
 from pyinfrakit.providers.process.watch import Watch
 from pyinfrakit.record import Record, Spec
 
@@ -60,6 +61,8 @@ class Process(Provider):
         self._ports = Ports(parse_ports(self.options.ports), self._folders.path)
         self._boot, _ = proc.read_boot()
         make_private(self._folders.path)
+        check_trusted(self._folders.path)
+        remove_empty_groups(self.mark)
         self._folders.clean()
         self._check_folders()
         _close_on_exec()

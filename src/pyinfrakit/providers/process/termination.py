@@ -6,14 +6,14 @@ that no dying parent leaves behind a child that nothing connects with the instan
 
 import contextlib
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable
 from signal import SIGCONT, SIGKILL, SIGSTOP, SIGTERM, Signals
 
 from pyinfrakit.errors import TryAgain
 from pyinfrakit.providers.process import proc
 from pyinfrakit.providers.process.folder import InstanceFolder
 from pyinfrakit.providers.process.options import Account
-from pyinfrakit.providers.process.proc import ProcessID, ProcessStatus, ProcessTable
+from pyinfrakit.providers.process.proc import ProcessID, ProcessStatus, ProcessTable, pauses
 
 KILL_TIME = 5.0
 """Seconds from the end of the grace until a process that is still there counts as an error."""
@@ -143,15 +143,6 @@ class Termination:
         for each in all:
             each.look(table)
         return table
-
-
-def pauses(seconds: float, longest: float) -> Iterator[float]:
-    """Yield pauses between looks, for *seconds*: short at first, as most commands start or end soon."""
-    end = time.monotonic() + seconds
-    pause = 0.002
-    while time.monotonic() < end:
-        yield pause
-        pause = min(longest, pause * 1.5)
 
 
 def _send(process: ProcessID, *signals: Signals) -> None:
