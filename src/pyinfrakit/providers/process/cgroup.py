@@ -54,7 +54,7 @@ def make_group(mark: str, id: str) -> ControlGroup | None:
     Within its own, limits of this process and of all instances together stay in force.
     """
     parent = _find_own()
-    if parent is None:
+    if parent is None or not os.access(parent / "cgroup.procs", os.W_OK):  # else no process may leave for the new one
         return None
     group = ControlGroup(parent / f"pyinfrakit-{id}-{_shorten(mark)}")
     try:

@@ -159,7 +159,10 @@ class InstanceFolder:
             return Life()
 
     def note_group(self, group: ControlGroup) -> None:
-        Disk().replace(self.path / GROUP, [os.fsencode(group.path)])
+        """Write the control group's path. It need not outlive a power cut: no group does."""
+        new = temporary_path(self.path / GROUP)
+        new.write_bytes(os.fsencode(group.path))
+        new.replace(self.path / GROUP)
 
     def read_group(self) -> ControlGroup | None:
         """Return the control group of the processes; None if they have none."""

@@ -90,7 +90,7 @@ class Process(Provider):
     def _begin(self, folder: InstanceFolder, launch: Launch) -> Life:
         """Start the shell, unless an earlier call did. Return the life once the command runs or can't."""
         has_started = False
-        for pause in pauses(self.options.init_timeout, longest=0.05):
+        for pause in pauses(self.options.init_timeout, longest=0.02):
             with folder.lock() as lock:
                 # The shell settles the life before it unlocks the file. An unlocked file without a command
                 # therefore means that no shell is at work: none ever was, or it was killed.
