@@ -9,7 +9,7 @@ import psutil  # type: ignore[import-untyped]
 import pytest
 
 from support.harness import COMMAND, Daemon, eventually, root_only
-from support.processes import Instances, Start, destroy, sh_command
+from support.processes import Instances, Start, destroy, sh_command, wait_for_problem
 
 WITHOUT_GROUPS = ("unshare", "-m", "sh", "-c", 'umount -l -a -t cgroup2 && exec "$@"', "sh", *COMMAND)
 """A daemon of root's that sees no control groups, version 2."""
@@ -135,7 +135,7 @@ def test_groups_of_lost_instances_are_removed(start: Start, instances: Instances
     folder = daemon.state.with_name("rack1.processes") / id
     group = Path((folder / "cgroup").read_text())
     eventually(lambda: not instances.of(id))
-    eventually(lambda: "ready" in [each["State"] for each in daemon.saved()["NonFunctional"]], "it is on file")
+    wait_for_problem(daemon, id)  # so the record is on file, and the next daemon does not provision it again
     daemon.kill()
     shutil.rmtree(folder)
     daemon.start()
