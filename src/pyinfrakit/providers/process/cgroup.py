@@ -80,9 +80,13 @@ def _shorten(mark: str) -> str:
 
 
 def _find_own() -> Path | None:
-    """Return the folder of this process's control group."""
-    mount = next((fields for fields in _read_mounts() if fields[fields.index("-") + 1] == "cgroup2"), None)
-    lines = Path("/proc/self/cgroup").read_text().splitlines()
+    """Return the folder of this process's control group; None if it has none, or can't see it."""
+    try:
+        mounts = [line.split(" ") for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except FileNotFoundError:  # the kernel has no control groups
+        return None
+    mount = next((fields for fields in mounts if fields[fields.index("-") + 1] == "cgroup2"), None)
     own = next((line.removeprefix("0::") for line in lines if line.startswith("0::")), None)
     if mount is None or own is None:
         return None
@@ -91,7 +95,3 @@ def _find_own() -> Path | None:
         return Path(folder) / Path(own).relative_to(root)
     except ValueError:  # the mount shows another part of the tree
         return None
-
-
-def _read_mounts() -> list[list[str]]:
-    return [line.split(" ") for line in Path("/proc/self/mountinfo").read_text().splitlines()]

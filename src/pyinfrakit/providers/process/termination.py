@@ -22,7 +22,7 @@ FREEZE_TIME = 2.0
 """Seconds from the end of the grace until processes are killed although not all of them are stopped."""
 
 LOOKS = 2
-"""Looks that must find no process. Where nothing is missed, one suffices."""
+"""Looks in a row that must find no process."""
 
 
 class Remains:
@@ -31,12 +31,13 @@ class Remains:
     def __init__(self, folder: InstanceFolder, account: Account, boot: str) -> None:
         self.folder = folder
         self.alive: set[ProcessID] = set()
-        self.is_settled = False
-        """Whether the last look found no more processes than the look before it."""
+        self.is_pressing = False
+        """Whether the next look is to come at once."""
         self.looks = 0
-        """Consecutive looks that found nothing; those that may have missed a process do not count."""
+        """Looks since the last one that found a process; those that may have missed one do not count."""
         self._account = account
         self._boot = boot
+        self._group = folder.read_group()
         self._known: set[ProcessID] = set()
         self._session: int | None = None
         self._warned: set[ProcessID] = set()
@@ -48,16 +49,15 @@ class Remains:
         # No process of an earlier boot exists, even if its ID does.
         recorded = (life.shell, life.main) if life.boot == self._boot else (None, None)
         self._known |= {each for each in recorded if each is not None and table.is_of(each, self._account.uid)}
-        group = self.folder.read_group()
-        pids = group.list_pids() if group is not None else set[int]()
+        pids = self._group.list_pids() if self._group is not None else set[int]()
         self.alive = table.find(self.folder.id, self._known, pids)
         self._check_session(table, recorded[0])
         if self._session is not None:
             self.alive = table.find(self.folder.id, self._known, pids | table.list_session(self._session))
         self._known |= self.alive
-        if self.alive or (group is not None and not group.is_empty()):
+        if self.alive or (self._group is not None and not self._group.is_empty()):
             self.looks = 0
-        elif table.is_complete or (group is not None and self._account.groups is not None):
+        elif table.is_complete or (self._group is not None and self._account.groups is not None):
             self.looks += 1  # as root, no process can leave its control group
 
     def _check_session(self, table: ProcessTable, shell: ProcessID | None) -> None:
@@ -79,29 +79,26 @@ class Remains:
     def press(self, late: float) -> None:
         """Make the processes end, *late* seconds after the grace."""
         new = self.alive - (self._warned if late < 0 else self._stopped)
-        self.is_settled = not new
+        self.is_pressing = self.looks > 0 or (late >= 0 and bool(new))
         if late < 0:
             self._warned |= new
-            for process in new:
-                _send(process, SIGTERM, SIGCONT)  # a stopped process handles SIGTERM only once it continues
-        elif new and late < FREEZE_TIME:
-            self._stopped |= new
-            for process in new:
-                _send(process, SIGSTOP)
+            _send(new, SIGTERM, SIGCONT)  # a stopped process handles SIGTERM only once it continues
+            return
+        if self._group is not None:
+            self._group.kill()
+        self._stopped |= new
+        if new and late < FREEZE_TIME:
+            _send(new, SIGSTOP)
         else:
-            self._kill()
-
-    def _kill(self) -> None:
-        if (group := self.folder.read_group()) is not None:
-            group.kill()
-        for process in self.alive:
-            _send(process, SIGKILL)
+            _send(self.alive, SIGKILL)
 
     def describe(self) -> str:
         """Return the reason why the instance is not gone."""
         if self.alive:
-            return ", ".join(sorted(str(each.pid) for each in self.alive))
-        return "its folder" if self.looks else "processes start and end too fast to tell"
+            return f"still there after SIGKILL: {', '.join(sorted(str(each.pid) for each in self.alive))}"
+        if self.looks:
+            return f"can't remove {self.folder.path}, or its control group"
+        return "can't tell whether it is gone: processes start and end too fast"
 
 
 class Termination:
@@ -131,9 +128,9 @@ class Termination:
                     del waiting[id]
                 else:
                     each.press(late)
-            if all(each.is_settled for each in waiting.values()):
+            if not any(each.is_pressing for each in waiting.values()):
                 time.sleep(pause)
-        return {id: TryAgain(f"still there after SIGKILL: {each.describe()}") for id, each in waiting.items()}
+        return {id: TryAgain(each.describe()) for id, each in waiting.items()}
 
     def _look(self, all: Collection[Remains], earlier: ProcessTable | None, is_late: bool) -> ProcessTable:
         def seize(status: ProcessStatus, ids: Collection[str]) -> bool:
@@ -145,7 +142,8 @@ class Termination:
         return table
 
 
-def _send(process: ProcessID, *signals: Signals) -> None:
-    # A process that refuses the signal is reported in the end, because it is still there.
-    with contextlib.suppress(PermissionError):
-        proc.send(process, *signals)
+def _send(processes: Iterable[ProcessID], *signals: Signals) -> None:
+    for process in processes:
+        # A process that refuses the signal is reported in the end, because it is still there.
+        with contextlib.suppress(PermissionError):
+            proc.send(process, *signals)
