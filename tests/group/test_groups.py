@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pyinfrakit.rpc.client import RemoteError
-from support.harness import PATIENCE, Daemon, command, eventually
+from support.harness import INFRAKIT, PATIENCE, Daemon, command, eventually
 
 GROUP = (str(Path(sys.executable).with_name("infrakit-group")),)
 QUICK = ("--poll-interval", "500ms")
@@ -148,6 +148,54 @@ def test_an_unhealthy_member_stops_the_update(controller: Daemon) -> None:
     settle(controller, 3)
     assert [worked] == controller.call("Group.InspectGroups")["Groups"]
     assert {"current"} == {each["Config"] for each in status(controller)["Members"]}
+
+
+def plan(controller: Daemon, size: int, **more: Any) -> tuple[int, list[str]]:
+    """Return the exit status of `infrakit group plan`, and its lines after the heads."""
+    instance = {"Plugin": "rack1", "Properties": {"delay": 0.1}}
+    spec = {"ID": "web", "Properties": {"Allocation": {"Size": size}, "Instance": instance, **more}}
+    done = command(controller.home, "group", "plan", "-", input=json.dumps(spec), program=INFRAKIT)
+    assert "" == done.stderr
+    return done.returncode, [" ".join(line.split()) for line in done.stdout.splitlines()[2:]]
+
+
+def test_a_plan_comes_true(controller: Daemon) -> None:
+    """`plan` says which member is replaced in each step, and a commit replaces them in this order."""
+    commit(controller, 3)
+    before = sorted(settle(controller, 3))
+    reason = "its configuration is outdated; it goes first"
+    expected = [f"{number} replace {id} rack1 {reason}" for number, id in enumerate(before, 1)]
+    assert (2, expected) == plan(controller, 3)
+    controller.call("Groups.Protect", ID="web", Instance=before[0])
+    held = f"- hold {before[0]} - outdated; not replaced yet: it is protected"
+    expected = [f"{number} replace {id} rack1 {reason}" for number, id in enumerate(before[1:], 1)]
+    assert (2, [*expected, held]) == plan(controller, 3)
+
+    controller.call("Groups.Protect", ID="web", Instance=before[0], Protected=False)
+    commit(controller, 3, instance={"delay": 0.1})
+    settle(controller, 3)
+    done = command(controller.home, "events", "group/web", "-o", "json", program=INFRAKIT)
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    destroyed = [each["Subject"].rpartition("/")[2] for each in events if each["Type"] == "destroy"]
+    assert before == destroyed
+    assert (0, []) == plan(controller, 3)
+
+
+def test_a_long_plan_is_short_to_read(controller: Daemon) -> None:
+    """More than ten steps that are alike share a line."""
+    lines = ["1 create 40: - rack1 a member is missing"]
+    assert (2, lines) == plan(controller, 40)
+
+
+def test_a_plan_for_a_takeover_sees_the_members(controller: Daemon, simulated: Daemon) -> None:
+    """`plan` for a group that the controller does not have yet counts the members that its plugin has."""
+    tags = {"infrakit.group": "web", "infrakit.config_sha": "bootstrap"}
+    (id,) = [simulated.call("Instance.Provision", Type="", Spec={"Properties": {}, "Tags": tags})["ID"]]
+    lines = [
+        f"1 adopt {id} - adopt the member, which has the hash bootstrap",
+        "1 create - rack1 a member is missing",
+    ]
+    assert (2, lines) == plan(controller, 2)
 
 
 def test_a_damaged_state_stops_the_start(controller: Daemon) -> None:

@@ -253,7 +253,7 @@ class Controller:
             return
         await self._destroy_doomed(wishes.record)
         wishes = self.wishes  # a call may have changed it meanwhile
-        situation = self.assess(wishes, wishes.record.rollout.phase, wishes.record.rollout.reason)
+        situation = self._assess(wishes)
         self._members = situation.members
         decided = plan(situation)
         if (turn := wishes.advance(decided, time.time())) is not None:
@@ -279,15 +279,10 @@ class Controller:
         if here != record.doomed:
             await self._put(replace(record, doomed=here))
 
-    def assess(self, wishes: Wishes, phase: Phase, reason: str) -> Situation:
-        """Return the situation under *wishes*, in a phase of the update."""
+    def _assess(self, wishes: Wishes) -> Situation:
         now = time.monotonic()
         record = wishes.record
-        min_ready = max(
-            wishes.spec.properties.updating.min_ready,
-            wishes.spec.properties.updating.duration,
-            wishes.spec.properties.updating.count * self._poll,
-        )
+        min_ready = wishes.spec.properties.updating.find_min_ready(self._poll)
         members = self.roster.judge(
             now,
             min_ready,
@@ -303,8 +298,8 @@ class Controller:
             spec=wishes.spec,
             members=members,
             asked=self.work.asked,
-            phase=phase,
-            phase_reason=reason,
+            phase=record.rollout.phase,
+            phase_reason=record.rollout.reason,
             closed={**self.work.explain_closed(now), **self._explain_unready(now)},
             rest=self._setbacks.explain_rest(now),
             room=self._measure_room(),
@@ -378,10 +373,19 @@ class Controller:
         working = (MemberState.CREATING, MemberState.RUNNING)
         return sum(t.state in working and wishes.compare(t) is Config.OUTDATED for _, t in self.roster)
 
-    def raise_trouble(self) -> None:
-        """Raise `TryAgain` if the group can't be judged now."""
+    def foresee(self, wishes: Wishes) -> Situation:
+        """Return the situation right after a commit of *wishes*. Raise `TryAgain` if the group can't be judged now."""
         if self.trouble:
             raise TryAgain(f"group {self.id} can't be planned now: {self.trouble}")
+        members = [replace(m, config=wishes.compare(self.roster[m.id])) for m in self._members if m.id in self.roster]
+        return Situation(
+            spec=wishes.spec,
+            members=members,
+            asked=self.work.asked,
+            closed=self.roster.blind,
+            room=self._measure_room(),
+            min_ready=wishes.spec.properties.updating.find_min_ready(self._poll),
+        )
 
     def release(self, ids: Collection[str]) -> None:
         """Forget members whose loss an operator confirmed."""

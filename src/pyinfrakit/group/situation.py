@@ -91,20 +91,28 @@ class Situation(Struct, frozen=True, kw_only=True):
 
 
 class Create(Struct, frozen=True):
-    """Create a member in *pool*, with the committed configuration or the previous one."""
+    """Create a member in *pool*, with the committed configuration or the previous one.
+
+    *is_ahead*: it takes the place of a member that goes later.
+    """
 
     pool: str
     reason: str
     logical_id: str | None = None
     is_previous: bool = False
+    is_ahead: bool = False
 
 
 class Destroy(Struct, frozen=True):
-    """Drain and destroy a member. *is_update*: to replace it with one of another configuration."""
+    """Drain and destroy a member.
+
+    *is_update*: to replace it with one of another configuration. *is_surplus*: no other takes its place.
+    """
 
     id: str
     reason: str
     is_update: bool = False
+    is_surplus: bool = False
 
 
 class SetAside(Struct, frozen=True):
