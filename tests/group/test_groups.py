@@ -174,11 +174,31 @@ def test_a_plan_comes_true(controller: Daemon) -> None:
     controller.call("Groups.Protect", ID="web", Instance=before[0], Protected=False)
     commit(controller, 3, instance={"delay": 0.1})
     settle(controller, 3)
-    done = command(controller.home, "events", "group/web", "-o", "json", program=INFRAKIT)
-    events = [json.loads(line) for line in done.stdout.splitlines()]
-    destroyed = [each["Subject"].rpartition("/")[2] for each in events if each["Type"] == "destroy"]
-    assert before == destroyed
+    destroyed = [each["Subject"] for each in read_events(controller) if each["Type"] == "destroy"]
+    assert [f"group/web/{id}" for id in before] == destroyed
     assert (0, []) == plan(controller, 3)
+
+
+def test_members_held_for_one_reason_make_one_event(controller: Daemon) -> None:
+    """At the start of an update, one event names some of the members that wait; `why` has the reason of each."""
+    commit(controller, 6)
+    settle(controller, 6)
+    commit(controller, 6, instance={"delay": 30})
+    eventually(lambda: len(held_members(controller)) >= 5, "the others wait")
+    events = [each for each in read_events(controller) if each["Type"] == "held" and "outdated" in each["Reason"]]
+    assert ["group/web"] == [each["Subject"] for each in events]
+    first, second, third, *_ = held_members(controller)
+    names = f"5 members ({first}, {second}, {third} and 2 more): "
+    assert events[0]["Reason"].startswith(f"{names}outdated; not replaced yet: 1 replacement under way")
+
+
+def held_members(controller: Daemon) -> list[str]:
+    return sorted(each["Subject"] for each in status(controller)["Steps"] if each["Verb"] == "hold")
+
+
+def read_events(controller: Daemon) -> list[dict[str, Any]]:
+    done = command(controller.home, "events", "group/web", "-o", "json", program=INFRAKIT)
+    return [json.loads(line) for line in done.stdout.splitlines()]
 
 
 def test_a_long_plan_is_short_to_read(controller: Daemon) -> None:

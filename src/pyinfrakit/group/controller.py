@@ -20,6 +20,7 @@ from pyinfrakit.group import losses
 from pyinfrakit.group.backoff import CRASH_TIME, Setbacks
 from pyinfrakit.group.flavors import FindFlavor, Health
 from pyinfrakit.group.health import HealthChecks
+from pyinfrakit.group.holds import Holds, summarize
 from pyinfrakit.group.plan import plan
 from pyinfrakit.group.plugins import FindPlugin
 from pyinfrakit.group.record import GroupRecord
@@ -92,7 +93,7 @@ class Controller:
         self._refreshed: dict[str, float] = {}
         self._setbacks = Setbacks()
         self._members: Sequence[Member] = ()
-        self._held_subjects: frozenset[str] = frozenset()
+        self._holds = Holds()
         self._news = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         now, wall = time.monotonic(), time.time()
@@ -225,8 +226,9 @@ class Controller:
         changed = replace(record, held=held, losses=verdict.recent, known=pools)
         if changed != record:
             await self._put(changed)
-            for id in held.keys() - record.held.keys():
-                self._record("held", _MASS_LOSS, id)
+            if new := sorted(held.keys() - record.held.keys()):
+                subject, reason = summarize(_MASS_LOSS, new)
+                self._record("held", reason, subject)
 
     def _note_end(self, id: str, now: float) -> None:
         """Take note of a member that failed by itself: its creation failed, or it may be in a crash loop."""
@@ -265,7 +267,8 @@ class Controller:
         self.plan = decided
         count = sum(m.state not in (MemberState.FAILED, MemberState.LEAVING) for m in situation.members)
         self._setbacks.note_shortness(count < situation.spec.size, time.monotonic())
-        self._report_holds(decided)
+        for member, reason in self._holds.note(decided.holds, self.roster):
+            self._record("held", reason, member)
         self._carry_out(situation, decided)
         if wishes.record.destroying and not len(self.roster) and not self.work.asked:
             self._ended(self.id)
@@ -339,15 +342,6 @@ class Controller:
     def _note_crash(self, member: Member) -> None:
         if member.health is Health.UNHEALTHY and not member.is_proven:
             self._setbacks.note_crash(member.id, time.monotonic(), random.random())
-
-    def _report_holds(self, decided: Plan) -> None:
-        """Record each hold once. Its reason may count seconds, so that only its subject tells it from others."""
-        holds = {(step.subject, step.reason) for step in decided.holds if step.verb is Verb.HOLD}
-        subjects = frozenset(subject for subject, _ in holds)
-        for subject, reason in sorted(holds):
-            if subject not in self._held_subjects:
-                self._record("held", reason, subject if subject in self.roster else "")
-        self._held_subjects = subjects
 
     async def _put(self, record: GroupRecord) -> None:
         """Make a change of the record durable. Raise nothing: what could not be written is decided again."""

@@ -234,11 +234,10 @@ class Groups:
             now = await survey(wishes, self._find_any_plugin, self._measure_room(), self._own)
         else:
             now = group.controller.foresee(wishes)
-        # A large group takes seconds.
-        steps = await call_apart(lambda: describe_course(wishes, now))
+        steps = await call_apart(lambda: describe_course(wishes, now))  # a large group takes seconds
         details = self._summarize(spec)
-        is_noop = bytes(properties) == bytes(record.properties) or details == "Noop"
-        return PlanReport(details, steps, spec.budget, group is None or not is_noop)
+        is_noop = group is not None and (bytes(properties) == bytes(record.properties) or details == "Noop")
+        return PlanReport(details, steps, spec.budget, not is_noop)
 
     async def free(self, id: str) -> None:
         """Forget a group, and leave its members alone."""
