@@ -170,8 +170,7 @@ class Controller:
         elif due:
             await asyncio.gather(*map(self._describe, due))
         if due:
-            descriptions = [track.description for _, track in self.roster]
-            self._checks.update(self.wishes.spec, descriptions)
+            self._checks.update(self.wishes.spec, [track.description for _, track in self.roster])
 
     async def _describe(self, pool: str) -> None:
         self._refreshed[pool] = time.monotonic()
@@ -304,6 +303,7 @@ class Controller:
             phase=record.rollout.phase,
             phase_reason=record.rollout.reason,
             closed={**self.work.explain_closed(now), **self._explain_unready(now)},
+            unlabeled=self.work.explain_unlabeled(now),
             rest=self._setbacks.explain_rest(now),
             room=self._measure_room(),
             min_ready=min_ready,

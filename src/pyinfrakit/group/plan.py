@@ -256,7 +256,11 @@ class _Planner:
     def adopt(self) -> None:
         """Label members that were handed over."""
         for member in self.census.present.values():
-            if member.config is Config.TO_ADOPT and member.state is MemberState.RUNNING:
+            if member.config is not Config.TO_ADOPT or member.state is not MemberState.RUNNING:
+                continue
+            if problem := self.now.unlabeled.get(member.id):
+                self.hold(member.id, f"to be adopted; not labeled: {problem}")
+            else:
                 self.actions.append(Adopt(member.id, "adopt the member, which has the hash bootstrap"))
 
     def grow(self) -> None:

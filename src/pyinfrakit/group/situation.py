@@ -68,7 +68,8 @@ class Asked(Struct, frozen=True, gc=False):
 class Situation(Struct, frozen=True, kw_only=True):
     """Everything that a plan depends on.
 
-    *closed* are the pools in which nothing can be created now, with the reason. *rest* is why a crash loop
+    *closed* are the pools in which nothing can be created now, and *unlabeled* the members whose label failed lately,
+    with the reasons. *rest* is why a crash loop
     backs off, or empty. *room* is how many more members the fleet allows, or None. *short_for* is for how many
     seconds the group has had fewer members than wanted, since the update began or was resumed. *failure* says how a
     replacement ended that was never proven and is gone now, such as ``x1 failed: exit status 1``, or is empty.
@@ -81,6 +82,7 @@ class Situation(Struct, frozen=True, kw_only=True):
     phase: Phase = Phase.IDLE
     phase_reason: str = ""
     closed: Mapping[str, str] = {}
+    unlabeled: Mapping[str, str] = {}
     rest: str = ""
     room: int | None = None
     min_ready: float = 0.0
