@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 import psutil  # type: ignore[import-untyped]
+import pytest
 
 from pyinfrakit.group.status import GroupStatus, MemberStatus
 from pyinfrakit.rpc.client import RemoteError
@@ -118,6 +119,37 @@ def test_a_full_pool_falls_back_to_the_next(run: Run) -> None:
     """Members come from the first pool up to its maximum, and the others from the second."""
     members = settle(start(run, EXAMPLES / "pools.yaml"), "workers", 5)
     assert ["cloud", "cloud", "rack", "rack", "rack"] == sorted(each.plugin for each in members.values())
+
+
+HUNG = """\
+plugins: {{sim: {{provider: simulator}}}}
+groups:
+  - ID: {id}
+    Properties:
+      Allocation: {{Size: 5}}
+      Instance: {{Plugin: sim}}
+      Drain: {{Exec: [sh, -c, "echo {{ID}} >>{log}; sleep 60"], Timeout: 3s}}
+"""
+
+
+@pytest.mark.parametrize("is_running", [True, False])
+def test_down_drains_all_members_at_once(run: Run, home: Path, tmp_path: Path, is_running: bool) -> None:
+    """While the drain hooks of all groups hang, `down` says so; all members drain before the first one is destroyed."""
+    paths = [tmp_path / "one.yaml", tmp_path / "two.yaml"]
+    log = tmp_path / "drained"
+    paths[0].write_text(HUNG.format(id="one", log=log))
+    paths[1].write_text(HUNG.format(id="two", log=log).partition("\n")[2])
+    program = (sys.executable, "-m", "pyinfrakit", "up", *map(str, paths))
+    daemon = run(program=program, name="group")
+    ids = {*settle(daemon, "one", 5), *settle(daemon, "two", 5)}
+    if not is_running:
+        daemon.stop()
+    done = command(home, "down", *map(str, paths), "--yes", program=INFRAKIT)
+    assert (0, True) == (done.returncode, done.stdout.endswith("destroyed one, two\n"))
+    assert ids == set(log.read_text().split())
+    for group in ("one", "two"):
+        lines = [line for line in done.stderr.splitlines() if line.startswith(f"waiting for {group}: 5 members (")]
+        assert any(line.endswith("the group is being destroyed; it drains, for at most 33 s") for line in lines)
 
 
 def test_an_interrupted_down_does_not_claim_the_end(run: Run, home: Path, tmp_path: Path) -> None:

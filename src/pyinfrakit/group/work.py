@@ -17,7 +17,7 @@ from msgspec import Struct
 from pyinfrakit.errors import GiveUp, InvalidSpec, PyInfrakitError, UnknownInstance, Unreachable
 from pyinfrakit.events import EventLog
 from pyinfrakit.group.backoff import Backoff
-from pyinfrakit.group.drain import drain
+from pyinfrakit.group.drain import drain, find_bound
 from pyinfrakit.group.flavors import FindFlavor, Index
 from pyinfrakit.group.hash import hash_configuration, tag_configuration, tag_member
 from pyinfrakit.group.plugins import Description, FindPlugin, InstancePlugin
@@ -273,8 +273,10 @@ class Work:
             plugin = await self._find_plugin(pool)
             if going.failures == 0 and self._is_running(action.id):
                 flavor = await self._find_flavor(spec.properties.flavor.plugin)
+                going.reason = f"{action.reason}; it drains, for at most {find_bound(spec.properties.drain):g} s"
                 if problem := await drain(spec.properties.drain, flavor, spec, description):
                     self._record(action.id, "drain failed", problem)
+                going.reason = action.reason
             await plugin.destroy(action.id, _choose_reason(plugin, action))
         except UnknownInstance:
             pass  # it is gone already
