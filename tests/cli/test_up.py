@@ -179,3 +179,25 @@ def test_a_wrong_file_is_refused_with_its_line(home: Path, tmp_path: Path) -> No
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"infrakit: {path}:10:")
     assert 'Properties.Allocation.Size: expected an integer or null, got "many"' in line
+
+
+FORMS = {
+    "yaml": "plugins: {sim: {provider: simulator}}\ngroups: {web: {Allocation: {Size: 1}, Instance: {Plugin: sim},\n"
+    "  Updating: {OnFailure: retry}}}\n",
+    "toml": 'plugins.sim.provider = "simulator"\n[groups.web]\nAllocation.Size = 1\nInstance.Plugin = "sim"\n'
+    'Updating.OnFailure = "retry"\n',
+    "json": '{"plugins": {"sim": {"provider": "simulator"}}, "groups": {"web": {"Allocation": {"Size": 1},\n'
+    '  "Instance": {"Plugin": "sim"}, "Updating": {"OnFailure": "retry"}}}}\n',
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_wrong_choice_is_refused_with_the_right_ones(home: Path, tmp_path: Path, form: str) -> None:
+    """In a fleet file of any form, a value that is none of the choices is an error that lists them."""
+    path = tmp_path / f"fleet.{form}"
+    path.write_text(FORMS[form])
+    done = command(home, "up", str(path), program=INFRAKIT)
+    assert 2 == done.returncode
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"infrakit: {path}:")
+    assert line.endswith('groups.web.Updating.OnFailure: expected "pause" or "undo", got "retry"')

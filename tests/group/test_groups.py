@@ -231,6 +231,65 @@ def test_a_damaged_state_stops_the_start(controller: Daemon) -> None:
     assert damaged == path.read_bytes()
 
 
+def corrupt(place: str, value: Any) -> Callable[[Any], None]:
+    """Return what puts a value at a place, such as `Properties/Allocation/Size`, of a stored record."""
+
+    def change(record: Any) -> None:
+        *path, last = [int(part) if part.isdigit() else part for part in place.split("/")]
+        for part in path:
+            record = record[part]
+        record[last] = value
+
+    return change
+
+
+REFUSED = {
+    "Properties.Allocation.Size": (
+        corrupt("Properties/Allocation/Size", -1),
+        "expected a number from 0 to 1000000, got -1",
+    ),
+    "Properties.Updating.OnFailure": (corrupt("Properties/Updating", {"OnFailure": "retry"}), '"pause"'),
+    "Properties": (corrupt("Properties/Colour", "red"), "has an unknown field Colour"),
+    "Previous.Instance.Plugin": (
+        corrupt("Previous", {"Allocation": {"Size": 1}}),
+        "expected the name of an instance plugin",
+    ),
+    "History[0].Properties.Allocation": (corrupt("History/0/Properties/Allocation", {}), "must not be blank"),
+    "Phase": (corrupt("Phase", "jumping"), '"rolling"'),
+}
+
+
+@pytest.mark.parametrize("where", REFUSED)
+def test_a_stored_spec_that_makes_no_sense_stops_the_start(controller: Daemon, where: str) -> None:
+    """A record that this version refuses stops the start, also of other groups: it says where and why, and touches none.
+
+    With the file as it was, both groups keep their members.
+    """
+    before = {}
+    for id in ("db", "web"):
+        commit(controller, id=id)
+        before[id] = settle(controller, 2, id)
+    controller.stop()
+    path = controller.home / "state" / "group.groups" / "web.json"
+    sound = path.read_bytes()
+    entry = json.loads(sound)
+    change, problem = REFUSED[where]
+    change(entry["Value"])
+    path.write_text(refused := json.dumps(entry))
+
+    done = command(controller.home, program=GROUP)
+    assert 2 == done.returncode
+    (line,) = done.stderr.splitlines()
+    assert f"{path}: Value.{where}: " in line
+    assert problem in line
+    assert line.endswith("it was left untouched; restore it from a copy, or correct it with the controller stopped")
+    assert refused == path.read_text()
+
+    path.write_bytes(sound)
+    controller.start()
+    assert before == {id: settle(controller, 2, id) for id in before}
+
+
 def test_two_controllers_on_one_state(controller: Daemon) -> None:
     """A second controller on the state of a running one is refused, also under another name."""
     state = controller.home / "state" / "group.groups"

@@ -137,11 +137,23 @@ def shrink(id: str, record: GroupRecord, members: Sequence[Member], now: float) 
 
 
 def read_stored(id: str, value: Raw, location: str) -> GroupRecord:
-    """Return the record of group *id* that is stored at *location*. Raise `Damaged` if it or a spec makes no sense."""
+    """Return the record of group *id* that is stored at *location*. Raise `Damaged` if it or a spec makes no sense.
+
+    Earlier specs count, too: the group may have members at their plugins.
+    """
     record = decode(value, location)
-    try:
-        _ = Wishes(id, record).plugins
-    except InvalidSpec as error:
-        advice = "it was left untouched; correct it with the controller stopped"
-        raise Damaged(location, f"Value.{error.field}", error.problem, advice) from None
+    previous = record.rollout.previous
+    earlier = {f"Value.History[{index}].Properties": commit.properties for index, commit in enumerate(record.history)}
+    specs = {
+        "Value.Properties": record.properties,
+        **({} if previous is None else {"Value.Previous": previous}),
+        **earlier,
+    }
+    for where, properties in specs.items():
+        try:
+            parse(id, properties)
+        except InvalidSpec as error:
+            place = where + error.field.removeprefix("Properties") if error.field != "ID" else "Key"
+            advice = "it was left untouched; restore it from a copy, or correct it with the controller stopped"
+            raise Damaged(location, place, error.problem, advice) from None
     return record
