@@ -179,6 +179,57 @@ def test_a_plan_comes_true(controller: Daemon) -> None:
     assert (0, []) == plan(controller, 3)
 
 
+def test_a_member_set_aside_by_hand_is_kept(controller: Daemon, simulated: Daemon) -> None:
+    """A member that an operator sets aside is replaced and kept, also over a restart, until the operator destroys it."""
+    commit(controller, 2)
+    first, second = settle(controller, 2)
+    simulated.call("Operator.SetAside", Instance=first, Reason="new disk")
+    reason = "set aside by hand: new disk; kept until an operator restores or destroys it"
+    held = [{"Verb": "hold", "Subject": first, "Reason": reason}]
+
+    def is_replaced() -> bool:
+        now = status(controller)
+        return (held, 2) == (now["Steps"], now["Healthy"])
+
+    eventually(is_replaced, "the member is replaced, and kept")
+    restart(controller)
+    eventually(is_replaced, "the member is still kept")
+    assert first in simulated.machines()
+    simulated.call("Instance.Destroy", Type="", Instance=first)
+    eventually(lambda: first not in simulated.machines(), "the operator destroys it")
+    assert second in settle(controller, 2)
+
+
+def test_a_member_set_aside_by_the_controller_is_not_kept_by_hand(controller: Daemon, simulated: Daemon) -> None:
+    """A member that the controller set aside is kept as long as `Keep` says, also over a restart."""
+    sick = controller.home / "sick"
+    sick.write_text("none")
+    check = {"Exec": ["sh", "-c", f"test {{ID}} != $(cat {sick})"], "Interval": "100ms", "Unhealthy": 1}
+    commit(controller, 2, Health=[check], Keep=1)
+    first, _ = settle(controller, 2)
+    sick.write_text(first)
+    eventually(lambda: state_of(controller, first) == "non-functional", "the unhealthy member is set aside")
+    eventually(lambda: 2 == status(controller)["Healthy"], "it is replaced")
+    restart(controller)
+    commit(controller, 2, Health=[check], Keep=0)
+    eventually(lambda: first not in simulated.machines(), "it is destroyed")
+    settle(controller, 2)
+
+
+def test_a_group_ends_with_the_members_set_aside(controller: Daemon, simulated: Daemon) -> None:
+    """`DestroyGroup` destroys all members, also one that an operator set aside."""
+    commit(controller, 2)
+    first, _ = settle(controller, 2)
+    simulated.call("Operator.SetAside", Instance=first, Reason="new disk")
+    eventually(lambda: state_of(controller, first) == "non-functional", "the member is set aside")
+    controller.call("Group.DestroyGroup", ID="web")
+    eventually(lambda: simulated.machines() == [], "no machine is left")
+
+
+def state_of(controller: Daemon, id: str) -> str:
+    return next((str(each["State"]) for each in status(controller)["Members"] if each["ID"] == id), "")
+
+
 def test_members_held_for_one_reason_make_one_event(controller: Daemon) -> None:
     """At the start of an update, one event names some of the members that wait; `why` has the reason of each."""
     commit(controller, 6)

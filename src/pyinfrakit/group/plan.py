@@ -12,7 +12,7 @@ The rules, in the order in which they apply. ``docs/decisions.md`` has examples 
 | return     | an earlier pool has room again, and members are to return    | the same, with surge only |
 | adopt      | a member that stays has the word ``bootstrap`` as its hash   | label it with the current one |
 | grow       | fewer members than wanted, counting those that were asked for | create, in the first pool that has room |
-| clean up   | a failed member is kept by nothing                           | destroy it, once the group is whole again |
+| clean up   | a failed member is kept by nothing, also not by hand         | destroy it, once the group is whole again |
 
 What a rule wants, and something prevents, is a hold with its reason. Three guards apply to every rule:
 
@@ -157,7 +157,7 @@ class _Planner:
                 self.hold(member.id, f"{reason}; not replaced: {held}")
                 continue
             left -= member.is_proven
-            if len(self.census.failed) < self.properties.keep:
+            if sum(not m.is_by_hand for m in self.census.failed) < self.properties.keep:
                 self.census.remove(member)
                 self.census.failed.append(member)
                 self.actions.append(SetAside(member.id, reason))
@@ -336,7 +336,11 @@ class _Planner:
         """Destroy failed members beyond those to keep: once the group is whole again, or if they are too many."""
         keep = self.properties.keep
         is_whole = self.census.available >= self.size
-        failed = [m for m in self.census.failed if m.state is MemberState.FAILED]
+        for member in self.census.failed:
+            if member.is_by_hand:
+                reason = explain("set aside by hand", member.reason)
+                self.hold(member.id, f"{reason}; kept until an operator restores or destroys it")
+        failed = [m for m in self.census.failed if m.state is MemberState.FAILED and not m.is_by_hand]
         failed.sort(key=lambda m: (m.age, m.id))
         for place, member in enumerate(failed[keep:]):
             reason = explain("failed", member.reason)

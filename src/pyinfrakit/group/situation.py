@@ -39,7 +39,7 @@ class Member(Struct, frozen=True, kw_only=True, gc=False):
     *pool* is the name of its plugin. *healthy_for* and *age* are in seconds; *age* counts from when the
     controller first saw it. *is_proven*: it was healthy for `Updating.MinReady` once, or is older than the
     controller's start. *is_excused*: its failure was known when an operator resumed the update. *is_own_host*: the
-    controller runs on it.
+    controller runs on it. *is_by_hand*: an operator set it aside.
     """
 
     id: str
@@ -54,6 +54,7 @@ class Member(Struct, frozen=True, kw_only=True, gc=False):
     is_excused: bool = False
     is_protected: bool = False
     is_own_host: bool = False
+    is_by_hand: bool = False
     reason: str = ""
 
 

@@ -20,7 +20,7 @@ from pyinfrakit.group.backoff import Backoff
 from pyinfrakit.group.drain import drain, find_bound
 from pyinfrakit.group.flavors import FindFlavor, Index
 from pyinfrakit.group.hash import hash_configuration, tag_configuration, tag_member
-from pyinfrakit.group.plugins import Description, FindPlugin, InstancePlugin
+from pyinfrakit.group.plugins import BY_CONTROLLER, Description, FindPlugin, InstancePlugin
 from pyinfrakit.group.roster import Roster
 from pyinfrakit.group.situation import Adopt, Asked, Config, Create, Destroy, MemberState, SetAside
 from pyinfrakit.group.spec import GroupSpec
@@ -297,7 +297,7 @@ class Work:
     ) -> None:
         try:
             plugin = await self._find_plugin(pool)
-            await plugin.set_aside(action.id, action.reason)
+            await plugin.set_aside(action.id, f"{BY_CONTROLLER}{action.reason}")
         except GiveUp:
             await self._destroy(Destroy(action.id, action.reason), going, pool, description, spec)
             return
