@@ -222,13 +222,13 @@ class Controller:
         here = [id for id in self.roster.list_in(pool) if id not in gone]
         known = {id: self.roster[id].description.logical_id for id in sorted(here)}
         elsewhere = {id: reason for id, reason in record.held.items() if id in self.roster and id not in here}
-        held = elsewhere | dict.fromkeys(sorted(verdict.held), _MASS_LOSS)
+        held = elsewhere | dict.fromkeys(sorted(verdict.held), losses.HELD)
         pools = {**record.known, pool: known}
         changed = replace(record, held=held, losses=verdict.recent, known=pools)
         if changed != record:
             await self._put(changed)
             if new := sorted(held.keys() - record.held.keys()):
-                subject, reason = summarize(_MASS_LOSS, new)
+                subject, reason = summarize(losses.HELD, new)
                 self._record("held", reason, subject)
 
     def _note_end(self, id: str, now: float) -> None:
@@ -397,6 +397,3 @@ class Controller:
         """Return the group as it was last seen."""
         members = [(m, self.roster[m.id]) for m in self._members if m.id in self.roster]
         return describe_group(self.id, self.wishes, members, self.plan.steps, self.trouble)
-
-
-_MASS_LOSS = "its plugin no longer describes it, like many others: mend the plugin, or confirm the loss"
