@@ -42,6 +42,7 @@ ERRORS = {
     '{"level": 7}': "level: expected 1 or 2, got 7",
     '{"level": true}': "level: expected 1 or 2, got true",
     '{"spare": "green"}': 'spare: expected "red", "blue" or null, got "green"',
+    '{"finish": [1e400]}': 'finish: expected "gloss" or "matt", got an array',
     '{"later": []}': 'later: expected "red" or "blue", got an array',
     '{"noted": "green"}': 'noted: expected "red" or "blue", got "green"',
     '{"coats": ["red", "green"]}': 'coats[1]: expected "red" or "blue", got "green"',

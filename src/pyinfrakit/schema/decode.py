@@ -206,11 +206,19 @@ def _find_invalid(data: Raw, at: str, choices: Sequence[Any], is_key: bool) -> t
     """Return the full path and the value, or the key there, at msgspec's path *at*: the first that is no choice."""
     valid = [msgspec.json.encode(each) for each in choices]  # in Python, True is equal to 1
     for path, value in _walk(data, _split_path(at), ""):
-        decoded = msgspec.json.decode(value)
-        for each in map(msgspec.json.encode, decoded if is_key else [decoded]):
+        for each in map(_encode, msgspec.json.decode(value, type=dict[str, Raw])) if is_key else [_normalize(value)]:
             if each not in valid:
                 return path, Raw(each)
     return at, data
+
+
+def _encode(text: str) -> bytes:
+    return msgspec.json.encode(text)
+
+
+def _normalize(value: Raw) -> bytes:
+    """Return a string in msgspec's form, and anything else as it is: it may be a number that nothing can hold."""
+    return _encode(msgspec.json.decode(value, type=str)) if _find_type(value) == "str" else bytes(value).strip()
 
 
 def _walk(value: Raw, steps: list[str], path: str) -> Iterator[tuple[str, Raw]]:
