@@ -10,8 +10,9 @@ from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta, Raw, Struct
-from msgspec.inspect import CustomType, Field, Metadata, Type, UnionType, type_info
+from msgspec.inspect import CustomType, Metadata, Type
 
+from pyinfrakit.schema.paths import find_types, list_parts
 from pyinfrakit.schema.redactor import PLACEHOLDER, find_strings
 
 EMPTY_OBJECT = Raw(b"{}")
@@ -121,10 +122,7 @@ def is_hidden(shape: Any, steps: tuple[str, ...]) -> bool:
 
 def _walk(shape: Any, steps: tuple[str, ...]) -> Iterator[Type]:
     """Yield all types at *steps* and below."""
-    nodes = [type_info(shape)]
-    for step in steps:
-        nodes = [part for node in nodes for part in _follow(node, step)]
-    yield from _find_types(nodes)
+    yield from _find_types(find_types(shape, steps))
 
 
 def find_unknown_types(shape: Any) -> set[type]:
@@ -142,22 +140,4 @@ def _find_types(nodes: Sequence[Type]) -> Iterator[Type]:
             continue
         seen.add(id(node))
         yield node
-        left.extend(_parts(node))
-
-
-def _follow(node: Type, step: str) -> Iterator[Type]:
-    if isinstance(node, Metadata | UnionType):
-        for part in _parts(node):
-            yield from _follow(part, step)
-        return
-    fields = [field.type for field in getattr(node, "fields", ()) if field.encode_name == step]
-    yield from fields or _parts(node)
-
-
-def _parts(node: Type) -> Iterator[Type]:
-    for value in (getattr(node, name) for name in node.__struct_fields__):
-        for part in value if isinstance(value, tuple) else (value,):
-            if isinstance(part, Type):
-                yield part
-            elif isinstance(part, Field):
-                yield part.type
+        left.extend(list_parts(node))
