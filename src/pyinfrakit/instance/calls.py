@@ -9,13 +9,17 @@ import asyncio
 import contextlib
 import inspect
 import logging
-import traceback
-from collections.abc import Awaitable, Callable, Collection, Container, Coroutine, Iterable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable, Container, Coroutine, Iterator, Mapping, Sequence
+from contextvars import ContextVar
+from functools import partial
+from typing import Any, TypeVar, cast
 
 from msgspec import Raw, Struct
 
 from pyinfrakit.errors import PyInfrakitError, TryAgain
+from pyinfrakit.foreign import copy_trace
+from pyinfrakit.instance import border
+from pyinfrakit.instance.border import RecordCopies, copy_record, copy_spec
 from pyinfrakit.instance.threads import Threads
 from pyinfrakit.provider import Machine, PoolMachine, Provider
 from pyinfrakit.record import Record, Spec
@@ -23,6 +27,9 @@ from pyinfrakit.record import Record, Spec
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+IN_PROVIDER: ContextVar[bool] = ContextVar("IN_PROVIDER", default=False)
+"""Whether code of a provider runs: set in its coroutines, and so in all tasks and callbacks that these start."""
 
 VALIDATE = POOL = 10.0
 """Seconds that a provider's own `validate`, or its `pool`, may take: a client waits for them."""
@@ -116,10 +123,10 @@ class Calls:
         *ready* contains, at any time, the IDs of the instances that are ready then. The provider calls *changed* if
         it should be observed.
         """
-        self._provider.mark, self._provider.known, self._provider.ready = mark, known, ready
+        self._provider.mark, self._provider.known, self._provider.ready = mark, RecordCopies(known), ready
         self._provider.changed = changed
         try:
-            await self._ask("start", _ignore, self._provider.start)
+            await self._ask("start", border.ignore, self._provider.start)
             self._has_started = True
         finally:
             self._provider.known = ()
@@ -127,7 +134,7 @@ class Calls:
     async def stop(self, timeout: float) -> None:
         """Stop the provider, if it has started. Raise `TryAgain` if that takes more than *timeout* seconds."""
         if self._has_started:
-            await _limit(timeout, self._ask("stop", _ignore, self._provider.stop))
+            await _limit(timeout, self._ask("stop", border.ignore, self._provider.stop))
 
     def abandon(self) -> None:
         """Wait for no thread any more."""
@@ -136,10 +143,10 @@ class Calls:
     async def validate(self, properties: Raw | None) -> None:
         """Raise `InvalidSpec` if the provider would refuse the properties."""
         if self._validates:
-            await _limit(VALIDATE, self._ask("validate", _ignore, self._provider.validate, properties))
+            await _limit(VALIDATE, self._ask("validate", border.ignore, self._provider.validate, properties))
         else:
             # The provider has no code of its own for this: no thread, and no time limit, are needed.
-            await self._ask("validate", _ignore, self._parse, properties)
+            await self._ask("validate", border.ignore, self._parse, properties)
 
     async def _parse(self, properties: Raw | None) -> None:
         self._provider.parse(properties)
@@ -152,26 +159,27 @@ class Calls:
             if spec is None:
                 return None
             with self._calling(id):
-                return await self._ask(name, _read_machine(id), self._provider.provision, id, spec)
+                return await self._ask(name, border.read_machine(id), self._provider.provision, id, copy_spec(spec))
 
     async def adopt(self, id: str, handle: str, spec: Spec) -> Machine:
         """Have a machine that exists marked as the instance *id*."""
         name = f"adopt of {handle}"
         async with _Slot(self._provisions, name):
             with self._calling(id):
-                return await self._ask(name, _read_machine(id, handle), self._provider.adopt, id, handle, spec)
+                read = border.read_machine(id, handle)
+                return await self._ask(name, read, self._provider.adopt, id, handle, copy_spec(spec))
 
     async def label(self, record: Record) -> None:
         """Have a record's tags put on its machine."""
         name = f"label of {record.id}"
         async with _Slot(self._labels, name):
             with self._calling(record.id):
-                await self._ask(name, _ignore, self._provider.label, record, record.spec.tags)
+                tags = dict(record.spec.tags)
+                await self._ask(name, border.ignore, self._provider.label, copy_record(record), tags)
 
     async def list_pool(self) -> list[PoolMachine]:
         """Return all machines of the provider's pool; raise `GiveUp` if it has none."""
-        machines: list[PoolMachine] = await _limit(POOL, self._ask("pool", _read_pool, self._provider.pool))
-        return machines
+        return await _limit(POOL, self._ask("pool", border.read_pool, self._provider.pool))
 
     async def observe(self) -> dict[str, Machine]:
         """Return all machines by ID. If two have the same ID, as a cloned machine does, return the first and log both."""
@@ -188,7 +196,9 @@ class Calls:
 
     async def observe_all(self) -> list[Machine]:
         """Return all machines, also those with a duplicate ID."""
-        return await self._ask("observe", _read_machines, self._provider.observe)
+        items = await self._ask("observe", border.read_items, self._provider.observe)
+        # In a thread, because there may be many: an async method ran in the event loop.
+        return await self._ask("observe", _keep, border.read_machines, items)
 
     async def destroy(self, record: Record, reason: str) -> None:
         """Have a machine destroyed, perhaps together with others that wait for their turn."""
@@ -215,7 +225,8 @@ class Calls:
         try:
             with self._calling(*ids):
                 name = f"destroy of {', '.join(ids)}"
-                errors = await self._ask(name, _read_errors(ids), self._provider.destroy, records, mine.reason)
+                copies = list(map(copy_record, records))
+                errors = await self._ask(name, border.read_errors(ids), self._provider.destroy, copies, mine.reason)
         except PyInfrakitError as error:
             errors = dict.fromkeys(ids, error)
         finally:
@@ -232,25 +243,18 @@ class Calls:
             self.in_flight.difference_update(ids)
 
     async def _ask(self, name: str, read: Callable[[Any], T], method: Callable[..., Any], *arguments: Any) -> T:
-        """Call a method, and read its result. A provider's exceptions are caught here, and only here."""
+        """Call a method, and return what *read* makes of its result. Every exception comes as a `PyInfrakitError`."""
         log.debug("the provider is asked: %s", name)
-        try:
-            if inspect.iscoroutinefunction(method):
-                return read(await method(*arguments))
-            result = await self._threads.call(_complete, method, arguments)
-            return read(await _await(result))
-        except PyInfrakitError:
-            raise
-        except asyncio.CancelledError as error:
-            task = asyncio.current_task()
-            if task is None or task.cancelling():
-                raise
-            raise TryAgain(f"the provider has a bug: {name} was cancelled from within") from error
-        except GeneratorExit:
-            raise
-        except BaseException as error:  # a KeyboardInterrupt would end the event loop, and leave the process
-            log.exception("the provider has a bug: %s raised", name)
-            raise TryAgain(f"the provider has a bug: {_describe_error(error)}") from error
+        call = partial(method, *arguments)
+        if inspect.iscoroutinefunction(method):
+            answer = await _run_task(name, read, call)
+        else:
+            answer = await self._threads.call(_answer, name, read, call)
+            if isinstance(answer.value, _Pending):
+                answer = await _run_task(name, read, answer.value.get)
+        if answer.error is not None:
+            raise answer.error
+        return cast(T, answer.value)
 
 
 class _Destroy:
@@ -271,16 +275,63 @@ class _Destroy:
             self.outcome.exception()  # after a stop, nobody else looks
 
 
-def _complete(method: Callable[..., Any], arguments: Sequence[Any]) -> Any:
+class _Answer(Struct, frozen=True):
+    """What a call returned, as it was read, or the error that it raised."""
+
+    value: Any = None
+    error: PyInfrakitError | None = None
+
+
+class _Pending:
+    """What a plain method returned, if that must be awaited: a coroutine, for example."""
+
+    def __init__(self, result: Any) -> None:
+        self._result = result
+
+    def get(self) -> Any:
+        return self._result
+
+
+def _answer(name: str, read: Callable[[Any], Any], call: Callable[[], Any]) -> _Answer:
     """Call a plain method. If it is a generator, run it to its end, here in its thread."""
-    result = method(*arguments)
-    return list(result) if isinstance(result, Iterator) else result
+    IN_PROVIDER.set(True)
+    try:
+        result = call()
+        if inspect.isasyncgen(result) or isinstance(result, Awaitable):
+            return _Answer(_Pending(result))
+        return _Answer(read(border.read_items(result) if isinstance(result, Iterator) else result))
+    except BaseException as error:  # noqa: BLE001 - foreign code: nothing that it raises may go further
+        return _Answer(error=_explain(error, name))
 
 
-async def _await(result: Any) -> Any:
-    if inspect.isasyncgen(result):
-        return [each async for each in result]
-    return await result if isinstance(result, Awaitable) else result
+async def _run_task(name: str, read: Callable[[Any], Any], call: Callable[[], Any]) -> _Answer:
+    """Run an async method in a task of its own: a provider that cancels the current task cancels only that one."""
+    try:
+        return await asyncio.create_task(_answer_async(name, read, call), name=f"provider: {name}")
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        return _Answer(error=_explain(error, name))
+
+
+async def _answer_async(name: str, read: Callable[[Any], Any], call: Callable[[], Any]) -> _Answer:
+    IN_PROVIDER.set(True)
+    try:
+        result = call()
+        if inspect.isasyncgen(result):
+            return _Answer(read(await border.collect(result)))
+        return _Answer(read(await result if isinstance(result, Awaitable) else result))
+    except asyncio.CancelledError:
+        raise
+    except BaseException as error:  # noqa: BLE001 - a SystemExit would end the event loop, and so the process
+        return _Answer(error=_explain(error, name))
+
+
+def _explain(error: BaseException, name: str) -> PyInfrakitError:
+    if not issubclass(type(error), PyInfrakitError):
+        log.error("the provider has a bug: %s raised", name, exc_info=copy_trace(error))
+    return border.copy_error(error, name)
 
 
 async def _limit(seconds: float, call: Coroutine[Any, Any, T]) -> T:
@@ -294,60 +345,6 @@ async def _limit(seconds: float, call: Coroutine[Any, Any, T]) -> T:
     raise TryAgain(f"no answer from the provider for {seconds:g} s")
 
 
-def _ignore(result: Any) -> None:
-    """Ignore the result."""
-
-
-def _read_machine(id: str, handle: str | None = None) -> Callable[[Any], Machine]:
-    def read(result: Any) -> Machine:
-        machine = Machine(id, result or handle) if result is None or isinstance(result, str) else result
-        if type(machine) is not Machine or machine.id != id:
-            raise TypeError(f"returned {result!r}, expected the Machine {id}, its handle, or None")
-        return machine
-
-    return read
-
-
-def _read_machines(result: Iterable[Machine]) -> list[Machine]:
-    machines = list(result)
-    # A subclass of Machine could skip the checks that Machine makes when it is created.
-    for type_ in set(map(type, machines)):
-        if type_ is not Machine:
-            wrong = next(machine for machine in machines if type(machine) is type_)
-            raise TypeError(f"observe returned {wrong!r}, expected a Machine")
-    return machines
-
-
-def _read_pool(result: Iterable[PoolMachine]) -> list[PoolMachine]:
-    machines = list(result)
-    for machine in machines:
-        if not isinstance(machine, PoolMachine):
-            raise TypeError(f"pool returned {machine!r}, expected a PoolMachine")
-    return machines
-
-
-def _read_errors(ids: Collection[str]) -> Callable[[Any], dict[str, PyInfrakitError]]:
-    """Return a reader of a destroy's result. An error under an unknown key may be about any instance.
-
-    If a provider uses handles for keys, for example, no instance counts as destroyed.
-    """
-
-    def read(result: Any) -> dict[str, PyInfrakitError]:
-        if result is None:
-            return {}
-        if not isinstance(result, Mapping) or not all(isinstance(error, Exception) for error in result.values()):
-            raise TypeError(f"destroy returned {result!r}, expected None, or exceptions by ID")
-        if unknown := [id for id in result if id not in ids]:
-            expected = f"expected None, or exceptions by ID, of {', '.join(ids)}"
-            raise TypeError(f"destroy returned an error for {unknown[0]!r}, {expected}")
-        return {
-            id: error if isinstance(error, PyInfrakitError) else TryAgain(_describe_error(error))
-            for id, error in result.items()
-        }
-
-    return read
-
-
-def _describe_error(error: BaseException) -> str:
-    """Return the error in one line. Its own text is a provider's code too, and may itself raise."""
-    return " ".join("".join(traceback.format_exception_only(error)).split())
+def _keep(result: T) -> T:
+    """Return the result as it is: it has been read."""
+    return result
