@@ -66,4 +66,4 @@ def test_a_provider_changes_no_record(run: Callable[..., Daemon]) -> None:
     daemon.start()
     await_observations(daemon)
     daemon.stop()
-    assert [{"infrakit.group": "workers", "rack": "8"}] == [each["Tags"] for each in daemon.saved()["Instances"]]
+    assert [{"infrakit.group": "workers", "rack": "8"}] == [each["Tags"] for each in daemon.saved()["NonFunctional"]]

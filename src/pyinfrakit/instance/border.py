@@ -8,9 +8,9 @@ run where a provider's exceptions are caught.
 import asyncio
 import copy
 import math
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence, Set
 from itertools import islice
-from typing import Any, TypeVar, overload
+from typing import Any, overload
 
 from msgspec.structs import force_setattr, replace
 
@@ -18,8 +18,6 @@ from pyinfrakit.errors import CannotStart, GiveUp, InvalidSpec, NoCapacity, PyIn
 from pyinfrakit.foreign import attempt, copy_text, describe_error, quote, read_text
 from pyinfrakit.provider import Machine, PoolMachine, copy_tags
 from pyinfrakit.record import Record, Spec
-
-M = TypeVar("M", Machine, PoolMachine)
 
 MOST_MACHINES = 2_000_000
 """Most machines in one result: a generator without an end must not fill the memory."""
@@ -73,7 +71,7 @@ def read_machine(id: str, handle: str | None = None) -> Callable[[Any], Machine]
         if type(result) is Machine:
             if result.id != id:
                 raise TypeError(f"returned the Machine {result.id}, expected the Machine {id}")
-            return _copy_machine(result)
+            return _own(result)
         if result is None:
             return Machine(id, handle)
         if issubclass(type(result), str):
@@ -106,27 +104,40 @@ def _check_count(items: list[Any]) -> list[Any]:
     return items
 
 
-def read_machines(machines: Iterable[Machine]) -> list[Machine]:
-    """Return copies of the machines."""
-    return [_copy_machine(machine) for machine in _check_types(machines, Machine)]
+def read_machines(result: Any) -> list[Machine]:
+    """Return the machines of an observation. The provider may still change their tags, but nothing else."""
+    machines: list[Machine] = read_items(result)
+    _check_types(machines, Machine)
+    return machines
+
+
+def index_machines(machines: Sequence[Machine], recorded: Set[str]) -> dict[str, Machine]:
+    """Return the machines by ID, and the first one of those with the same ID.
+
+    Those that are not *recorded* are copies. The others can do without, because only tags can change.
+    """
+    by_id = {machine.id: machine for machine in reversed(machines)}
+    for id in by_id.keys() - recorded:
+        by_id[id] = _own(by_id[id])
+    return by_id
 
 
 def read_pool(machines: Any) -> list[PoolMachine]:
     """Return the machines of a pool."""
-    return _check_types(read_items(machines), PoolMachine)
+    pool: list[PoolMachine] = read_items(machines)
+    _check_types(pool, PoolMachine)
+    return pool
 
 
-def _check_types(machines: Iterable[M], kind: type[M]) -> list[M]:
-    """Return the machines. Raise TypeError for one of a subclass too: it could skip the checks of its creation."""
-    checked = list(machines)
-    if set(map(type, checked)) - {kind}:
-        wrong = next(machine for machine in checked if type(machine) is not kind)
+def _check_types(machines: list[Any], kind: type) -> None:
+    """Raise TypeError for a machine of another type, also for one of a subclass: it could skip the checks of *kind*."""
+    if set(map(type, machines)) - {kind}:
+        wrong = next(machine for machine in machines if type(machine) is not kind)
         raise TypeError(f"returned {quote(wrong)}, expected a {kind.__name__}")
-    return checked
 
 
-def _copy_machine(machine: Machine) -> Machine:
-    """Return a machine with tags of its own; all else in it is immutable, and was checked when it was created."""
+def _own(machine: Machine) -> Machine:
+    """Return a machine with tags of its own. All else in it is immutable, and was checked when it was created."""
     own = copy.copy(machine)
     force_setattr(own, "tags", copy_tags(machine.tags) if machine.tags else {})
     return own

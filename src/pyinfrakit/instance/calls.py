@@ -9,7 +9,8 @@ import asyncio
 import contextlib
 import inspect
 import logging
-from collections.abc import Awaitable, Callable, Container, Coroutine, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Container, Coroutine, Iterator, Mapping, Sequence, Set
 from contextvars import ContextVar
 from functools import partial
 from typing import Any, TypeVar, cast
@@ -181,11 +182,16 @@ class Calls:
         """Return all machines of the provider's pool; raise `GiveUp` if it has none."""
         return await _limit(POOL, self._ask("pool", border.read_pool, self._provider.pool))
 
-    async def observe(self) -> dict[str, Machine]:
-        """Return all machines by ID. If two have the same ID, as a cloned machine does, return the first and log both."""
+    async def observe(self, recorded: Set[str] = frozenset()) -> dict[str, Machine]:
+        """Return all machines by ID. If two have the same ID, as a cloned machine does, return the first and log both.
+
+        The tags of *recorded* machines are not for use: the provider may still change them.
+        """
         machines = await self.observe_all()
-        by_id = {machine.id: machine for machine in reversed(machines)}
-        duplicates = frozenset(machine.id for machine in machines if by_id[machine.id] is not machine)
+        # In a thread, because there may be many.
+        by_id: dict[str, Machine] = await self._ask("observe", _keep, border.index_machines, machines, recorded)
+        counts = Counter(machine.id for machine in machines) if len(by_id) < len(machines) else {}
+        duplicates = frozenset(id for id, count in counts.items() if count > 1)
         for id in duplicates - self._duplicates:
             handles = ", ".join(str(machine.handle) for machine in machines if machine.id == id)
             log.error(
@@ -196,9 +202,7 @@ class Calls:
 
     async def observe_all(self) -> list[Machine]:
         """Return all machines, also those with a duplicate ID."""
-        items = await self._ask("observe", border.read_items, self._provider.observe)
-        # In a thread, because there may be many: an async method ran in the event loop.
-        return await self._ask("observe", _keep, border.read_machines, items)
+        return await self._ask("observe", border.read_machines, self._provider.observe)
 
     async def destroy(self, record: Record, reason: str) -> None:
         """Have a machine destroyed, perhaps together with others that wait for their turn."""

@@ -173,7 +173,7 @@ class Reconciler:
             await asyncio.wait({self._call})  # one observe at a time: that of a loop that a bug ended may still run
         self._before = self._records.copy()
         self._calls.called = set(self._calls.in_flight)
-        call = self._call = asyncio.create_task(self._calls.observe())
+        call = self._call = asyncio.create_task(self._calls.observe(self._before.keys()))
         call.add_done_callback(lambda call: call.cancelled() or call.exception())  # after a stop, nobody else looks
         try:
             done, _ = await asyncio.wait({call}, timeout=self._timeout)
