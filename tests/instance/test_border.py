@@ -203,12 +203,14 @@ class Quota(NoCapacity):
         (TryAgain("busy", after=5), TryAgain, {"after": 5.0}),
         (StoreFailed("its disk", "full"), TryAgain, {"after": None}),
         (PyInfrakitError("of no kind"), PyInfrakitError, {"kind": ""}),
+        (ExceptionGroup("of a task group", [Quota("full")]), NoCapacity, {"kind": "quota"}),
     ],
 )
-def test_an_error_keeps_its_facts(error: PyInfrakitError, kind: type, facts: Mapping[str, Any]) -> None:
-    """An error of a subclass comes as the class of ours that it is, with its text and its facts."""
+def test_an_error_keeps_its_facts(error: Exception, kind: type, facts: Mapping[str, Any]) -> None:
+    """An error of a subclass, alone or in a group, comes as the class of ours that it is, with its text and facts."""
     copy = copy_error(error, "observe")
-    assert (kind, str(error)) == (type(copy), str(copy))
+    alone = error.exceptions[0] if isinstance(error, ExceptionGroup) else error
+    assert (kind, str(alone)) == (type(copy), str(copy))
     assert facts == {name: getattr(copy, name) for name in facts}
 
 

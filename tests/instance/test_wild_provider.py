@@ -67,3 +67,12 @@ def test_a_provider_changes_no_record(run: Callable[..., Daemon]) -> None:
     await_observations(daemon)
     daemon.stop()
     assert [{"infrakit.group": "workers", "rack": "8"}] == [each["Tags"] for each in daemon.saved()["NonFunctional"]]
+
+
+def test_a_provider_does_not_disturb_the_stop(run: Callable[..., Daemon]) -> None:
+    """A provider that cancels all tasks, stops the event loop and exits in its `stop` prevents no last write."""
+    daemon = run("--provider", f"{PROVIDER}:Rude", "--sync-interval", "0.05")
+    ids = {daemon.provision() for _ in range(3)}
+    assert 0 == daemon.stop()
+    assert [daemon.state] == list(daemon.state.parent.glob("rack1.json*"))
+    assert ids == {each["ID"] for each in daemon.saved()["Instances"]}

@@ -236,3 +236,19 @@ class Greedy(Wild):
 
     def observe(self) -> Any:
         return self.list_machines()
+
+
+class Rude(Wild):
+    """It cleans up too much at a stop."""
+
+    def observe(self) -> Any:
+        return self.list_machines()
+
+    async def stop(self) -> None:
+        loop = asyncio.get_running_loop()
+        loop.call_soon(leave)
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()
+        loop.stop()
+        await asyncio.sleep(0)
+        leave()

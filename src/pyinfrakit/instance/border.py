@@ -171,6 +171,11 @@ def read_errors(ids: Collection[str]) -> Callable[[Any], dict[str, PyInfrakitErr
 
 def copy_error(error: BaseException, call: str) -> PyInfrakitError:
     """Return *error*, which the provider raised in *call*, as exactly one of our classes, with the provider's text."""
+    if issubclass(type(error), BaseExceptionGroup):
+        # A task group raises a group, also of one.
+        members: Sequence[BaseException] = attempt(lambda: tuple(getattr(error, "exceptions", ())), ())
+        if len(members) == 1:
+            return copy_error(members[0], call)
     if issubclass(type(error), PyInfrakitError):
         return _copy_own(error)
     if issubclass(type(error), asyncio.CancelledError):

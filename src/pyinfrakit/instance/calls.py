@@ -12,13 +12,12 @@ import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Container, Coroutine, Iterator, Mapping, Sequence, Set
 from contextvars import ContextVar
-from functools import partial
 from typing import Any, TypeVar, cast
 
 from msgspec import Raw, Struct
 
 from pyinfrakit.errors import PyInfrakitError, TryAgain
-from pyinfrakit.foreign import copy_trace
+from pyinfrakit.foreign import attempt, copy_trace
 from pyinfrakit.instance import border
 from pyinfrakit.instance.border import RecordCopies, copy_record, copy_spec
 from pyinfrakit.instance.threads import Threads
@@ -209,7 +208,7 @@ class Calls:
         mine = _Destroy(record, reason)
         self._to_destroy.append(mine)
         try:
-            if self._provider.batch > 1:
+            if self._read_batch() > 1:
                 await asyncio.sleep(0)  # let others of this turn of the event loop join the batch
             async with _Slot(self._destroys, f"destroy of {record.id}"):
                 if mine in self._to_destroy:
@@ -221,7 +220,7 @@ class Calls:
     async def _destroy_batch(self, mine: "_Destroy") -> None:
         """Destroy *mine* and others that wait with the same reason, as many as the provider accepts at once."""
         others = [each for each in self._to_destroy if each is not mine and each.reason == mine.reason]
-        batch = [mine, *others[: self._provider.batch - 1]]
+        batch = [mine, *others[: self._read_batch() - 1]]
         self._to_destroy = [each for each in self._to_destroy if each not in batch]
         records = [each.record for each in batch]
         ids = [record.id for record in records]
@@ -237,6 +236,10 @@ class Calls:
             for each in batch:
                 each.settle(errors.get(each.record.id))
 
+    def _read_batch(self) -> int:
+        """Return how many instances the provider takes at once; 1 if that is no number."""
+        return attempt(lambda: max(1, int(self._provider.batch)), 1)
+
     @contextlib.contextmanager
     def _calling(self, *ids: str) -> Iterator[None]:
         self.in_flight.update(ids)
@@ -249,7 +252,10 @@ class Calls:
     async def _ask(self, name: str, read: Callable[[Any], T], method: Callable[..., Any], *arguments: Any) -> T:
         """Call a method, and return what *read* makes of its result. Every exception comes as a `PyInfrakitError`."""
         log.debug("the provider is asked: %s", name)
-        call = partial(method, *arguments)
+
+        def call() -> Any:
+            return method(*arguments)
+
         if inspect.iscoroutinefunction(method):
             answer = await _run_task(name, read, call)
         else:

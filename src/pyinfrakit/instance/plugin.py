@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from pyinfrakit import ids
 from pyinfrakit.errors import PyInfrakitError, Refused, TryAgain, UnknownInstance
 from pyinfrakit.events import EventLog
-from pyinfrakit.foreign import describe_error
+from pyinfrakit.foreign import attempt, describe_error
 from pyinfrakit.instance.calls import CallLimits, Calls
 from pyinfrakit.instance.chronicle import Chronicle
 from pyinfrakit.instance.jobs import LOOK_AGAIN, Jobs
@@ -81,7 +81,7 @@ class Plugin:
         self._calls = Calls(provider, call_limits)
         self._chronicle = Chronicle(store, log, name)
         self._jobs = Jobs(store, self._calls, self._chronicle)
-        limits = replace(thresholds, certain=provider.certain)
+        limits = replace(thresholds, certain=attempt(lambda: bool(provider.certain), False))
         self._reconciler = Reconciler(
             store, self._calls, self._jobs, self._chronicle, interval, observe_timeout, limits
         )
