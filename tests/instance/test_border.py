@@ -214,6 +214,18 @@ def test_an_error_keeps_its_facts(error: Exception, kind: type, facts: Mapping[s
     assert facts == {name: getattr(copy, name) for name in facts}
 
 
+class Endless(ExceptionGroup[Exception]):
+    @property
+    def exceptions(self) -> Any:
+        return (self,)
+
+
+def test_a_group_that_contains_itself_is_a_bug() -> None:
+    """A group of exceptions whose only member is itself comes as an error like any other."""
+    error = copy_error(Endless("endless", [ValueError()]), "observe")
+    assert "the provider has a bug: test_border.Endless: endless (1 sub-exception)" == str(error)
+
+
 def test_an_exit_is_explained() -> None:
     """An exception that is not meant for errors comes with the advice to raise another one."""
     expected = "the provider has a bug: SystemExit: no credentials (expected an Exception, such as TryAgain or GiveUp)"

@@ -22,6 +22,9 @@ from pyinfrakit.record import Record, Spec
 MOST_MACHINES = 2_000_000
 """Most machines in one result: a generator without an end must not fill the memory."""
 
+MOST_GROUPS = 10
+"""Most groups around an exception: each task group within another one adds one."""
+
 _KINDS = (InvalidSpec, CannotStart, NoCapacity, GiveUp, TryAgain, PyInfrakitError)
 """The classes of errors that come in; an instance of another class comes as the first one that it is."""
 
@@ -171,17 +174,22 @@ def read_errors(ids: Collection[str]) -> Callable[[Any], dict[str, PyInfrakitErr
 
 def copy_error(error: BaseException, call: str) -> PyInfrakitError:
     """Return *error*, which the provider raised in *call*, as exactly one of our classes, with the provider's text."""
-    if issubclass(type(error), BaseExceptionGroup):
-        # A task group raises a group, also of one.
-        members: Sequence[BaseException] = attempt(lambda: tuple(getattr(error, "exceptions", ())), ())
-        if len(members) == 1:
-            return copy_error(members[0], call)
+    error = attempt(lambda: _find_single(error), error)
     if issubclass(type(error), PyInfrakitError):
         return _copy_own(error)
     if issubclass(type(error), asyncio.CancelledError):
         return TryAgain(f"the provider has a bug: {call} was cancelled from within")
     advice = "" if issubclass(type(error), Exception) else " (expected an Exception, such as TryAgain or GiveUp)"
     return TryAgain(f"the provider has a bug: {describe_error(error)}{advice}")
+
+
+def _find_single(error: BaseException) -> BaseException:
+    """Return the one exception in a group of one, such as a task group raises; else the same one."""
+    for _ in range(MOST_GROUPS):  # a group of its own class may contain itself
+        if not isinstance(error, BaseExceptionGroup) or len(error.exceptions) != 1:
+            break
+        error = error.exceptions[0]
+    return error
 
 
 def _copy_own(error: BaseException) -> PyInfrakitError:

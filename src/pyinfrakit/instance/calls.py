@@ -260,8 +260,8 @@ class Calls:
             answer = await _run_task(name, read, call)
         else:
             answer = await self._threads.call(_answer, name, read, call)
-            if isinstance(answer.value, _Pending):
-                answer = await _run_task(name, read, answer.value.get)
+            if isinstance(pending := answer.value, _Pending):
+                answer = await _run_task(name, read, lambda: pending.result)
         if answer.error is not None:
             raise answer.error
         return cast(T, answer.value)
@@ -292,14 +292,10 @@ class _Answer(Struct, frozen=True):
     error: PyInfrakitError | None = None
 
 
-class _Pending:
+class _Pending(Struct, frozen=True):
     """What a plain method returned, if that must be awaited: a coroutine, for example."""
 
-    def __init__(self, result: Any) -> None:
-        self._result = result
-
-    def get(self) -> Any:
-        return self._result
+    result: Any
 
 
 def _answer(name: str, read: Callable[[Any], Any], call: Callable[[], Any]) -> _Answer:
