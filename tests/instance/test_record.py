@@ -1,5 +1,6 @@
 """The lifecycle of instances, the order of IDs, and the records in memory."""
 
+import asyncio
 import re
 from collections.abc import Iterable
 from typing import Any
@@ -293,7 +294,7 @@ def test_subscribers_see_every_change() -> None:
 def test_live_properties_go_with_the_record() -> None:
     """Live properties are forgotten only with their record."""
     records = Records([make_record("a"), make_record("b")])
-    records.show_all({"a": Raw(b"1"), "b": Raw(b"2")}, newer=())
+    asyncio.run(records.show_all({"a": Raw(b"1"), "b": Raw(b"2")}, newer=()))
     records.apply(Drop("a"))
     records.apply(Put(make_record("b", reason="x")))
     assert Raw(b"2") == records.live("b")

@@ -8,7 +8,7 @@ run where a provider's exceptions are caught.
 import asyncio
 import copy
 import math
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence, Set
+from collections.abc import AsyncIterator, Callable, Collection, Container, Mapping, Sequence
 from itertools import islice
 from typing import Any, overload
 
@@ -114,13 +114,13 @@ def read_machines(result: Any) -> list[Machine]:
     return machines
 
 
-def index_machines(machines: Sequence[Machine], recorded: Set[str]) -> dict[str, Machine]:
+def index_machines(machines: Sequence[Machine], recorded: Container[str]) -> dict[str, Machine]:
     """Return the machines by ID, and the first one of those with the same ID.
 
     Those that are not *recorded* are copies. The others can do without, because only tags can change.
     """
     by_id = {machine.id: machine for machine in reversed(machines)}
-    for id in by_id.keys() - recorded:
+    for id in [id for id in by_id if id not in recorded]:
         by_id[id] = _own(by_id[id])
     return by_id
 

@@ -10,7 +10,7 @@ import contextlib
 import inspect
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Container, Coroutine, Iterator, Mapping, Sequence, Set
+from collections.abc import Awaitable, Callable, Container, Coroutine, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from typing import Any, TypeVar, cast
 
@@ -181,7 +181,7 @@ class Calls:
         """Return all machines of the provider's pool; raise `GiveUp` if it has none."""
         return await _limit(POOL, self._ask("pool", border.read_pool, self._provider.pool))
 
-    async def observe(self, recorded: Set[str] = frozenset()) -> dict[str, Machine]:
+    async def observe(self, recorded: Container[str] = frozenset()) -> dict[str, Machine]:
         """Return all machines by ID. If two have the same ID, as a cloned machine does, return the first and log both.
 
         The tags of *recorded* machines are not for use: the provider may still change them.
