@@ -22,6 +22,7 @@ from pyinfrakit.instance.plugin import Plugin
 from pyinfrakit.provider import LONGEST_REASON, Machine, PoolMachine, Provider
 from pyinfrakit.record import Record, Spec, State
 from pyinfrakit.store.file import FileStore
+from pyinfrakit.store.records import Records
 from support.harness import until
 
 RAISED = (
@@ -138,7 +139,7 @@ def check_error(error: PyInfrakitError) -> None:
 
 async def call_all(provider: Provider) -> None:
     """Call all methods. Each result must be exact, and each error ours."""
-    calls = Calls(provider, CallLimits())
+    calls = Calls(provider, CallLimits(), Records())
     record = Record(id="one", state=State.DESTROYING, spec=Spec())
     try:
         for call in (
@@ -318,7 +319,7 @@ def test_an_observation_without_an_end_is_refused(answer: Callable[[], Any]) -> 
     provider = Scripted()
     provider.act = answer
     with pytest.raises(TryAgain, match="returned more than 2000000 machines"):
-        asyncio.run(Calls(provider, CallLimits()).observe())
+        asyncio.run(Calls(provider, CallLimits(), Records()).observe())
 
 
 def test_a_machine_that_the_provider_keeps_changing_is_a_copy() -> None:
@@ -326,7 +327,7 @@ def test_a_machine_that_the_provider_keeps_changing_is_a_copy() -> None:
     provider = Scripted()
     machine, bare = Machine("one", tags={"rack": "7"}), Machine("two")
     provider.act = lambda: [machine, bare]
-    observed = asyncio.run(Calls(provider, CallLimits()).observe())
+    observed = asyncio.run(Calls(provider, CallLimits(), Records()).observe())
     for each in (machine, bare):
         each.tags["rack"] = "8"  # type: ignore[index]
     assert {"one": {"rack": "7"}, "two": {}} == {id: each.tags for id, each in observed.items()}

@@ -11,6 +11,7 @@ import click
 
 from pyinfrakit.cli.arguments import directory_option, log_option
 from pyinfrakit.cli.controller import Interval
+from pyinfrakit.cli.output import print_line
 from pyinfrakit.errors import CannotStart, InvalidSpec, PyInfrakitError
 from pyinfrakit.rpc.client import Client, RemoteError
 from pyinfrakit.rpc.group.client import GroupClient
@@ -77,7 +78,7 @@ def down(files: Sequence[Path], name: str, directory: Path, poll_interval: float
         _run(fleet, name, directory, poll_interval, partial(_wait_for_end, ids, gone), ids)
         if not gone:
             raise click.Abort  # a signal came first; the rest goes on with the next `up` or `down`
-    click.echo(f"destroyed {', '.join(ids)}")
+    print_line(f"destroyed {', '.join(ids)}")
 
 
 def _prepare(files: Sequence[Path], log: int) -> "Fleet":
@@ -107,7 +108,7 @@ async def _keep_up(fleet: "Fleet", groups: "Groups", log: "EventLog") -> None:
     """Commit the fleet's groups, and show events until the daemon stops."""
     with log.subscribe() as subscription:
         await _apply(fleet, groups)
-        click.echo(f"{_count(len(fleet.plugins), 'plugin')}, {_count(len(groups.inspect()), 'group')}; Ctrl-C to stop")
+        print_line(f"{_count(len(fleet.plugins), 'plugin')}, {_count(len(groups.inspect()), 'group')}; Ctrl-C to stop")
         await _show(subscription)
 
 
@@ -142,7 +143,7 @@ async def _apply(fleet: "Fleet", groups: "Groups") -> None:
             except PyInfrakitError as error:
                 raise CannotStart(f"{entry.locate('Properties')}: {error}") from None
     for id in sorted(stored - {entry.id for entry in fleet.groups}):
-        click.echo(f"group {id} is not in the file; it is kept as it is", err=True)
+        print_line(f"group {id} is not in the file; it is kept as it is", err=True)
 
 
 def _is_applied(entry: "GroupEntry", groups: "Groups") -> bool:
@@ -170,7 +171,7 @@ def _destroy(path: Path, ids: Sequence[str]) -> None:
         for id in ids:
             controller.destroy(id)
         while left := [id for id in ids if _exists(controller, id)]:
-            click.echo(f"waiting for {', '.join(left)}", err=True)
+            print_line(f"waiting for {', '.join(left)}", err=True)
             time.sleep(1)
 
 

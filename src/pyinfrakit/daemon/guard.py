@@ -8,7 +8,6 @@ cancel all tasks there are. A daemon goes on after each of them, and says so in 
 import asyncio
 import logging
 import sys
-import threading
 from collections.abc import Coroutine, Generator
 from contextvars import Context, copy_context
 from typing import Any, TypeVar
@@ -24,7 +23,6 @@ T = TypeVar("T")
 def run_guarded(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, T]) -> T:
     """Return the result of *work*, or raise its error. Nothing else ends the event loop before."""
     loop.set_task_factory(_make_task)
-    threading.excepthook = _log_thread
     sys.unraisablehook = _log_unraisable
     task = loop.create_task(work)
     task.add_done_callback(lambda _: loop.stop())
@@ -57,13 +55,6 @@ def _make_task(
     loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, T] | Generator[Any, None, T], **settings: Any
 ) -> asyncio.Task[T]:
     return _Task(work, loop=loop, **settings)
-
-
-def _log_thread(unhandled: threading.ExceptHookArgs) -> None:
-    """Log an exception that ended a thread, in place of Python, which would write it to stderr."""
-    error, thread = unhandled.exc_value, unhandled.thread
-    if error is not None and not isinstance(error, SystemExit):
-        log.error("an error ended the thread %s", thread.name if thread else "", exc_info=copy_trace(error))
 
 
 def _log_unraisable(unraisable: "sys.UnraisableHookArgs") -> None:

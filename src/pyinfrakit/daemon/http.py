@@ -15,10 +15,12 @@ from aiohttp import HttpVersion11, web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http import SERVER_SOFTWARE
 
+from pyinfrakit.logs import Quota
 from pyinfrakit.rpc import jsonrpc
 from pyinfrakit.turns import wait_turn
 
 log = logging.getLogger(__name__)
+log.addFilter(Quota())  # callers cause its lines
 
 MAX_BODY = 4 * 1024 * 1024
 MAX_HEADER = 8 * 1024

@@ -15,18 +15,23 @@ from contextvars import ContextVar
 from typing import Any, TypeVar, cast
 
 from msgspec import Raw, Struct
+from msgspec.structs import replace
 
 from pyinfrakit.errors import PyInfrakitError, TryAgain
 from pyinfrakit.foreign import attempt, copy_trace
 from pyinfrakit.instance import border
 from pyinfrakit.instance.border import RecordCopies, copy_record, copy_spec
+from pyinfrakit.instance.redaction import Redaction
 from pyinfrakit.instance.threads import Threads
 from pyinfrakit.provider import Machine, PoolMachine, Provider
 from pyinfrakit.record import Record, Spec
+from pyinfrakit.schema.redactor import hiding, redact_error
+from pyinfrakit.store.records import Records
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+M = TypeVar("M", Machine, PoolMachine)
 
 IN_PROVIDER: ContextVar[bool] = ContextVar("IN_PROVIDER", default=False)
 """Whether code of a provider runs: set in its coroutines, and so in all tasks and callbacks that these start."""
@@ -90,10 +95,15 @@ class _Slot:
 
 
 class Calls:
-    """All calls to one provider. Every error and every wrong result comes as a `PyInfrakitError`."""
+    """All calls to one provider. Every error and every wrong result comes as a `PyInfrakitError`.
 
-    def __init__(self, provider: Provider, limits: CallLimits) -> None:
+    No error, no reason and nothing that the provider logs during a call shows a secret of its instances.
+    """
+
+    def __init__(self, provider: Provider, limits: CallLimits, records: Records) -> None:
         self._provider = provider
+        self._records = records
+        self.redaction = Redaction(provider, records)
         self._threads = Threads()
         self._has_started = False
         self.late: set[str] = set()
@@ -126,7 +136,8 @@ class Calls:
         self._provider.mark, self._provider.known, self._provider.ready = mark, RecordCopies(known), ready
         self._provider.changed = changed
         try:
-            await self._ask("start", border.ignore, self._provider.start)
+            with hiding(self.redaction.redact_all):
+                await self._ask("start", border.ignore, self._provider.start)
             self._has_started = True
         finally:
             self._provider.known = ()
@@ -134,7 +145,8 @@ class Calls:
     async def stop(self, timeout: float) -> None:
         """Stop the provider, if it has started. Raise `TryAgain` if that takes more than *timeout* seconds."""
         if self._has_started:
-            await _limit(timeout, self._ask("stop", border.ignore, self._provider.stop))
+            with hiding(self.redaction.redact_all):
+                await _limit(timeout, self._ask("stop", border.ignore, self._provider.stop))
 
     def abandon(self) -> None:
         """Wait for no thread any more."""
@@ -142,11 +154,12 @@ class Calls:
 
     async def validate(self, properties: Raw | None) -> None:
         """Raise `InvalidSpec` if the provider would refuse the properties."""
-        if self._validates:
-            await _limit(VALIDATE, self._ask("validate", border.ignore, self._provider.validate, properties))
-        else:
-            # The provider has no code of its own for this: no thread, and no time limit, are needed.
-            await self._ask("validate", border.ignore, self._parse, properties)
+        with hiding(self.redaction.of(Spec(properties=properties)).redact):
+            if self._validates:
+                await _limit(VALIDATE, self._ask("validate", border.ignore, self._provider.validate, properties))
+            else:
+                # The provider has no code of its own for this: no thread, and no time limit, are needed.
+                await self._ask("validate", border.ignore, self._parse, properties)
 
     async def _parse(self, properties: Raw | None) -> None:
         self._provider.parse(properties)
@@ -158,14 +171,14 @@ class Calls:
             spec = pending()
             if spec is None:
                 return None
-            with self._calling(id):
+            with self._calling(id), hiding(self.redaction.of(spec).redact):
                 return await self._ask(name, border.read_machine(id), self._provider.provision, id, copy_spec(spec))
 
     async def adopt(self, id: str, handle: str, spec: Spec) -> Machine:
         """Have a machine that exists marked as the instance *id*."""
         name = f"adopt of {handle}"
         async with _Slot(self._provisions, name):
-            with self._calling(id):
+            with self._calling(id), hiding(self.redaction.of(spec).redact):
                 read = border.read_machine(id, handle)
                 return await self._ask(name, read, self._provider.adopt, id, handle, copy_spec(spec))
 
@@ -173,26 +186,28 @@ class Calls:
         """Have a record's tags put on its machine."""
         name = f"label of {record.id}"
         async with _Slot(self._labels, name):
-            with self._calling(record.id):
+            with self._calling(record.id), hiding(self.redaction.of(record.spec).redact):
                 tags = dict(record.spec.tags)
                 await self._ask(name, border.ignore, self._provider.label, copy_record(record), tags)
 
     async def list_pool(self) -> list[PoolMachine]:
         """Return all machines of the provider's pool; raise `GiveUp` if it has none."""
-        return await _limit(POOL, self._ask("pool", border.read_pool, self._provider.pool))
+        with hiding(self.redaction.redact_all):
+            machines: list[PoolMachine] = await _limit(POOL, self._ask("pool", border.read_pool, self._provider.pool))
+        return await self._hide_reasons(machines)
 
-    async def observe(self, recorded: Container[str] = frozenset()) -> dict[str, Machine]:
+    async def observe(self) -> dict[str, Machine]:
         """Return all machines by ID. If two have the same ID, as a cloned machine does, return the first and log both.
 
-        The tags of *recorded* machines are not for use: the provider may still change them.
+        The tags of machines that have a record are not for use: the provider may still change them.
         """
         machines = await self.observe_all()
         # In a thread, because there may be many.
-        by_id: dict[str, Machine] = await self._ask("observe", _keep, border.index_machines, machines, recorded)
+        by_id: dict[str, Machine] = await self._ask("observe", _keep, border.index_machines, machines, self._records)
         counts = Counter(machine.id for machine in machines) if len(by_id) < len(machines) else {}
         duplicates = frozenset(id for id, count in counts.items() if count > 1)
         for id in duplicates - self._duplicates:
-            handles = ", ".join(str(machine.handle) for machine in machines if machine.id == id)
+            handles = self.hide(id, ", ".join(str(machine.handle) for machine in machines if machine.id == id))
             log.error(
                 "%s: several machines of the provider have this ID: %s; only the first one is managed", id, handles
             )
@@ -201,7 +216,27 @@ class Calls:
 
     async def observe_all(self) -> list[Machine]:
         """Return all machines, also those with a duplicate ID."""
-        return await self._ask("observe", border.read_machines, self._provider.observe)
+        with hiding(self.redaction.redact_all):
+            machines = await self._ask("observe", border.read_machines, self._provider.observe)
+        return await self._hide_reasons(machines)
+
+    def hide(self, id: str | None, text: str) -> str:
+        """Return a *text* of the provider's about an instance without its secrets."""
+        record = self._records.get(id) if id else None
+        spec = record.spec if record else Spec()
+        return self.redaction.of(spec).redact(text) if self.redaction.has_secrets(spec) else text
+
+    async def _hide_reasons(self, machines: list[M]) -> list[M]:
+        """Return the machines without their instances' secrets in the reasons."""
+        # A reason that a record has already was looked at before.
+        known = {record.reason for record in self._records} if any(each.reason for each in machines) else set()
+        new = [index for index, each in enumerate(machines) if each.reason and each.reason not in known]
+        if new:
+            # In a thread, because of outages with thousands of reasons.
+            reasons = await self._threads.call(lambda: [self.hide(machines[i].id, machines[i].reason) for i in new])
+            for index, reason in zip(new, reasons, strict=True):
+                machines[index] = replace(machines[index], reason=reason)
+        return machines
 
     async def destroy(self, record: Record, reason: str) -> None:
         """Have a machine destroyed, perhaps together with others that wait for their turn."""
@@ -225,8 +260,9 @@ class Calls:
         records = [each.record for each in batch]
         ids = [record.id for record in records]
         errors: Mapping[str, PyInfrakitError] = dict.fromkeys(ids, TryAgain("the call for the batch broke off"))
+        redact = self.redaction.of(*(record.spec for record in records)).redact
         try:
-            with self._calling(*ids):
+            with self._calling(*ids), hiding(redact):
                 name = f"destroy of {', '.join(ids)}"
                 copies = list(map(copy_record, records))
                 errors = await self._ask(name, border.read_errors(ids), self._provider.destroy, copies, mine.reason)
@@ -234,7 +270,8 @@ class Calls:
             errors = dict.fromkeys(ids, error)
         finally:
             for each in batch:
-                each.settle(errors.get(each.record.id))
+                failure = errors.get(each.record.id)
+                each.settle(None if failure is None else redact_error(failure, redact))
 
     def _read_batch(self) -> int:
         """Return how many instances the provider takes at once; 1 if that is no number."""

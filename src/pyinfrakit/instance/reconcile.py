@@ -222,7 +222,7 @@ class Reconciler:
             await asyncio.wait({self._call})  # one observe at a time: that of a loop that a bug ended may still run
         self._changed = set()
         self._calls.called = set(self._calls.in_flight)
-        call = self._call = asyncio.create_task(self._calls.observe(self._records))
+        call = self._call = asyncio.create_task(self._calls.observe())
         call.add_done_callback(lambda call: call.cancelled() or call.exception())  # after a stop, nobody else looks
         try:
             done, _ = await asyncio.wait({call}, timeout=self._timeout)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import contextvars
 import threading
 from collections.abc import Callable
 from queue import SimpleQueue
@@ -34,7 +35,8 @@ class Threads:
             threading.Thread(target=self._run, args=(self._todo,), name="provider", daemon=True).start()
             self._threads += 1
         self._waits.add(wait)
-        self._todo.put((wait, lambda: function(*arguments)))
+        context = contextvars.copy_context()
+        self._todo.put((wait, lambda: context.run(function, *arguments)))
         while not wait.done():
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.shield(wait)

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import msgspec
 from msgspec import Raw
 
-from pyinfrakit.schema.secrets import contains_secret
+from pyinfrakit.schema.secrets import is_hidden
 
 T = TypeVar("T")
 
@@ -141,7 +141,7 @@ def _explain_shape(error: msgspec.ValidationError, data: Raw, shape: Any, root: 
     at, expected = match["at"] or "", match.groupdict().get("want")
     path, value = _find(data, at, match["got"] if expected else None)
     where = root + path if root else path.lstrip(".")
-    is_secret = contains_secret(shape, tuple(_split_path(at)))
+    is_secret = is_hidden(shape, tuple(_split_path(at)))
     if expected:
         got = "something else, not shown because it may hold a secret" if is_secret else _quote(value)
         return WrongShape(where, f"expected {_translate(expected)}, got {got}")

@@ -33,6 +33,9 @@ from pyinfrakit.schema.decode import NotJSON, WrongShape, decode
 
 METADATA, LIFE, STDOUT, STDERR = "instance.json", "life", "stdout", "stderr"
 
+TAIL = 4096
+"""Bytes at the end of an output that messages quote."""
+
 NO_STATUS = "ended with unknown exit status"
 
 
@@ -173,12 +176,12 @@ class InstanceFolder:
                     file.write(tail[tail.find(b"\n") + 1 :])
 
     def read_last_lines(self) -> list[str]:
-        """Return the last lines of stderr, up to three; those of stdout if stderr is empty."""
+        """Return the last lines of stderr, up to three; those of stdout if stderr is empty. A cut line begins with …"""
         for name in (STDERR, STDOUT):
             with contextlib.suppress(FileNotFoundError), (self.path / name).open("rb") as file:
-                file.seek(max(0, file.seek(0, os.SEEK_END) - 4096))
+                start = file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL))
                 if tail := file.read().decode(errors="replace").strip():
-                    return tail.split("\n")[-3:]
+                    return f"{'…' if start else ''}{tail}".split("\n")[-3:]
         return []
 
     def remove(self) -> None:

@@ -16,7 +16,7 @@ from pyinfrakit.providers.process import proc
 from pyinfrakit.providers.process.folder import STDERR, STDOUT, InstanceFolder, describe_exit
 from pyinfrakit.providers.process.options import Account, Properties
 from pyinfrakit.providers.process.ports import name_variables
-from pyinfrakit.schema.secrets import Redactor, find_words
+from pyinfrakit.schema.redactor import Redactor
 
 PATH = "/usr/local/bin:/usr/bin:/bin"
 
@@ -153,10 +153,10 @@ def _open_script(script: str, account: Account) -> int:
 
 
 def describe_failure(folder: InstanceFolder, failure: str, launch: Launch) -> str:
-    """Return the reason why the command did not begin, in one line that shows no word of `Init`."""
+    """Return the reason why the command did not begin, in one line that shows no secret of `Init`."""
     kind, _, status = failure.partition(" ")
     if kind == "init":
-        redactor = Redactor(find_words(launch.init))
-        output = " | ".join(redactor.redact(line) for line in folder.read_last_lines())
+        output = Redactor(scripts=[launch.init]).redact("\n".join(folder.read_last_lines()))
+        output = " | ".join(output.split("\n"))
         return f"Init {describe_exit(int(status))}" + (f": {output}" if output else "")
     return FAILURES[kind].format(launch) if kind in FAILURES else failure
