@@ -38,6 +38,7 @@ def configure(verbosity: int) -> None:
     logging.basicConfig(stream=sys.stderr, level=LEVELS[verbosity], format=form, force=True)
     for handler in logging.getLogger().handlers:
         handler.addFilter(OneLine())
+    logging.captureWarnings(True)
     threading.excepthook = _log_thread
 
 
@@ -55,9 +56,11 @@ class OneLine(logging.Filter):
     """Turns each record into one line that is safe to print, without the secrets of the provider call under way."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        text = escape(cut(redact_current(_render(record)), MAX_MESSAGE))
+        is_foreign = not record.name.startswith("pyinfrakit.")
+        text = escape(cut(redact_current(_render(record), is_foreign=is_foreign), MAX_MESSAGE))
         if record.exc_info:
-            text = f"{text} | {escape(redact_current(_format_traceback(record.exc_info[1])))}"
+            shown = redact_current(_format_traceback(record.exc_info[1]), is_foreign=True)
+            text = f"{text} | {escape(shown)}"
         record.msg, record.args = text, None
         record.exc_info = record.exc_text = record.stack_info = None
         return True

@@ -22,6 +22,7 @@ WAYS = (
     "return nonsense",
     "handle",
     "log",
+    "thread",
     "live",
     "broken",
     "can't observe",
@@ -70,6 +71,8 @@ def leak(daemon: Daemon, way: str, text: str, spec: dict[str, Any]) -> list[str]
         id = daemon.call("Instance.Provision", Spec=spec)["ID"]
     except RemoteError as error:
         shown.append(str(error))
+    if way == "thread":
+        eventually(lambda: " ended | " in daemon.log[start:], "the thread has ended")
     if way in ("broken", "can't observe"):
         eventually(lambda: "non-functional" in str(read(daemon)) or daemon.call("Operator.Status").get("Trouble"))
     shown += find_texts(read(daemon))

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from threading import Thread
 from typing import Any
 
 from msgspec import Raw, Struct
@@ -42,6 +43,8 @@ class Leaking(Provider):
                 return {"password": leak, leak: [leak]}
             case "handle":
                 return f"at {leak}"
+            case "thread":
+                Thread(target=self._work).start()
             case "log":
                 log.warning("logging in with %s", leak)
                 log.error(f"{leak}\n2026-11-25 00:00:00,000 CRITICAL forged")
@@ -61,6 +64,10 @@ class Leaking(Provider):
         works = self._way != "broken"
         machines = self.machines.items()
         return [Machine(id, f"at {leak}", works, "" if works else leak, {leak: f"({leak})"}) for id, leak in machines]
+
+    def _work(self) -> None:
+        log.warning("a thread logs in with %s", self._leak)
+        raise ValueError(self._leak)
 
     @property
     def _way(self) -> str:

@@ -228,15 +228,19 @@ class Calls:
 
     async def _hide_reasons(self, machines: list[M]) -> list[M]:
         """Return the machines without their instances' secrets in the reasons."""
-        # A reason that a record has already was looked at before.
-        known = {record.reason for record in self._records} if any(each.reason for each in machines) else set()
-        new = [index for index, each in enumerate(machines) if each.reason and each.reason not in known]
-        if new:
+        if any(machine.reason for machine in machines):
             # In a thread, because of outages with thousands of reasons.
-            reasons = await self._threads.call(lambda: [self.hide(machines[i].id, machines[i].reason) for i in new])
-            for index, reason in zip(new, reasons, strict=True):
-                machines[index] = replace(machines[index], reason=reason)
+            machines = await self._threads.call(self._redact_reasons, machines)
         return machines
+
+    def _redact_reasons(self, machines: list[M]) -> list[M]:
+        known = {record.reason for record in self._records.peek()}  # they were redacted before
+        return [
+            replace(machine, reason=self.hide(machine.id, machine.reason))
+            if machine.reason and machine.reason not in known
+            else machine
+            for machine in machines
+        ]
 
     async def destroy(self, record: Record, reason: str) -> None:
         """Have a machine destroyed, perhaps together with others that wait for their turn."""

@@ -9,7 +9,7 @@ from msgspec import Raw
 
 from pyinfrakit.provider import Provider
 from pyinfrakit.record import Spec
-from pyinfrakit.schema.redactor import Redactor
+from pyinfrakit.schema.redactor import Redactor, hide_everywhere
 from pyinfrakit.schema.secrets import EMPTY_OBJECT, contains_secret, find_secrets, split_strings
 from pyinfrakit.store.records import Records
 
@@ -31,6 +31,7 @@ class Redaction:
         """Specs whose instances may be gone: a provider may still have their secrets in an error."""
         self._make = lru_cache(KEPT)(self._make_redactor)
         self._join = lru_cache(1)(self._join_redactors)
+        hide_everywhere(self.redact_all)
 
     def of(self, *specs: Spec) -> Redactor:
         """Return the redactor for the secrets of *specs*."""

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cached_property
 from typing import Any
+from weakref import WeakMethod
 
 import msgspec
 from msgspec import Raw
@@ -241,10 +242,25 @@ def hiding(redact: Redact) -> Iterator[None]:
         _current.reset(token)
 
 
-def redact_current(text: str) -> str:
-    """Return *text* without the secrets that the innermost `hiding` hides."""
-    redact = _current.get()
-    return text if redact is None else redact(text)
+_everywhere: list[WeakMethod[Redact]] = []
+
+
+def hide_everywhere(redact: Redact) -> None:
+    """Apply the method *redact* to foreign text outside of every `hiding` too, for as long as its object exists."""
+    _everywhere[:] = [*(each for each in _everywhere if each() is not None), WeakMethod(redact)]
+
+
+def redact_current(text: str, *, is_foreign: bool = False) -> str:
+    """Return *text* without the secrets that the innermost `hiding` hides.
+
+    Outside, hide in *foreign* text, such as that of a provider's thread, what `hide_everywhere` names.
+    """
+    current = _current.get()
+    if current is not None:
+        return current(text)
+    for redact in filter(None, (each() for each in _everywhere if is_foreign)):
+        text = redact(text)
+    return text
 
 
 def redact_error(error: PyInfrakitError, redact: Redact) -> PyInfrakitError:
