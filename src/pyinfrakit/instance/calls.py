@@ -229,8 +229,8 @@ class Calls:
     async def _hide_reasons(self, machines: list[M]) -> list[M]:
         """Return the machines without their instances' secrets in the reasons."""
         if any(machine.reason for machine in machines):
-            # In a thread, because of outages with thousands of reasons.
-            machines = await self._threads.call(self._redact_reasons, machines)
+            # In a thread, because of outages with thousands of reasons. A provider may have spoiled the tags meanwhile.
+            return await self._ask("reasons", _keep, self._redact_reasons, machines)
         return machines
 
     def _redact_reasons(self, machines: list[M]) -> list[M]:
