@@ -332,6 +332,17 @@ def test_a_machine_that_the_provider_keeps_changing_is_a_copy() -> None:
     assert {"one": {"rack": "7"}, "two": {}} == {id: each.tags for id, each in observed.items()}
 
 
+@pytest.mark.parametrize("reason", ["", "its fan stands still"])
+def test_tags_that_are_spoiled_after_their_check_are_a_bug(reason: str) -> None:
+    """Tags that a provider changes to wrong ones, after it made the machine, are an error of the observation."""
+    provider = Scripted()
+    machine = Machine("one", reason=reason)
+    machine.tags["rack"] = 7  # type: ignore[index]
+    provider.act = lambda: [machine]
+    with pytest.raises(TryAgain, match="expected a string as a tag, got 7"):
+        asyncio.run(Calls(provider, CallLimits()).observe())
+
+
 def test_known_records_are_copies() -> None:
     """The records at a start are a sequence of copies, each of which is the provider's own."""
     record = Record(id="one", state=State.READY, spec=Spec(tags={"rack": "7"}))
