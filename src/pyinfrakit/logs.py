@@ -25,7 +25,7 @@ MAX_VALUE = 1000
 MAX_MESSAGE = 4000
 """Longest message, in characters, without the traceback."""
 
-QUOTA = 100
+QUOTA = 300
 """Lines of a kind that a `Quota` lets through in a minute."""
 
 log = logging.getLogger(__name__)

@@ -4,14 +4,19 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pyinfrakit.instance.redaction import Redaction
+from pyinfrakit.providers.file import File
+from pyinfrakit.record import Record, Spec, State
 from pyinfrakit.rpc.client import RemoteError
 from pyinfrakit.schema.encodings import strip
+from pyinfrakit.store.records import Records
 from support.encodings import ENCODINGS
 from support.harness import PROGRAMS, Daemon, eventually
 
@@ -120,6 +125,17 @@ def test_no_exit_shows_a_word_of_init(daemon: Daemon, way: str, encoding: str) -
     init = f"#!/bin/sh\ndocker login --password '{secret}' registry.local\n"
     shown = leak(daemon, way, text, {"Properties": {"password": "x4711x"}, "Init": init})
     assert [] == [each for each in shown if "swordfish" in each or text in each]
+
+
+def test_errors_about_all_instances_hide_the_secrets_of_each(tmp_path: Path) -> None:
+    """What a provider says about no instance in particular hides the secrets of all, however many there are."""
+    scripts = {str(number): f"join --token swordfish-{number}" for number in range(1500)}
+    records = [Record(id=id, state=State.READY, spec=Spec(init=init)) for id, init in scripts.items()]
+    for some in (records[:500], records):
+        redaction = Redaction(File("rack1", tmp_path), Records(some))
+        assert "rack 7: *** and *** are wrong" == redaction.redact_all(
+            "rack 7: swordfish-7 and swordfish-432 are wrong"
+        )
 
 
 def test_an_error_does_not_quote_init(daemon: Daemon) -> None:

@@ -23,12 +23,14 @@ from pyinfrakit.instance import border
 from pyinfrakit.instance.border import RecordCopies, copy_record, copy_spec
 from pyinfrakit.instance.redaction import Redaction
 from pyinfrakit.instance.threads import Threads
+from pyinfrakit.logs import Quota
 from pyinfrakit.provider import Machine, PoolMachine, Provider
 from pyinfrakit.record import Record, Spec
 from pyinfrakit.schema.redactor import hiding, redact_error
 from pyinfrakit.store.records import Records
 
 log = logging.getLogger(__name__)
+log.addFilter(Quota())  # machines and callers cause its lines
 
 T = TypeVar("T")
 M = TypeVar("M", Machine, PoolMachine)

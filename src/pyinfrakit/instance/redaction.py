@@ -9,7 +9,7 @@ from msgspec import Raw
 
 from pyinfrakit.provider import Provider
 from pyinfrakit.record import Spec
-from pyinfrakit.schema.redactor import Redactor, hide_everywhere
+from pyinfrakit.schema.redactor import Redactor, find_pieces, has_piece, hide_everywhere, replace
 from pyinfrakit.schema.secrets import EMPTY_OBJECT, contains_secret, find_secrets, split_strings
 from pyinfrakit.store.records import Records
 
@@ -46,15 +46,20 @@ class Redaction:
         return bool(spec.init or self._options) or contains_secret(self._shape)
 
     def redact_all(self, text: str) -> str:
-        """Return *text* without the secrets of all instances. It takes seconds for 100,000 different specs with secrets."""
+        """Return *text* without the secrets of all instances. It takes a second for 100,000 different specs with secrets.
+
+        Of that many, those are left out that share no piece of six characters with the text.
+        """
         keys = {_key(record.spec) for record in self._records.peek() if self.has_secrets(record.spec)}
         keys.update(self._recent)
         if len(keys) <= AT_ONCE:
             return self._join(frozenset(keys)).redact(text)
-        rest = iter(keys)
+        pieces = find_pieces(text)
+        rest = (key for key in keys if has_piece(key[1], pieces) or has_piece(key[0].decode(), pieces))
+        found = Redactor(self._options).find(text)
         while some := frozenset(islice(rest, AT_ONCE)):
-            text = self._join_redactors(some).redact(text)
-        return text
+            found += self._join_redactors(some).find(text)
+        return replace(text, found)
 
     def _join_redactors(self, keys: frozenset[tuple[bytes, str]]) -> Redactor:
         properties = {properties for properties, _ in keys}

@@ -144,18 +144,15 @@ class Redactor:
 
     def redact(self, text: str) -> str:
         """Return *text* with the placeholder for each secret."""
-        if not self or not text or self._is_clean(text):
-            return text
-        pieces, done = [], 0
-        for begin, end in _merge(self._index.find(text)):
-            pieces += [text[done:begin], PLACEHOLDER]
-            done = end
-        return "".join([*pieces, text[done:]])
+        return replace(text, self.find(text))
+
+    def find(self, text: str) -> list[tuple[int, int]]:
+        """Return the ranges of *text* that have secrets."""
+        return [] if not self or not text or self._is_clean(text) else self._index.find(text)
 
     def redact_json(self, data: Raw) -> Raw:
         """Return JSON with the placeholder for each secret in strings and keys, and for each number that is one."""
-        text = bytes(data).decode(errors="replace")
-        if not self or self._is_clean(text) or not self._index.find(text):
+        if not self.find(bytes(data).decode(errors="replace")):
             return data
         return Raw(msgspec.json.encode(self._redact_value(msgspec.json.decode(data))))
 
@@ -221,6 +218,17 @@ def cut(text: str, size: int) -> str:
     return text if len(text) <= size else f"{text[:size]}…"
 
 
+def replace(text: str, ranges: Iterable[tuple[int, int]]) -> str:
+    """Return *text* with the placeholder for each of the ranges, and one for those that touch each other."""
+    pieces: list[str] = []
+    done = -1
+    for begin, end in sorted(ranges):
+        if begin > done:
+            pieces += [text[max(done, 0) : begin], PLACEHOLDER]
+        done = max(done, end)
+    return "".join([*pieces, text[max(done, 0) :]])
+
+
 Redact = Callable[[str], str]
 """Return a text without secrets."""
 
@@ -276,6 +284,19 @@ def redact_error(error: PyInfrakitError, redact: Redact) -> PyInfrakitError:
     hidden: PyInfrakitError = type(error).__new__(type(error), *arguments)
     vars(hidden).update(attributes)
     return hidden
+
+
+def find_pieces(text: str) -> frozenset[str]:
+    """Return all pieces of *text*, in all forms, by which the index finds secrets."""
+    stripped = [view.strip() for view in View.of(text).decode()]
+    forms = {fold(form) for view in stripped for form in (view.text, view.join_bytes())}
+    return frozenset(form[i : i + _GRAM] for form in forms for i in range(len(form) - _GRAM + 1))
+
+
+def has_piece(source: str, pieces: frozenset[str]) -> bool:
+    """Return whether a script has one of the *pieces*: else nothing in their text is a word of it."""
+    folded = fold(strip(source))
+    return not pieces.isdisjoint([folded[i : i + _GRAM] for i in range(len(folded) - _GRAM + 1)])
 
 
 class _Index:
@@ -354,14 +375,3 @@ def _extend(text: str, place: int, needle: str, offset: int) -> tuple[int, int]:
     while ahead < after and text[end + ahead] == needle[offset + _GRAM + ahead]:
         ahead += 1
     return begin - back, end + ahead
-
-
-def _merge(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Return spans in order, with those that touch each other as one."""
-    merged: list[tuple[int, int]] = []
-    for begin, end in sorted(spans):
-        if merged and begin <= merged[-1][1]:
-            merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
-        else:
-            merged.append((begin, end))
-    return merged

@@ -11,13 +11,14 @@ from typing import TypeVar
 
 from pyinfrakit.child import Child
 from pyinfrakit.errors import GiveUp, InvalidSpec, PyInfrakitError, TryAgain
-from pyinfrakit.logs import escape
+from pyinfrakit.logs import Quota, escape
 from pyinfrakit.providers.exec.protocol import Request, read_failure, read_result
 from pyinfrakit.providers.exec.requests import Requests
 from pyinfrakit.schema.decode import NotJSON, WrongShape
 from pyinfrakit.schema.redactor import SHORTEST_CREDENTIAL, Redactor, cut
 
 log = logging.getLogger(__name__)
+log.addFilter(Quota())  # machines and callers cause its lines
 
 T = TypeVar("T")
 
