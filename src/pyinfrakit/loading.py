@@ -26,6 +26,7 @@ from msgspec import Raw, Struct
 
 from pyinfrakit import paths
 from pyinfrakit.errors import CannotStart
+from pyinfrakit.foreign import describe_error
 from pyinfrakit.provider import Provider
 from pyinfrakit.schema import secrets
 from pyinfrakit.schema.redactor import Redactor, hiding
@@ -219,7 +220,7 @@ def _explaining() -> Iterator[None]:
         raise CannotStart(f"{error.filename}, line {error.lineno}: {error.msg}") from error
     except (Exception, SystemExit) as error:
         log.debug("an error in a provider's own code", exc_info=True)
-        raise CannotStart(f"{type(error).__name__}: {error}{_locate(error)}") from error
+        raise CannotStart(f"{describe_error(error)}{_locate(error)}") from error
 
 
 def _locate(error: BaseException) -> str:

@@ -8,7 +8,7 @@ Methods may be ``async`` or plain. Plain ones run in threads, several at once: s
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,6 +17,7 @@ from msgspec import Raw, Struct
 from msgspec.structs import force_setattr
 
 from pyinfrakit.errors import CannotStart, GiveUp, InvalidSpec, NoCapacity, TryAgain
+from pyinfrakit.foreign import copy_flag, copy_text
 from pyinfrakit.record import Record, Spec
 from pyinfrakit.schema import secrets
 from pyinfrakit.schema.decode import WrongShape, check, decode
@@ -36,6 +37,9 @@ __all__ = [
     "Spec",
     "TryAgain",
 ]
+
+LONGEST_REASON = 4096
+"""Most characters of a machine's reason that are kept."""
 
 
 class Machine(Struct, frozen=True, gc=False):
@@ -64,38 +68,69 @@ class Machine(Struct, frozen=True, gc=False):
         return self.properties
 
     def __post_init__(self) -> None:
-        """Raise TypeError for values that can't be stored or shown: here, the traceback names the provider's line."""
-        if not isinstance(self.id, str) or not isinstance(self.reason, str):
-            raise TypeError(f"expected strings as a machine's id and reason, got {self.id!r} and {self.reason!r}")
-        for name, text in (("handle", self.handle), ("logical ID", self.logical_id)):
-            if text is not None and not isinstance(text, str):
-                raise TypeError(f"expected a string or None as a machine's {name}, got {text!r}")
+        """Take exact copies. Raise TypeError for values that can't be stored or shown: the provider's line is near."""
+        if not (
+            type(self.id) is type(self.reason) is str
+            and type(self.functional) is type(self.unknown) is bool
+            and (self.handle is None or type(self.handle) is str)
+            and (self.logical_id is None or type(self.logical_id) is str)
+        ):
+            _copy_fields(self, ("id", "reason"), ("handle", "logical_id"), ("functional", "unknown"))
         if not self.id:
             raise TypeError("expected the instance's ID as a machine's id, got an empty string")
         for text in (self.id, self.handle, self.reason, self.logical_id):
             if text and not text.isascii():
                 text.encode()
+        if len(self.reason) > LONGEST_REASON:
+            force_setattr(self, "reason", f"{self.reason[:LONGEST_REASON]}…")
         if self.tags or self.tags is None:
-            force_setattr(self, "tags", _copy_tags(self.tags))
+            force_setattr(self, "tags", copy_tags(self.tags))
         if self.properties is not None:
             force_setattr(self, "properties", _encode_properties(self.properties))
 
 
-def _copy_tags(tags: Mapping[str, str] | None) -> dict[str, str]:
-    copy = msgspec.convert(dict(tags or {}), dict[str, str])
-    msgspec.json.encode(copy)
-    return copy
+def _copy_fields(
+    machine: "Machine | PoolMachine", texts: Iterable[str], optional_texts: Iterable[str], flags: Iterable[str]
+) -> None:
+    """Replace fields by exact copies. Raise TypeError for those that have none."""
+    for name in texts:
+        force_setattr(machine, name, copy_text(getattr(machine, name), f"a machine's {name}"))
+    for name in optional_texts:
+        value = getattr(machine, name)
+        if value is not None:
+            force_setattr(machine, name, copy_text(value, f"a machine's {name}"))
+    for name in flags:
+        force_setattr(machine, name, copy_flag(getattr(machine, name), f"a machine's {name}"))
+
+
+def copy_tags(tags: Mapping[str, str] | None) -> dict[str, str]:
+    """Return a copy of tags. Raise TypeError if a key or a value is no string."""
+    return {copy_text(key, "a tag's key"): copy_text(value, "a tag") for key, value in dict(tags or {}).items()}
 
 
 def _encode_properties(properties: Mapping[str, Any] | Raw) -> Raw:
-    data = (
-        properties
-        if isinstance(properties, Raw)
-        else Raw(msgspec.json.encode(properties, enc_hook=secrets.encode_placeholder))
-    )
-    check(bytes(data))
-    decode(data, dict[str, Raw], "properties")
-    return data
+    """Return properties as JSON that no later change of them reaches."""
+    if isinstance(properties, Raw):
+        data = bytes(properties)
+        decode(data, dict[str, Any], "properties")  # a number in it may be too long for Python
+    else:
+        data = msgspec.json.encode(properties, enc_hook=_encode)
+        decode(data, dict[str, Raw], "properties")
+    check(data)
+    return Raw(data)
+
+
+def _encode(value: Any) -> Any:
+    """Return a value that JSON can't hold as one that it can, as msgspec's ``enc_hook``."""
+    if isinstance(value, str):
+        return copy_text(value, "text")
+    if isinstance(value, float):
+        return float.__float__(value)
+    if isinstance(value, int):
+        return int.__int__(value)
+    if isinstance(value, Mapping):
+        return dict(value)
+    return secrets.encode_placeholder(value)
 
 
 class PoolMachine(Struct, frozen=True):
@@ -112,6 +147,10 @@ class PoolMachine(Struct, frozen=True):
     is_free: bool = False
     id: str | None = None
     reason: str = ""
+
+    def __post_init__(self) -> None:
+        """Take exact copies. Raise TypeError for values that can't be shown."""
+        _copy_fields(self, ("name", "at", "power", "health", "reason"), ("id",), ("is_free",))
 
 
 class NoOptions(Struct, forbid_unknown_fields=True):

@@ -94,10 +94,10 @@ def raise_error(error: BaseException) -> Callable[[str], Any]:
 
 WRONG = {
     "a number": (lambda id: 5, "returned 5, expected the Machine"),
-    "another machine": (lambda id: Machine("other"), "returned Machine"),
-    "a number as handle": (return_machine(handle=1234), "expected a string or None as a machine's handle, got 1234"),
+    "another machine": (lambda id: Machine("other"), "returned the Machine other"),
+    "a number as handle": (return_machine(handle=1234), "expected a string as a machine's handle, got 1234"),
     "bytes as handle": (return_machine(handle="\udcff"), "UnicodeEncodeError"),
-    "a number as reason": (return_machine(reason=1), "expected strings as a machine's id and reason"),
+    "a number as reason": (return_machine(reason=1), "expected a string as a machine's reason, got 1"),
     "no ID": (lambda id: Machine(""), "expected the instance's ID as a machine's id, got an empty string"),
     "bytes as a tag": (return_machine(tags={"rack": "\udcff"}), "UnicodeEncodeError"),
     "properties that are not an object": (

@@ -10,6 +10,7 @@ import uvloop
 
 from pyinfrakit.daemon.events import EventStreams
 from pyinfrakit.daemon.garbage import collect_quickly
+from pyinfrakit.daemon.guard import run_guarded
 from pyinfrakit.daemon.http import Server
 from pyinfrakit.daemon.programs import STOP_TIMEOUT, Program
 from pyinfrakit.events import EventLog
@@ -33,7 +34,7 @@ def run(programs: Sequence[Program], events: EventLog, errand: Errand | None = N
     loop = uvloop.new_event_loop()
     asyncio.set_event_loop(loop)
     try:
-        loop.run_until_complete(_serve(programs, events, errand))
+        run_guarded(loop, _serve(programs, events, errand))
     finally:
         loop.close()
         asyncio.set_event_loop(None)

@@ -9,14 +9,18 @@ import asyncio
 import contextlib
 import inspect
 import logging
-import traceback
-from collections.abc import Awaitable, Callable, Collection, Container, Coroutine, Iterable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from collections import Counter
+from collections.abc import Awaitable, Callable, Container, Coroutine, Iterator, Mapping, Sequence
+from contextvars import ContextVar
+from typing import Any, TypeVar, cast
 
 from msgspec import Raw, Struct
 from msgspec.structs import replace
 
 from pyinfrakit.errors import PyInfrakitError, TryAgain
+from pyinfrakit.foreign import attempt, copy_trace
+from pyinfrakit.instance import border
+from pyinfrakit.instance.border import RecordCopies, copy_record, copy_spec
 from pyinfrakit.instance.redaction import Redaction
 from pyinfrakit.instance.threads import Threads
 from pyinfrakit.logs import Quota
@@ -30,6 +34,9 @@ log.addFilter(Quota())  # machines and callers cause its lines
 
 T = TypeVar("T")
 M = TypeVar("M", Machine, PoolMachine)
+
+IN_PROVIDER: ContextVar[bool] = ContextVar("IN_PROVIDER", default=False)
+"""Whether code of a provider runs: set in its coroutines, and so in all tasks and callbacks that these start."""
 
 VALIDATE = POOL = 10.0
 """Seconds that a provider's own `validate`, or its `pool`, may take: a client waits for them."""
@@ -128,11 +135,11 @@ class Calls:
         *ready* contains, at any time, the IDs of the instances that are ready then. The provider calls *changed* if
         it should be observed.
         """
-        self._provider.mark, self._provider.known, self._provider.ready = mark, known, ready
+        self._provider.mark, self._provider.known, self._provider.ready = mark, RecordCopies(known), ready
         self._provider.changed = changed
         try:
             with hiding(self.redaction.redact_all):
-                await self._ask("start", _ignore, self._provider.start)
+                await self._ask("start", border.ignore, self._provider.start)
             self._has_started = True
         finally:
             self._provider.known = ()
@@ -141,7 +148,7 @@ class Calls:
         """Stop the provider, if it has started. Raise `TryAgain` if that takes more than *timeout* seconds."""
         if self._has_started:
             with hiding(self.redaction.redact_all):
-                await _limit(timeout, self._ask("stop", _ignore, self._provider.stop))
+                await _limit(timeout, self._ask("stop", border.ignore, self._provider.stop))
 
     def abandon(self) -> None:
         """Wait for no thread any more."""
@@ -151,10 +158,10 @@ class Calls:
         """Raise `InvalidSpec` if the provider would refuse the properties."""
         with hiding(self.redaction.of(Spec(properties=properties)).redact):
             if self._validates:
-                await _limit(VALIDATE, self._ask("validate", _ignore, self._provider.validate, properties))
+                await _limit(VALIDATE, self._ask("validate", border.ignore, self._provider.validate, properties))
             else:
                 # The provider has no code of its own for this: no thread, and no time limit, are needed.
-                await self._ask("validate", _ignore, self._parse, properties)
+                await self._ask("validate", border.ignore, self._parse, properties)
 
     async def _parse(self, properties: Raw | None) -> None:
         self._provider.parse(properties)
@@ -167,33 +174,40 @@ class Calls:
             if spec is None:
                 return None
             with self._calling(id), hiding(self.redaction.of(spec).redact):
-                return await self._ask(name, _read_machine(id), self._provider.provision, id, spec)
+                return await self._ask(name, border.read_machine(id), self._provider.provision, id, copy_spec(spec))
 
     async def adopt(self, id: str, handle: str, spec: Spec) -> Machine:
         """Have a machine that exists marked as the instance *id*."""
         name = f"adopt of {handle}"
         async with _Slot(self._provisions, name):
             with self._calling(id), hiding(self.redaction.of(spec).redact):
-                return await self._ask(name, _read_machine(id, handle), self._provider.adopt, id, handle, spec)
+                read = border.read_machine(id, handle)
+                return await self._ask(name, read, self._provider.adopt, id, handle, copy_spec(spec))
 
     async def label(self, record: Record) -> None:
         """Have a record's tags put on its machine."""
         name = f"label of {record.id}"
         async with _Slot(self._labels, name):
             with self._calling(record.id), hiding(self.redaction.of(record.spec).redact):
-                await self._ask(name, _ignore, self._provider.label, record, record.spec.tags)
+                tags = dict(record.spec.tags)
+                await self._ask(name, border.ignore, self._provider.label, copy_record(record), tags)
 
     async def list_pool(self) -> list[PoolMachine]:
         """Return all machines of the provider's pool; raise `GiveUp` if it has none."""
         with hiding(self.redaction.redact_all):
-            machines: list[PoolMachine] = await _limit(POOL, self._ask("pool", _read_pool, self._provider.pool))
+            machines: list[PoolMachine] = await _limit(POOL, self._ask("pool", border.read_pool, self._provider.pool))
         return await self._hide_reasons(machines)
 
     async def observe(self) -> dict[str, Machine]:
-        """Return all machines by ID. If two have the same ID, as a cloned machine does, return the first and log both."""
+        """Return all machines by ID. If two have the same ID, as a cloned machine does, return the first and log both.
+
+        The tags of machines that have a record are not for use: the provider may still change them.
+        """
         machines = await self.observe_all()
-        by_id = {machine.id: machine for machine in reversed(machines)}
-        duplicates = frozenset(machine.id for machine in machines if by_id[machine.id] is not machine)
+        # In a thread, because there may be many.
+        by_id: dict[str, Machine] = await self._ask("observe", _keep, border.index_machines, machines, self._records)
+        counts = Counter(machine.id for machine in machines) if len(by_id) < len(machines) else {}
+        duplicates = frozenset(id for id, count in counts.items() if count > 1)
         for id in duplicates - self._duplicates:
             handles = self.hide(id, ", ".join(str(machine.handle) for machine in machines if machine.id == id))
             log.error(
@@ -205,7 +219,7 @@ class Calls:
     async def observe_all(self) -> list[Machine]:
         """Return all machines, also those with a duplicate ID."""
         with hiding(self.redaction.redact_all):
-            machines = await self._ask("observe", _read_machines, self._provider.observe)
+            machines = await self._ask("observe", border.read_machines, self._provider.observe)
         return await self._hide_reasons(machines)
 
     def hide(self, id: str | None, text: str) -> str:
@@ -217,8 +231,8 @@ class Calls:
     async def _hide_reasons(self, machines: list[M]) -> list[M]:
         """Return the machines without their instances' secrets in the reasons."""
         if any(machine.reason for machine in machines):
-            # In a thread, because of outages with thousands of reasons.
-            machines = await self._threads.call(self._redact_reasons, machines)
+            # In a thread, because of outages with thousands of reasons. A provider may have spoiled the tags meanwhile.
+            return await self._ask("reasons", _keep, self._redact_reasons, machines)
         return machines
 
     def _redact_reasons(self, machines: list[M]) -> list[M]:
@@ -235,7 +249,7 @@ class Calls:
         mine = _Destroy(record, reason)
         self._to_destroy.append(mine)
         try:
-            if self._provider.batch > 1:
+            if self._read_batch() > 1:
                 await asyncio.sleep(0)  # let others of this turn of the event loop join the batch
             async with _Slot(self._destroys, f"destroy of {record.id}"):
                 if mine in self._to_destroy:
@@ -247,7 +261,7 @@ class Calls:
     async def _destroy_batch(self, mine: "_Destroy") -> None:
         """Destroy *mine* and others that wait with the same reason, as many as the provider accepts at once."""
         others = [each for each in self._to_destroy if each is not mine and each.reason == mine.reason]
-        batch = [mine, *others[: self._provider.batch - 1]]
+        batch = [mine, *others[: self._read_batch() - 1]]
         self._to_destroy = [each for each in self._to_destroy if each not in batch]
         records = [each.record for each in batch]
         ids = [record.id for record in records]
@@ -256,13 +270,18 @@ class Calls:
         try:
             with self._calling(*ids), hiding(redact):
                 name = f"destroy of {', '.join(ids)}"
-                errors = await self._ask(name, _read_errors(ids), self._provider.destroy, records, mine.reason)
+                copies = list(map(copy_record, records))
+                errors = await self._ask(name, border.read_errors(ids), self._provider.destroy, copies, mine.reason)
         except PyInfrakitError as error:
             errors = dict.fromkeys(ids, error)
         finally:
             for each in batch:
                 failure = errors.get(each.record.id)
                 each.settle(None if failure is None else redact_error(failure, redact))
+
+    def _read_batch(self) -> int:
+        """Return how many instances the provider takes at once; 1 if that is no number."""
+        return attempt(lambda: max(1, int(self._provider.batch)), 1)
 
     @contextlib.contextmanager
     def _calling(self, *ids: str) -> Iterator[None]:
@@ -274,25 +293,21 @@ class Calls:
             self.in_flight.difference_update(ids)
 
     async def _ask(self, name: str, read: Callable[[Any], T], method: Callable[..., Any], *arguments: Any) -> T:
-        """Call a method, and read its result. A provider's exceptions are caught here, and only here."""
+        """Call a method, and return what *read* makes of its result. Every exception comes as a `PyInfrakitError`."""
         log.debug("the provider is asked: %s", name)
-        try:
-            if inspect.iscoroutinefunction(method):
-                return read(await method(*arguments))
-            result = await self._threads.call(_complete, method, arguments)
-            return read(await _await(result))
-        except PyInfrakitError:
-            raise
-        except asyncio.CancelledError as error:
-            task = asyncio.current_task()
-            if task is None or task.cancelling():
-                raise
-            raise TryAgain(f"the provider has a bug: {name} was cancelled from within") from error
-        except GeneratorExit:
-            raise
-        except BaseException as error:  # a KeyboardInterrupt would end the event loop, and leave the process
-            log.exception("the provider has a bug: %s raised", name)
-            raise TryAgain(f"the provider has a bug: {_describe_error(error)}") from error
+
+        def call() -> Any:
+            return method(*arguments)
+
+        if inspect.iscoroutinefunction(method):
+            answer = await _run_task(name, read, call)
+        else:
+            answer = await self._threads.call(_answer, name, read, call)
+            if isinstance(pending := answer.value, _Pending):
+                answer = await _run_task(name, read, lambda: pending.result)
+        if answer.error is not None:
+            raise answer.error
+        return cast(T, answer.value)
 
 
 class _Destroy:
@@ -313,16 +328,59 @@ class _Destroy:
             self.outcome.exception()  # after a stop, nobody else looks
 
 
-def _complete(method: Callable[..., Any], arguments: Sequence[Any]) -> Any:
+class _Answer(Struct, frozen=True):
+    """What a call returned, as it was read, or the error that it raised."""
+
+    value: Any = None
+    error: PyInfrakitError | None = None
+
+
+class _Pending(Struct, frozen=True):
+    """What a plain method returned, if that must be awaited: a coroutine, for example."""
+
+    result: Any
+
+
+def _answer(name: str, read: Callable[[Any], Any], call: Callable[[], Any]) -> _Answer:
     """Call a plain method. If it is a generator, run it to its end, here in its thread."""
-    result = method(*arguments)
-    return list(result) if isinstance(result, Iterator) else result
+    IN_PROVIDER.set(True)
+    try:
+        result = call()
+        if inspect.isasyncgen(result) or isinstance(result, Awaitable):
+            return _Answer(_Pending(result))
+        return _Answer(read(border.read_items(result) if isinstance(result, Iterator) else result))
+    except BaseException as error:  # noqa: BLE001 - foreign code: nothing that it raises may go further
+        return _Answer(error=_explain(error, name))
 
 
-async def _await(result: Any) -> Any:
-    if inspect.isasyncgen(result):
-        return [each async for each in result]
-    return await result if isinstance(result, Awaitable) else result
+async def _run_task(name: str, read: Callable[[Any], Any], call: Callable[[], Any]) -> _Answer:
+    """Run an async method in a task of its own: a provider that cancels the current task cancels only that one."""
+    try:
+        return await asyncio.create_task(_answer_async(name, read, call), name=f"provider: {name}")
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        return _Answer(error=_explain(error, name))
+
+
+async def _answer_async(name: str, read: Callable[[Any], Any], call: Callable[[], Any]) -> _Answer:
+    IN_PROVIDER.set(True)
+    try:
+        result = call()
+        if inspect.isasyncgen(result):
+            return _Answer(read(await border.collect(result)))
+        return _Answer(read(await result if isinstance(result, Awaitable) else result))
+    except asyncio.CancelledError:
+        raise
+    except BaseException as error:  # noqa: BLE001 - a SystemExit would end the event loop, and so the process
+        return _Answer(error=_explain(error, name))
+
+
+def _explain(error: BaseException, name: str) -> PyInfrakitError:
+    if not issubclass(type(error), PyInfrakitError):
+        log.error("the provider has a bug: %s raised", name, exc_info=copy_trace(error))
+    return border.copy_error(error, name)
 
 
 async def _limit(seconds: float, call: Coroutine[Any, Any, T]) -> T:
@@ -336,60 +394,6 @@ async def _limit(seconds: float, call: Coroutine[Any, Any, T]) -> T:
     raise TryAgain(f"no answer from the provider for {seconds:g} s")
 
 
-def _ignore(result: Any) -> None:
-    """Ignore the result."""
-
-
-def _read_machine(id: str, handle: str | None = None) -> Callable[[Any], Machine]:
-    def read(result: Any) -> Machine:
-        machine = Machine(id, result or handle) if result is None or isinstance(result, str) else result
-        if type(machine) is not Machine or machine.id != id:
-            raise TypeError(f"returned {result!r}, expected the Machine {id}, its handle, or None")
-        return machine
-
-    return read
-
-
-def _read_machines(result: Iterable[Machine]) -> list[Machine]:
-    machines = list(result)
-    # A subclass of Machine could skip the checks that Machine makes when it is created.
-    for type_ in set(map(type, machines)):
-        if type_ is not Machine:
-            wrong = next(machine for machine in machines if type(machine) is type_)
-            raise TypeError(f"observe returned {wrong!r}, expected a Machine")
-    return machines
-
-
-def _read_pool(result: Iterable[PoolMachine]) -> list[PoolMachine]:
-    machines = list(result)
-    for machine in machines:
-        if not isinstance(machine, PoolMachine):
-            raise TypeError(f"pool returned {machine!r}, expected a PoolMachine")
-    return machines
-
-
-def _read_errors(ids: Collection[str]) -> Callable[[Any], dict[str, PyInfrakitError]]:
-    """Return a reader of a destroy's result. An error under an unknown key may be about any instance.
-
-    If a provider uses handles for keys, for example, no instance counts as destroyed.
-    """
-
-    def read(result: Any) -> dict[str, PyInfrakitError]:
-        if result is None:
-            return {}
-        if not isinstance(result, Mapping) or not all(isinstance(error, Exception) for error in result.values()):
-            raise TypeError(f"destroy returned {result!r}, expected None, or exceptions by ID")
-        if unknown := [id for id in result if id not in ids]:
-            expected = f"expected None, or exceptions by ID, of {', '.join(ids)}"
-            raise TypeError(f"destroy returned an error for {unknown[0]!r}, {expected}")
-        return {
-            id: error if isinstance(error, PyInfrakitError) else TryAgain(_describe_error(error))
-            for id, error in result.items()
-        }
-
-    return read
-
-
-def _describe_error(error: BaseException) -> str:
-    """Return the error in one line. Its own text is a provider's code too, and may itself raise."""
-    return " ".join("".join(traceback.format_exception_only(error)).split())
+def _keep(result: T) -> T:
+    """Return the result as it is: it has been read."""
+    return result

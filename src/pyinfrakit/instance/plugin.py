@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from pyinfrakit import ids
 from pyinfrakit.errors import PyInfrakitError, Refused, TryAgain, UnknownInstance
 from pyinfrakit.events import EventLog
+from pyinfrakit.foreign import attempt, describe_error
 from pyinfrakit.instance.calls import CallLimits, Calls
 from pyinfrakit.instance.chronicle import Chronicle
 from pyinfrakit.instance.jobs import Jobs
@@ -30,6 +31,9 @@ log.addFilter(Quota())  # callers cause its lines
 
 PROVIDER_STOP = 1.0
 """Seconds in which a provider has to release its resources at a stop."""
+
+RESTART_PAUSE = 1.0
+"""Seconds before the reconcile loop starts again after a bug ended it."""
 
 ROLLING_UPDATE = "rolling_update"
 """The reason that InfraKit's last release sends when it destroys a member to replace it."""
@@ -80,7 +84,7 @@ class Plugin:
         self._chronicle = Chronicle(store, log, name)
         self._waits = Waits(self.records)
         self._jobs = Jobs(store, self._calls, self._chronicle, self._waits)
-        limits = replace(thresholds, certain=provider.certain)
+        limits = replace(thresholds, certain=attempt(lambda: bool(provider.certain), False))
         self._reconciler = Reconciler(
             store, self._calls, self._jobs, self._chronicle, interval, observe_timeout, limits
         )
@@ -94,8 +98,7 @@ class Plugin:
         """Start the provider, and begin to observe."""
         changed = self._reconciler.listen()
         await self._calls.start(self._store.mark, list(self.records), _ReadyIDs(self.records), changed)
-        self._loop = asyncio.create_task(self._reconciler.run(), name="reconcile")
-        self._loop.add_done_callback(self._report_end)
+        self._run_loop()
         self._chronicle.record_plugin("started", "daemon", f"provider {type(self.provider).__name__}")
 
     def stop_waiting(self) -> None:
@@ -124,10 +127,21 @@ class Plugin:
         """Wait for no provider call any more, as a crash would: threads that hang are left to themselves."""
         self._calls.abandon()
 
-    def _report_end(self, task: asyncio.Task[None]) -> None:
-        # A bug ended the loop. The plugin goes on serving, but nothing is observed any more.
-        if not self._stopping:
-            log.critical("the reconcile loop ended", exc_info=None if task.cancelled() else task.exception())
+    def _run_loop(self) -> None:
+        if self._stopping:
+            return
+        self._loop = asyncio.create_task(self._reconciler.run(), name="reconcile")
+        self._loop.add_done_callback(self._restart_loop)
+
+    def _restart_loop(self, ended: asyncio.Task[None]) -> None:
+        """Run the reconcile loop again, after a pause: a bug of pyinfrakit ended it."""
+        if self._stopping:
+            return
+        error = None if ended.cancelled() else ended.exception()
+        log.critical("a bug ended the reconcile loop; it starts again in %g s", RESTART_PAUSE, exc_info=error)
+        why = "it was cancelled" if error is None else describe_error(error)
+        self._reconciler.report_trouble(f"a bug ended the reconcile loop: {why}")
+        asyncio.get_running_loop().call_later(RESTART_PAUSE, self._run_loop)
 
     # --- Status
 

@@ -124,6 +124,7 @@ class Reconciler:
         self._observe_now = asyncio.Event()
         self._is_reported = False
         self._owed: set[str] = set()
+        self._call: asyncio.Task[dict[str, Machine]] | None = None
         self._changed: set[str] = set()  # the IDs of the records that changed since the last observation began
         self._threads = Threads()
         self._records.subscribe(self._note_change)
@@ -218,9 +219,11 @@ class Reconciler:
 
     async def _observe(self) -> dict[str, Machine] | None:
         """Return the machines by ID, or None if the provider can't be observed: then nothing changes."""
+        if self._call is not None:
+            await asyncio.wait({self._call})  # one observe at a time: that of a loop that a bug ended may still run
         self._changed = set()
         self._calls.called = set(self._calls.in_flight)
-        call = asyncio.create_task(self._calls.observe())
+        call = self._call = asyncio.create_task(self._calls.observe())
         call.add_done_callback(lambda call: call.cancelled() or call.exception())  # after a stop, nobody else looks
         try:
             done, _ = await asyncio.wait({call}, timeout=self._timeout)
@@ -228,17 +231,18 @@ class Reconciler:
                 raise TryAgain(f"no answer for {self._timeout:g} s")
             machines = call.result()
         except PyInfrakitError as error:
-            self._report_trouble(make_encodable(str(error)))
+            self.report_trouble(make_encodable(str(error)))
             call.cancel()
             await asyncio.wait({call})  # one observe at a time, however long the last one takes
             return None
         finally:
             call.cancel()
-        self._report_trouble("")
+        self.report_trouble("")
         log.debug("observed %d machines", len(machines))
         return machines
 
-    def _report_trouble(self, trouble: str) -> None:
+    def report_trouble(self, trouble: str) -> None:
+        """Report why the provider can't be observed, or, with an empty text, that it can. Repeats are not logged."""
         if trouble and trouble != self.trouble:
             log.error("the provider%s can't be observed, so nothing changes: %s", self._whose, trouble)
             self._chronicle.record_plugin("trouble", "observed", f"the provider can't be observed: {trouble}")

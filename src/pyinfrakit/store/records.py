@@ -93,7 +93,7 @@ class Records:
     def __iter__(self) -> Iterator[Record]:
         return iter(self._in_order().values())
 
-    def __contains__(self, id: str) -> bool:
+    def __contains__(self, id: object) -> bool:
         return id in self._records
 
     def get(self, id: str) -> Record | None:
