@@ -5,7 +5,7 @@
 import asyncio
 import time
 
-from pyinfrakit.instance.calls import CallLimits
+from pyinfrakit.instance.slots import CallLimits
 from pyinfrakit.provider import Machine
 from pyinfrakit.providers.file import File
 from pyinfrakit.record import Spec

@@ -14,7 +14,8 @@ from pyinfrakit.cli.controller import controller
 from pyinfrakit.cli.root import infrakit
 from pyinfrakit.cli.serve import instance
 from pyinfrakit.daemon.programs import STOP_TIMEOUT
-from pyinfrakit.instance.calls import POOL, VALIDATE, CallLimits
+from pyinfrakit.instance.calls import POOL, VALIDATE
+from pyinfrakit.instance.slots import CallLimits
 from pyinfrakit.rpc.group import service as group_service
 from pyinfrakit.rpc.instance import service as instance_service
 from pyinfrakit.rpc.operator import service as operator_service

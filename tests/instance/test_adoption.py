@@ -191,7 +191,7 @@ def test_an_orphan_being_destroyed_is_no_longer_listed(tmp_path: Path) -> None:
             assert ["0a"] == list(plugin.orphans)
 
             def destroy() -> None:
-                asyncio.run_coroutine_threadsafe(plugin.destroy_orphans(["0a"]), loop)
+                asyncio.run_coroutine_threadsafe(plugin.adoption.destroy_orphans(["0a"]), loop)
 
             provider.meanwhile = destroy
             seen = plugin.observed
@@ -239,9 +239,9 @@ def test_an_instance_of_another_sub_type_is_no_orphan(tmp_path: Path) -> None:
             while id not in other.orphans:
                 await asyncio.sleep(0.01)
             with pytest.raises(Refused, match="is an instance of sub-type a"):
-                await other.adopt_orphans([], {})
+                await other.adoption.adopt_orphans([], {})
             with pytest.raises(Refused, match="is an instance of sub-type a"):
-                await other.destroy_orphans([id])
+                await other.adoption.destroy_orphans([id])
             await asyncio.gather(one.stop(0.2), other.stop(0.2))
             await store.flush()
 

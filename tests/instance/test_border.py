@@ -17,8 +17,9 @@ from pyinfrakit.errors import GiveUp, InvalidSpec, NoCapacity, PyInfrakitError, 
 from pyinfrakit.events import EventLog
 from pyinfrakit.foreign import LONGEST_TEXT, copy_text, describe_error, quote, read_text
 from pyinfrakit.instance.border import RecordCopies, copy_error
-from pyinfrakit.instance.calls import CallLimits, Calls
+from pyinfrakit.instance.calls import Calls
 from pyinfrakit.instance.plugin import Plugin
+from pyinfrakit.instance.slots import CallLimits
 from pyinfrakit.provider import LONGEST_REASON, Machine, PoolMachine, Provider
 from pyinfrakit.record import Record, Spec, State
 from pyinfrakit.store.file import FileStore

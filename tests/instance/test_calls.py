@@ -13,8 +13,9 @@ from msgspec import Raw, Struct
 
 from pyinfrakit.errors import CannotStart, GiveUp, InvalidSpec, PyInfrakitError, TryAgain
 from pyinfrakit.events import EventLog
-from pyinfrakit.instance.calls import CallLimits, Calls
+from pyinfrakit.instance.calls import Calls
 from pyinfrakit.instance.plugin import Plugin
+from pyinfrakit.instance.slots import CallLimits
 from pyinfrakit.provider import Machine, Provider
 from pyinfrakit.record import Record, Spec, State
 from pyinfrakit.store.file import FileStore

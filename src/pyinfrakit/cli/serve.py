@@ -185,9 +185,9 @@ def instance(
     from pyinfrakit import logs
     from pyinfrakit.config import choose_from_file, choose_from_flags
     from pyinfrakit.daemon.build import run_daemon
-    from pyinfrakit.instance.calls import CallLimits
     from pyinfrakit.instance.plan import Thresholds
     from pyinfrakit.instance.plugin import Plugin
+    from pyinfrakit.instance.slots import CallLimits
 
     logs.configure(log)
     _check_conflicts(context)

@@ -12,6 +12,7 @@ import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Container, Coroutine, Iterator, Mapping, Sequence
 from contextvars import ContextVar
+from itertools import islice
 from typing import Any, TypeVar, cast
 
 from msgspec import Raw, Struct
@@ -22,6 +23,7 @@ from pyinfrakit.foreign import attempt, copy_trace
 from pyinfrakit.instance import border
 from pyinfrakit.instance.border import RecordCopies, copy_record, copy_spec
 from pyinfrakit.instance.redaction import Redaction
+from pyinfrakit.instance.slots import CallLimits, Slot, Slots
 from pyinfrakit.instance.threads import Threads
 from pyinfrakit.logs import Quota
 from pyinfrakit.provider import Machine, PoolMachine, Provider
@@ -42,60 +44,6 @@ VALIDATE = POOL = 10.0
 """Seconds that a provider's own `validate`, or its `pool`, may take: a client waits for them."""
 
 
-class CallLimits(Struct, frozen=True):
-    """How many calls of a kind may run at once, and the seconds after which each is late.
-
-    The limit on the number matters after a restart, when thousands of calls may be due at once.
-    """
-
-    at_once: int = 50
-    timeout: float = 1800.0
-
-
-class _Slots:
-    """Room for calls of one kind; *late* collects the names of calls beyond their time limit."""
-
-    def __init__(self, limits: CallLimits, late: set[str]) -> None:
-        self.timeout = limits.timeout
-        self.room = asyncio.Semaphore(limits.at_once)
-        self.late = late
-
-
-class _Slot:
-    """Room for one call, released at the end of the call or when the call is late. Entering it waits for room."""
-
-    def __init__(self, slots: _Slots, name: str) -> None:
-        self._slots = slots
-        self._name = name
-        self._task: asyncio.Task[Any] | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._is_late = False
-
-    async def __aenter__(self) -> None:
-        await self._slots.room.acquire()
-        self._task = asyncio.current_task()
-        self._timer = asyncio.get_running_loop().call_later(self._slots.timeout, self._expire)
-
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
-        assert self._timer is not None
-        assert self._task is not None
-        if not self._is_late:
-            self._timer.cancel()
-            self._slots.room.release()
-            return
-        self._slots.late.discard(self._name)
-        if self._task.uncancel() == 0 and kind is asyncio.CancelledError:
-            raise TryAgain(f"no answer for {self._slots.timeout:g} s")
-
-    def _expire(self) -> None:
-        log.error("%s: no answer for %g s", self._name, self._slots.timeout)
-        self._is_late = True
-        self._slots.late.add(self._name)
-        self._slots.room.release()
-        assert self._task is not None
-        self._task.cancel()
-
-
 class Calls:
     """All calls to one provider. Every error and every wrong result comes as a `PyInfrakitError`.
 
@@ -114,10 +62,10 @@ class Calls:
         """IDs of the instances in calls under way."""
         self.called: set[str] = set()
         """IDs of the instances in calls that began since the reconcile loop last replaced this set."""
-        self._provisions = _Slots(limits, self.late)
-        self._destroys = _Slots(limits, self.late)
-        self._labels = _Slots(limits, self.late)
-        self._to_destroy: list[_Destroy] = []
+        self._provisions = Slots(limits, self.late)
+        self._destroys = Slots(limits, self.late)
+        self._labels = Slots(limits, self.late)
+        self._to_destroy: dict[str, dict[_Destroy, None]] = {}  # those that wait, in order, by reason
         self._duplicates: frozenset[str] = frozenset()
         self.keeps_labels = type(provider).label is not Provider.label
         """Whether the provider puts tags on machines, so that it needs to know of changes."""
@@ -169,7 +117,7 @@ class Calls:
     async def provision(self, id: str, pending: Callable[[], Spec | None]) -> Machine | None:
         """Have a machine made. Return None if, by its turn, no spec is *pending* any more."""
         name = f"provision of {id}"
-        async with _Slot(self._provisions, name):
+        async with Slot(self._provisions, name):
             spec = pending()
             if spec is None:
                 return None
@@ -179,7 +127,7 @@ class Calls:
     async def adopt(self, id: str, handle: str, spec: Spec) -> Machine:
         """Have a machine that exists marked as the instance *id*."""
         name = f"adopt of {handle}"
-        async with _Slot(self._provisions, name):
+        async with Slot(self._provisions, name):
             with self._calling(id), hiding(self.redaction.of(spec).redact):
                 read = border.read_machine(id, handle)
                 return await self._ask(name, read, self._provider.adopt, id, handle, copy_spec(spec))
@@ -187,7 +135,7 @@ class Calls:
     async def label(self, record: Record) -> None:
         """Have a record's tags put on its machine."""
         name = f"label of {record.id}"
-        async with _Slot(self._labels, name):
+        async with Slot(self._labels, name):
             with self._calling(record.id), hiding(self.redaction.of(record.spec).redact):
                 tags = dict(record.spec.tags)
                 await self._ask(name, border.ignore, self._provider.label, copy_record(record), tags)
@@ -246,23 +194,27 @@ class Calls:
 
     async def destroy(self, record: Record, reason: str) -> None:
         """Have a machine destroyed, perhaps together with others that wait for their turn."""
-        mine = _Destroy(record, reason)
-        self._to_destroy.append(mine)
+        mine = _Destroy(record)
+        waiting = self._to_destroy.setdefault(reason, {})
+        waiting[mine] = None
         try:
             if self._read_batch() > 1:
                 await asyncio.sleep(0)  # let others of this turn of the event loop join the batch
-            async with _Slot(self._destroys, f"destroy of {record.id}"):
-                if mine in self._to_destroy:
-                    await self._destroy_batch(mine)
+            async with Slot(self._destroys, f"destroy of {record.id}"):
+                if mine in waiting:
+                    others = islice((each for each in waiting if each is not mine), self._read_batch() - 1)
+                    batch = [mine, *others]
+                    for each in batch:
+                        del waiting[each]
+                    await self._destroy_batch(batch, reason)
             await mine.outcome
         finally:
-            self._to_destroy = [each for each in self._to_destroy if each is not mine]
+            waiting.pop(mine, None)
+            if not waiting and self._to_destroy.get(reason) is waiting:
+                del self._to_destroy[reason]
 
-    async def _destroy_batch(self, mine: "_Destroy") -> None:
-        """Destroy *mine* and others that wait with the same reason, as many as the provider accepts at once."""
-        others = [each for each in self._to_destroy if each is not mine and each.reason == mine.reason]
-        batch = [mine, *others[: self._read_batch() - 1]]
-        self._to_destroy = [each for each in self._to_destroy if each not in batch]
+    async def _destroy_batch(self, batch: Sequence["_Destroy"], reason: str) -> None:
+        """Destroy as many instances as the provider accepts at once."""
         records = [each.record for each in batch]
         ids = [record.id for record in records]
         errors: Mapping[str, PyInfrakitError] = dict.fromkeys(ids, TryAgain("the call for the batch broke off"))
@@ -271,7 +223,7 @@ class Calls:
             with self._calling(*ids), hiding(redact):
                 name = f"destroy of {', '.join(ids)}"
                 copies = list(map(copy_record, records))
-                errors = await self._ask(name, border.read_errors(ids), self._provider.destroy, copies, mine.reason)
+                errors = await self._ask(name, border.read_errors(ids), self._provider.destroy, copies, reason)
         except PyInfrakitError as error:
             errors = dict.fromkeys(ids, error)
         finally:
@@ -313,9 +265,8 @@ class Calls:
 class _Destroy:
     """An instance that waits to be destroyed, and then the outcome."""
 
-    def __init__(self, record: Record, reason: str) -> None:
+    def __init__(self, record: Record) -> None:
         self.record = record
-        self.reason = reason
         self.outcome: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def settle(self, error: PyInfrakitError | None) -> None:

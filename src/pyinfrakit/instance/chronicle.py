@@ -12,6 +12,9 @@ from pyinfrakit.record import Record, State
 from pyinfrakit.store import Store
 from pyinfrakit.store.records import Change, Drop, Note
 
+OPERATOR = "operator"
+"""The cause of events that come from an operator's call."""
+
 Step = tuple[str, Record | None, Record | None, str]
 """An ID, its record before and after a change, and the reason for the change."""
 

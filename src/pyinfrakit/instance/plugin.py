@@ -3,20 +3,23 @@
 import asyncio
 import logging
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 
 from msgspec import Raw
 from msgspec.structs import replace
 
 from pyinfrakit import ids
-from pyinfrakit.errors import PyInfrakitError, Refused, TryAgain, UnknownInstance
+from pyinfrakit.errors import PyInfrakitError, Refused, TryAgain
 from pyinfrakit.events import EventLog
 from pyinfrakit.foreign import attempt, describe_error
-from pyinfrakit.instance.calls import CallLimits, Calls
-from pyinfrakit.instance.chronicle import Chronicle
+from pyinfrakit.instance.adoption import Adoption
+from pyinfrakit.instance.calls import Calls
+from pyinfrakit.instance.chronicle import OPERATOR, Chronicle
+from pyinfrakit.instance.holders import find_holder, refuse_second_holder
 from pyinfrakit.instance.jobs import Jobs
 from pyinfrakit.instance.plan import Thresholds, Transition, explain_unwanted
-from pyinfrakit.instance.reconcile import PORTION, Reconciler
+from pyinfrakit.instance.reconcile import Reconciler
+from pyinfrakit.instance.slots import CallLimits
 from pyinfrakit.instance.waits import Waits
 from pyinfrakit.logs import NOTICE, Quota
 from pyinfrakit.provider import Machine, PoolMachine, Provider
@@ -24,7 +27,6 @@ from pyinfrakit.record import Event, Record, Spec, State
 from pyinfrakit.schema.secrets import EMPTY_OBJECT, redact_properties
 from pyinfrakit.store import Store
 from pyinfrakit.store.records import Put, Records
-from pyinfrakit.turns import share
 
 log = logging.getLogger(__name__)
 log.addFilter(Quota())  # callers cause its lines
@@ -37,9 +39,6 @@ RESTART_PAUSE = 1.0
 
 ROLLING_UPDATE = "rolling_update"
 """The reason that InfraKit's last release sends when it destroys a member to replace it."""
-
-OPERATOR = "operator"
-"""The cause of events that come from an operator's call."""
 
 
 class _ReadyIDs:
@@ -88,9 +87,9 @@ class Plugin:
         self._reconciler = Reconciler(
             store, self._calls, self._jobs, self._chronicle, interval, observe_timeout, limits
         )
+        self.adoption = Adoption(store, self._calls, self._chronicle, self._jobs, self._reconciler)
         self._loop: asyncio.Task[None] | None = None
         self._stopping = False
-        self._handles_in_adoption: set[str] = set()
 
     # --- Life
 
@@ -212,7 +211,7 @@ class Plugin:
         that case there is no instance.
         """
         await self.validate(spec.properties)
-        holder = self._find_holder(spec)
+        holder = find_holder(self.records, spec)
         if holder is None:
             now = time.time()
             id = ids.mint(self.records.last_id, now)
@@ -228,19 +227,6 @@ class Plugin:
         await written
         await self._jobs.wait_for_provision(id, self._wait)
         return id
-
-    def _find_holder(self, spec: Spec) -> Record | None:
-        """Return the live instance with the spec's logical ID; raise `Refused` if its spec is another one."""
-        if spec.logical_id is None:
-            return None
-        for record in self.records.find_logical(spec.logical_id, spec.group):
-            if record.state.described:
-                if spec.asks_for(record.spec):
-                    return record
-                raise Refused(
-                    record.id, f"has logical ID {spec.logical_id} already, with another spec; destroy it first"
-                )
-        return None
 
     async def destroy(self, id: str, reason: str) -> None:
         """Have an instance destroyed. Return once that is sure to happen. Raise `UnknownInstance` or `TryAgain`."""
@@ -272,18 +258,9 @@ class Plugin:
         record = self.records[id]
         spec = replace(record.spec, tags={**record.spec.tags, **tags})
         if spec.group != record.spec.group:
-            self._refuse_second_holder(id, spec)
+            refuse_second_holder(self.records, id, spec)
         labeled = replace(record, spec=spec, relabel=self._calls.keeps_labels)
         await self._commit_and_start("Instance.Label", Put(labeled))
-
-    def _refuse_second_holder(self, id: str, spec: Spec) -> None:
-        """Raise `Refused` if *id* would get a logical ID that another instance of its group has."""
-        if spec.logical_id is None:
-            return
-        for other in self.records.find_logical(spec.logical_id, spec.group):
-            if other.state.described and other.id != id:
-                group = f"in group {spec.group}" if spec.group else "in no group"
-                raise Refused(id, f"{other.id} has logical ID {spec.logical_id} {group} already")
 
     async def _commit_and_start(self, cause: str, *changes: Put) -> None:
         """Make changes durable; have their jobs look at the records again, as soon as memory has them."""
@@ -317,94 +294,3 @@ class Plugin:
     async def confirm_losses(self) -> list[str]:
         """Let the held losses happen at the next observation, which begins at once; return their IDs."""
         return await self._reconciler.release()
-
-    async def adopt(self, handle: str, spec: Spec) -> str:
-        """Mark a machine that existed before, and make a record of it; return its ID.
-
-        Raise `Refused`, `GiveUp` if the provider can't adopt it, `TryAgain` or `StoreFailed`.
-        """
-        self._refuse_known(handle)
-        id = ids.mint_adopted(time.time())
-        self._refuse_second_holder(id, spec)
-        self._handles_in_adoption.add(handle)
-        try:
-            # The mark comes first. After a crash in between, the machine is an orphan, which operators see. The
-            # other way round, a restart would find a record without a machine, and provision a second one.
-            machine = await self._calls.adopt(id, handle, spec)
-        finally:
-            self._handles_in_adoption.discard(handle)
-        self._refuse_second_holder(id, spec)
-        log.log(NOTICE, "%s: adopted machine %s", id, handle)
-        await self._chronicle.commit(OPERATOR, Put(self._record_ready(machine, spec)))
-        return id
-
-    def _refuse_known(self, handle: str) -> None:
-        for record in self.records:
-            if record.handle == handle:
-                raise Refused(record.id, f"is machine {handle} already, and {record.state}")
-        for machine in self.orphans.values():
-            if machine.handle == handle:
-                raise Refused(machine.id, f"is machine {handle}, an orphan of this plugin's: adopt it as one")
-        if handle in self._handles_in_adoption:
-            raise Refused(handle, "is being adopted already")
-
-    async def adopt_orphans(self, wanted: Collection[str], tags: Mapping[str, str]) -> list[str]:
-        """Make records of orphans, the *wanted* ones or all, from the tags on the machines and *tags*; return their IDs.
-
-        Check all before the first is adopted. Raise `UnknownInstance` for an ID that is no orphan, `Refused` or
-        `StoreFailed`; after the latter, those that were not adopted are orphans again at the next observation.
-        """
-        machines = await self._find_orphans(wanted)
-        identities: set[tuple[str, str | None]] = set()
-        async for some in share(machines):
-            for machine in some:
-                spec = _read_spec(machine, tags)
-                self._refuse_second_holder(machine.id, spec)
-                identity = (spec.logical_id or "", spec.group)
-                if spec.logical_id is not None and identity in identities:
-                    problem = f"another orphan has logical ID {spec.logical_id} too: adopt one, and destroy one"
-                    raise Refused(machine.id, problem)
-                identities.add(identity)
-        adopted: list[str] = []
-        async for some in share(machines, PORTION):
-            left = [machine for machine in some if machine.id in self.orphans]  # another call may have taken others
-            records = [self._record_ready(machine, _read_spec(machine, tags)) for machine in left]
-            await self._take_orphans("adopted, as it has this plugin's mark", records)
-            adopted += [record.id for record in records]
-        return adopted
-
-    async def destroy_orphans(self, wanted: Collection[str]) -> None:
-        """Have orphans destroyed. Return once that is sure to happen. Raise `UnknownInstance` or `StoreFailed`."""
-        async for some in share(await self._find_orphans(wanted), PORTION):
-            left = [machine for machine in some if machine.id in self.orphans]
-            records = [self._record_ready(machine, _read_spec(machine, {})) for machine in left]
-            doomed = [record.after(Event.DESTROY, time.time(), "an orphan, destroyed by hand") for record in records]
-            await self._take_orphans("an orphan, destroyed by hand", doomed)
-
-    async def _take_orphans(self, text: str, records: Sequence[Record]) -> None:
-        """Make records of orphans."""
-        for record in records:
-            log.log(NOTICE, "%s: %s", record.id, text)
-        self._reconciler.forget_orphans([record.id for record in records])
-        await self._commit_and_start(OPERATOR, *map(Put, records))
-
-    async def _find_orphans(self, wanted: Collection[str]) -> Sequence[Machine]:
-        """Return the orphans, the *wanted* ones or all. Raise `UnknownInstance`, or `Refused` if another sub-type has one."""
-        orphans, machines = self.orphans, list[Machine]()
-        async for some in share(list(dict.fromkeys(wanted) or orphans)):
-            for id in some:
-                if id not in orphans:
-                    raise UnknownInstance(id, "orphan")
-                if other := self._store.find_elsewhere(id):
-                    raise Refused(id, f"is an instance of sub-type {other}; does the provider go by the mark?")
-                machines.append(orphans[id])
-        return machines
-
-    def _record_ready(self, machine: Machine, spec: Spec) -> Record:
-        sub_type, now = self._store.sub_type, time.time()
-        return Record(id=machine.id, sub_type=sub_type, state=State.READY, spec=spec, since=now, handle=machine.handle)
-
-
-def _read_spec(machine: Machine, tags: Mapping[str, str]) -> Spec:
-    """Return the spec of an orphan, from the tags on the machine and *tags*."""
-    return Spec(tags={**machine.tags, **tags}, logical_id=machine.logical_id)

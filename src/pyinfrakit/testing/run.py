@@ -12,8 +12,9 @@ import pytest
 
 from pyinfrakit.daemon.build import Parts, build
 from pyinfrakit.events import EventLog
-from pyinfrakit.instance.calls import CallLimits, Calls
+from pyinfrakit.instance.calls import Calls
 from pyinfrakit.instance.plugin import Plugin
+from pyinfrakit.instance.slots import CallLimits
 from pyinfrakit.provider import Machine, Provider
 from pyinfrakit.record import Record, Spec, State
 from pyinfrakit.store.records import Records

@@ -7,7 +7,8 @@ from typing import TypeVar
 from msgspec import Raw
 
 from pyinfrakit.errors import TryAgain
-from pyinfrakit.instance.calls import CallLimits, Calls
+from pyinfrakit.instance.calls import Calls
+from pyinfrakit.instance.slots import CallLimits
 from pyinfrakit.provider import Machine, Provider
 from pyinfrakit.record import Record, Spec
 from pyinfrakit.store.records import Records

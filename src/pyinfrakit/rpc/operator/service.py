@@ -88,17 +88,17 @@ class OperatorService:
         request, plugin = self._read(params, types.AdoptParams)
         spec = Spec(tags=request.Tags or {}, logical_id=request.LogicalID or None)
         handle = require(request.Handle, "Handle", "the provider's name for a machine")
-        return types.InstancesResult([await plugin.adopt(handle, spec)])
+        return types.InstancesResult([await plugin.adoption.adopt(handle, spec)])
 
     async def _adopt_orphans(self, params: Raw) -> Any:
         request, plugin = self._read(params, types.OrphansParams)
-        return types.InstancesResult(await plugin.adopt_orphans(request.Instances or (), request.Tags or {}))
+        return types.InstancesResult(await plugin.adoption.adopt_orphans(request.Instances or (), request.Tags or {}))
 
     async def _destroy_orphans(self, params: Raw) -> Any:
         request, plugin = self._read(params, types.OrphansParams)
         if not request.Instances:
             raise WrongShape("Instances", "expected the IDs of orphans, got none")
-        await plugin.destroy_orphans(request.Instances)
+        await plugin.adoption.destroy_orphans(request.Instances)
         return OkResult(request.Type or "")
 
     async def _machines(self, params: Raw) -> Any:
