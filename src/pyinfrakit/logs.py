@@ -3,6 +3,8 @@
 import logging
 import sys
 
+from pyinfrakit.stderr import Handler, Text
+
 NOTICE = 25
 """Between info and warning: an operator should know, but nothing is wrong."""
 
@@ -11,10 +13,19 @@ LEVELS = (logging.CRITICAL, logging.ERROR, logging.WARNING, NOTICE, logging.INFO
 
 
 def configure(verbosity: int) -> None:
-    """Log to stderr all messages of level *verbosity*, 0 to 5, and more important ones."""
+    """Log to stderr all messages of level *verbosity*, 0 to 5, and more important ones. Nothing waits for its reader."""
     logging.addLevelName(NOTICE, "NOTICE")
     form = "%(asctime)s %(levelname)-8s %(message)s"
-    logging.basicConfig(stream=sys.stderr, level=LEVELS[verbosity], format=form, force=True)
+    handler = Handler()
+    logging.basicConfig(handlers=[handler], level=LEVELS[verbosity], format=form, force=True)
+    sys.stderr = Text(handler.output)
+
+
+def flush(timeout: float) -> None:
+    """Wait until stderr has all messages, but no more than *timeout* seconds."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, Handler):
+            handler.output.flush(timeout)
 
 
 def escape(text: str) -> str:
