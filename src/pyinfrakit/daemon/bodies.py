@@ -1,6 +1,8 @@
 """The bodies of requests: a limit on each, on the time that it takes to arrive, and on all of a process together."""
 
 import asyncio
+import ctypes
+import threading
 from typing import TypeVar
 
 from aiohttp import HttpVersion11, web
@@ -15,7 +17,15 @@ SMALL = 64 * 1024
 REQUEST_TIMEOUT = 10.0
 """Seconds in which a client has to send a request's headers, and then its body."""
 
+_libc = ctypes.CDLL(None)
+
 E = TypeVar("E", bound=web.HTTPException)
+
+MANY = 8 * 1024 * 1024
+"""Bytes of bodies after which this process gives memory back to the system."""
+
+REST = 2.0
+"""Seconds until then: it is not worthwhile for each body."""
 
 _BUSY = f"the bodies of all requests together exceed {MAX_BODIES} bytes\n"
 
@@ -26,6 +36,7 @@ class Bodies:
     def __init__(self) -> None:
         self._size = 0
         self._arriving: dict[Body, None] = {}
+        self._peak = 0
 
     def begin(self, body: "Body") -> None:
         """Have *body* count as one that arrives."""
@@ -39,11 +50,15 @@ class Bodies:
         """Give the room of *body* to others."""
         self.end(body)
         self._size -= body.size
+        if self._peak >= MANY and self._size < self._peak // 4:
+            self._peak = 0
+            asyncio.get_running_loop().call_later(REST, _give_back)
 
     def grow(self, body: "Body", count: int) -> None:
         """Count more bytes of *body*. Make room for them, or raise `HTTPServiceUnavailable`."""
         body.size += count
         self._size += count
+        self._peak = max(self._peak, self._size)
         while self._size > MAX_BODIES and self._arriving:
             oldest = next(iter(self._arriving))
             self.forget(oldest)
@@ -67,6 +82,7 @@ class Body:
 
     def __exit__(self, *exception: object) -> None:
         self._bodies.forget(self)
+        self._pieces.clear()  # an exception may hold this object for longer
 
     async def read(self, request: web.BaseRequest) -> bytes:
         """Return the whole body. Raise an `HTTPException` if it is too large, too slow, or broken off."""
@@ -114,6 +130,13 @@ class Body:
         self._pieces.clear()
         assert self._limit is not None
         self._limit.reschedule(asyncio.get_running_loop().time())
+
+
+def _give_back() -> None:
+    """Give free memory back to the system. Without this, glibc keeps what lies between blocks in use."""
+    trim = getattr(_libc, "malloc_trim", None)
+    if trim is not None:
+        threading.Thread(target=trim, args=(0,), name="memory", daemon=True).start()
 
 
 def _busy() -> web.HTTPServiceUnavailable:

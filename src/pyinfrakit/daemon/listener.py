@@ -83,7 +83,7 @@ class Listener:
         try:
             self._socket = self._bind()
         except OSError as error:
-            raise CannotStart(f"socket {self.path}: {error.strerror or error}") from None
+            raise CannotStart(f"socket {error.filename or self.path}: {error.strerror or error}") from None
         try:
             self._pid.unlink(missing_ok=True)
             self._pid.touch(0o644)
