@@ -17,6 +17,9 @@ from collections.abc import Callable
 MAX_WAITING = 1024 * 1024
 """Bytes that wait for the reader."""
 
+MAX_TEXT = 64 * 1024
+"""Bytes of one text. The rest of it is cut off: it must not take the room of all others."""
+
 FLUSH_TIMEOUT = 1.0
 """Seconds for which the exit waits for the last messages to be read."""
 
@@ -42,6 +45,8 @@ class Output:
             with contextlib.suppress(OSError):
                 os.write(self._fd, text)
             return
+        if len(text) > MAX_TEXT:
+            text = text[:MAX_TEXT] + f"... ({len(text) - MAX_TEXT} bytes more)\n".encode()
         with self._lock:
             if self._size + len(text) > MAX_WAITING:
                 self._dropped += 1

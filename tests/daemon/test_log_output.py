@@ -3,12 +3,13 @@
 import os
 import subprocess
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from support.harness import COMMAND, PATIENCE, PROGRAMS, Daemon, environment, eventually
+from support.harness import COMMAND, PROGRAMS, Daemon, environment, eventually
 
 MANY = 3000
 """Provisions whose log lines take more than a pipe and the daemon's queue hold."""
@@ -52,18 +53,19 @@ def test_dropped_messages_are_counted(home: Path) -> None:
     with run_unread(home, *choose("Prints")) as (daemon, reader):
         for _ in range(5):
             daemon.provision()
-        text = b""
-        while b"messages were dropped" not in text:
-            text += os.read(reader, 65536)
-        id = daemon.provision()
-        while id.encode() not in text:
-            text += os.read(reader, 65536)
-        assert daemon.process is not None
-        daemon.process.terminate()
-        while more := os.read(reader, 65536):
-            text += more
-        assert daemon.process.wait(PATIENCE) == 0
-    assert b"stopped" in text
+        pieces: list[bytes] = []
+        with ThreadPoolExecutor() as pool:
+            pool.submit(read_all, reader, pieces)
+            assert eventually(lambda: b"messages were dropped" in b"".join(pieces), "the gap is reported")
+            id = daemon.provision()
+            assert eventually(lambda: f"{id}: provisioned".encode() in b"".join(pieces), "the log goes on")
+            assert daemon.stop() == 0
+    assert b"stopped" in b"".join(pieces).splitlines()[-1]
+
+
+def read_all(reader: int, pieces: list[bytes]) -> None:
+    while data := os.read(reader, 65536):
+        pieces.append(data)
 
 
 def test_a_log_whose_reader_is_gone_delays_nothing(home: Path) -> None:

@@ -62,9 +62,8 @@ class Server:
         try:
             return await self._find_route(request)(request)
         except web.HTTPException as error:
-            if not request.content.is_eof():
-                error.force_close()  # the rest of its body would be taken for the next request's head
-            raise
+            # The rest of a body would be taken for the next request's head.
+            return _copy_response(error, close=error.keep_alive is False or not request.content.is_eof())
         finally:
             connection.end_request()
 
@@ -76,6 +75,14 @@ class Server:
             documents = ", ".join(path for path in self._routes if path != "/")
             raise web.HTTPNotFound(text=f"no {path} here: calls go to /, documents are {documents}\n")
         return route
+
+
+def _copy_response(error: web.HTTPException, *, close: bool) -> web.Response:
+    """Return the response that *error* is. The exception itself would hold the request until a garbage collection."""
+    response = web.Response(status=error.status, reason=error.reason, body=error.body, headers=error.headers)
+    if close:
+        response.force_close()
+    return response
 
 
 def serve_document(document: bytes) -> Route:
