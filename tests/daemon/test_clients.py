@@ -12,6 +12,7 @@ from msgspec.json import encode
 
 from pyinfrakit.daemon.bodies import MAX_BODIES, MAX_BODY
 from pyinfrakit.daemon.events import MAX_STREAMS
+from pyinfrakit.daemon.http import MAX_REPLIES
 from support.clients import BODY, HEAD, assert_answers, connect_many, format_request
 from support.harness import Daemon, eventually, read_reply
 
@@ -24,7 +25,7 @@ def format_call(method: str, **params: object) -> bytes:
 
 def is_accepted(daemon: Daemon) -> bool:
     """Return whether a new connection gets an answer, rather than 503."""
-    with daemon.connect() as connection:
+    with daemon.connect(60) as connection:
         return exchange(connection, format_request()) == 200
 
 
@@ -55,7 +56,7 @@ def test_connections_that_wait_for_their_clients_make_room(daemon: Daemon, data:
     fill(daemon, 300)
     with connect_many(daemon, 1000, data):
         for _ in range(3):
-            assert eventually(lambda: is_accepted(daemon), "another client gets an answer", 20)
+            assert eventually(lambda: is_accepted(daemon), "another client gets an answer", 60)
 
 
 @pytest.mark.usefixtures("many_files")
@@ -128,6 +129,18 @@ def test_unfinished_bodies_share_a_limit(daemon: Daemon, start: bytes) -> None:
         whole = BODY + b" " * (MAX_BODY - len(BODY))
         assert 200 == daemon.post(whole)[0]
     assert eventually(lambda: process.memory_info().rss - before < 40 * MEBIBYTE, "the memory is given back")
+
+
+@pytest.mark.usefixtures("many_files")
+def test_replies_share_a_limit(daemon: Daemon) -> None:
+    """1,000 replies that nobody takes, megabytes each, take little more memory than the limit, and give it back."""
+    fill(daemon, 300)
+    process = psutil.Process(daemon.pid)
+    before = process.memory_info().rss
+    with connect_many(daemon, 1000, format_call("Instance.DescribeInstances")):
+        assert eventually(lambda: is_accepted(daemon), "another client gets an answer", 60)
+        assert process.memory_info().rss - before < 2 * MAX_REPLIES
+    assert eventually(lambda: process.memory_info().rss - before < 60 * MEBIBYTE, "the memory is given back")
 
 
 def test_bodies_of_waiting_calls_share_the_limit(simulated: Daemon) -> None:

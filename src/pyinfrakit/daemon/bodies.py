@@ -1,11 +1,11 @@
 """The bodies of requests: a limit on each, on the time that it takes to arrive, and on all of a process together."""
 
 import asyncio
-import ctypes
-import threading
 from typing import TypeVar
 
 from aiohttp import HttpVersion11, web
+
+from pyinfrakit.daemon.memory import Memory, Share
 
 MAX_BODY = 4 * 1024 * 1024
 
@@ -17,63 +17,20 @@ SMALL = 64 * 1024
 REQUEST_TIMEOUT = 10.0
 """Seconds in which a client has to send a request's headers, and then its body."""
 
-_libc = ctypes.CDLL(None)
-
 E = TypeVar("E", bound=web.HTTPException)
-
-MANY = 8 * 1024 * 1024
-"""Bytes of bodies after which this process gives memory back to the system."""
-
-REST = 2.0
-"""Seconds until then: it is not worthwhile for each body."""
 
 _BUSY = f"the bodies of all requests together exceed {MAX_BODIES} bytes\n"
 
 
-class Bodies:
-    """All bodies in memory. If there is no room for more, the one that began to arrive first is refused."""
-
-    def __init__(self) -> None:
-        self._size = 0
-        self._arriving: dict[Body, None] = {}
-        self._peak = 0
-
-    def begin(self, body: "Body") -> None:
-        """Have *body* count as one that arrives."""
-        self._arriving[body] = None
-
-    def end(self, body: "Body") -> None:
-        """Have *body* count as complete."""
-        self._arriving.pop(body, None)
-
-    def forget(self, body: "Body") -> None:
-        """Give the room of *body* to others."""
-        self.end(body)
-        self._size -= body.size
-        if self._peak >= MANY and self._size < self._peak // 4:
-            self._peak = 0
-            asyncio.get_running_loop().call_later(REST, _give_back)
-
-    def grow(self, body: "Body", count: int) -> None:
-        """Count more bytes of *body*. Make room for them, or raise `HTTPServiceUnavailable`."""
-        body.size += count
-        self._size += count
-        self._peak = max(self._peak, self._size)
-        while self._size > MAX_BODIES and self._arriving:
-            oldest = next(iter(self._arriving))
-            self.forget(oldest)
-            oldest.refuse()
-        if self._size > MAX_BODIES or body.is_refused:
-            raise _busy()
+_bodies = Memory(MAX_BODIES)
 
 
 class Body:
-    """One request's body. Its room among *bodies* is free again after its context."""
+    """One request's body. Its room is free again after its context."""
 
-    def __init__(self, bodies: Bodies) -> None:
-        self.size = 0
-        self.is_refused = False
-        self._bodies = bodies
+    def __init__(self) -> None:
+        self._share = Share(_bodies)
+        self._is_refused = False
         self._pieces: list[bytes] = []
         self._limit: asyncio.Timeout | None = None
 
@@ -81,7 +38,7 @@ class Body:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._bodies.forget(self)
+        _bodies.release(self._share)
         self._pieces.clear()  # an exception may hold this object for longer
 
     async def read(self, request: web.BaseRequest) -> bytes:
@@ -89,8 +46,8 @@ class Body:
         try:
             if request.content.is_eof():  # all of it is here: a timer would cost more than the rest
                 data = request.content.read_nowait()
-                if len(data) > SMALL:
-                    self._bodies.grow(self, len(data))
+                if len(data) > SMALL and not _bodies.take(self._share, len(data)):
+                    raise _busy()
                 return data
             return await self._receive(request)
         except (ConnectionError, web.RequestPayloadError) as error:
@@ -102,41 +59,34 @@ class Body:
             raise _too_large(length)
         if request.version >= HttpVersion11 and "100-continue" in request.headers.get("Expect", "").lower():
             await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        self._bodies.begin(self)
+        _bodies.expose(self._share, self._refuse)
         try:
             async with asyncio.timeout(REQUEST_TIMEOUT) as self._limit:
                 while piece := await request.content.readany():
                     self._take(piece)
         except TimeoutError:
-            if self.is_refused:
+            if self._is_refused:
                 raise _busy() from None
             text = f"the request's body took more than {REQUEST_TIMEOUT:g} s\n"
             raise _refuse(web.HTTPRequestTimeout(text=text)) from None
-        self._bodies.end(self)
+        _bodies.protect(self._share)
         whole = b"".join(self._pieces)
         self._pieces.clear()
         return whole
 
     def _take(self, piece: bytes) -> None:
-        self._bodies.grow(self, len(piece))
-        if self.size > MAX_BODY:
+        if not _bodies.take(self._share, len(piece)) or self._is_refused:
+            raise _busy()
+        if self._share.size > MAX_BODY:
             raise _too_large(None)
         self._pieces.append(piece)
 
-    def refuse(self) -> None:
+    def _refuse(self) -> None:
         """Forget what has arrived, and end `read`."""
-        self.is_refused = True
-        self.size = 0
+        self._is_refused = True
         self._pieces.clear()
         assert self._limit is not None
         self._limit.reschedule(asyncio.get_running_loop().time())
-
-
-def _give_back() -> None:
-    """Give free memory back to the system. Without this, glibc keeps what lies between blocks in use."""
-    trim = getattr(_libc, "malloc_trim", None)
-    if trim is not None:
-        threading.Thread(target=trim, args=(0,), name="memory", daemon=True).start()
 
 
 def _busy() -> web.HTTPServiceUnavailable:

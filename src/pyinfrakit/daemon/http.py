@@ -12,8 +12,9 @@ from aiohttp import HttpVersion11, web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http import SERVER_SOFTWARE
 
-from pyinfrakit.daemon.bodies import Bodies, Body
+from pyinfrakit.daemon.bodies import Body
 from pyinfrakit.daemon.connections import BACKLOG, MAX_CONNECTIONS, Connection, Connections
+from pyinfrakit.daemon.memory import Memory, Share
 from pyinfrakit.rpc import jsonrpc
 
 SLICE = 64 * 1024
@@ -21,8 +22,15 @@ SLICE = 64 * 1024
 
 JSON = "application/json"
 
-_bodies = Bodies()
-"""Those of all servers: the limit is the process's."""
+MAX_REPLIES = 256 * 1024 * 1024
+"""Bytes of all replies that clients have yet to take. Beyond, the oldest one is broken off."""
+
+CACHED = 1024
+"""Bytes of a piece of a reply that is probably in a cache, so that the reply has only a pointer to it."""
+
+POINTER = 8
+
+_replies = Memory(MAX_REPLIES)
 
 Answer = Callable[[jsonrpc.Call | jsonrpc.Rejected], Awaitable[jsonrpc.Pieces | None]]
 """Return the reply to a call, or None for a notification."""
@@ -104,7 +112,7 @@ def serve_calls(answer: Answer) -> Route:
             raise web.HTTPMethodNotAllowed(request.method, ["POST"], text=f"{request.method} on /: calls are by POST\n")
         if request.headers.get("Content-Type") != JSON and request.content_type != JSON:
             raise web.HTTPUnsupportedMediaType(text=f"content type {request.content_type}: expected {JSON}\n")
-        with Body(_bodies) as body:
+        with Body() as body:
             pieces = await _answer_all(answer, await body.read(request))
         return web.Response(status=204) if pieces is None else await _reply(request, pieces)
 
@@ -162,7 +170,11 @@ async def _send_slices(request: web.BaseRequest, pieces: jsonrpc.Pieces, size: i
     """Write slice by slice, at the client's pace: the whole reply is never in memory twice."""
     response = web.StreamResponse(headers={"Content-Length": str(size), "Content-Type": JSON})
     count = max(1, len(pieces) * SLICE // size)
-    with contextlib.suppress(ConnectionError):  # the client is gone
+    connection = request.protocol
+    assert isinstance(connection, Connection)
+    with contextlib.suppress(ConnectionError), Share(_replies) as share:  # the client may be gone
+        _replies.expose(share, connection.abort)
+        _replies.take(share, size if size > len(pieces) * CACHED else len(pieces) * POINTER)
         await response.prepare(request)
         for start in range(0, len(pieces), count):
             await response.write(b"".join(pieces[start : start + count]))
