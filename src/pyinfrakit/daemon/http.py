@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import socket
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from email.utils import formatdate
 from functools import lru_cache
 
@@ -16,6 +16,7 @@ from pyinfrakit.daemon.bodies import Body
 from pyinfrakit.daemon.connections import BACKLOG, MAX_CONNECTIONS, Connection, Connections
 from pyinfrakit.daemon.memory import Memory, Share
 from pyinfrakit.rpc import jsonrpc
+from pyinfrakit.turns import wait_turn
 
 SLICE = 64 * 1024
 """Bytes of a reply that are written at once. A larger write would need fresh memory from the system each time."""
@@ -32,7 +33,7 @@ POINTER = 8
 
 _replies = Memory(MAX_REPLIES)
 
-Answer = Callable[[jsonrpc.Call | jsonrpc.Rejected], Awaitable[jsonrpc.Pieces | None]]
+Answer = Callable[[jsonrpc.Call | jsonrpc.Rejected], Awaitable[jsonrpc.Reply | None]]
 """Return the reply to a call, or None for a notification."""
 
 Route = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
@@ -113,13 +114,13 @@ def serve_calls(answer: Answer) -> Route:
         if request.headers.get("Content-Type") != JSON and request.content_type != JSON:
             raise web.HTTPUnsupportedMediaType(text=f"content type {request.content_type}: expected {JSON}\n")
         with Body() as body:
-            pieces = await _answer_all(answer, await body.read(request))
-        return web.Response(status=204) if pieces is None else await _reply(request, pieces)
+            reply = await _answer_all(answer, await body.read(request))
+        return web.Response(status=204) if reply is None else await _reply(request, reply)
 
     return respond
 
 
-async def _answer_all(answer: Answer, body: bytes) -> jsonrpc.Pieces | None:
+async def _answer_all(answer: Answer, body: bytes) -> jsonrpc.Reply | None:
     """Return the reply to a body with one call or a batch, or None if it has only notifications."""
     try:
         message = jsonrpc.parse(body)
@@ -128,12 +129,20 @@ async def _answer_all(answer: Answer, body: bytes) -> jsonrpc.Pieces | None:
     if len(message.calls) == 1:
         answers = [await answer(message.calls[0])]  # a single call needs no task of its own
     else:
-        answers = await asyncio.gather(*(answer(call) for call in message.calls))
+        answers = await asyncio.gather(*(_answer_in_turn(answer, call) for call in message.calls))
     return message.join([each for each in answers if each is not None])
 
 
-async def _reply(request: web.BaseRequest, pieces: jsonrpc.Pieces) -> web.StreamResponse:
+async def _answer_in_turn(answer: Answer, call: jsonrpc.Call | jsonrpc.Rejected) -> jsonrpc.Reply | None:
+    """Answer a call of a batch. A hundred calls may be a hundred times the work of the longest one."""
+    await wait_turn()
+    return await answer(call)
+
+
+async def _reply(request: web.BaseRequest, pieces: jsonrpc.Reply) -> web.StreamResponse:
     """Send JSON: small replies in one write, large ones in slices."""
+    if isinstance(pieces, AsyncIterator):
+        return await _send_stream(request, pieces)
     size = sum(map(len, pieces))
     if size > SLICE:
         return await _send_slices(request, pieces, size)
@@ -178,6 +187,23 @@ async def _send_slices(request: web.BaseRequest, pieces: jsonrpc.Pieces, size: i
         await response.prepare(request)
         for start in range(0, len(pieces), count):
             await response.write(b"".join(pieces[start : start + count]))
+    return response
+
+
+async def _send_stream(request: web.BaseRequest, pieces: AsyncIterator[bytes]) -> web.StreamResponse:
+    """Write the pieces as they come, and have them come no faster than the client takes them."""
+    response = web.StreamResponse(headers={"Content-Type": JSON})
+    if request.version < HttpVersion11:
+        response.force_close()  # it has no chunks: the end of the connection is that of the reply
+    waiting = bytearray()
+    with contextlib.suppress(ConnectionError):  # the client is gone
+        await response.prepare(request)
+        async for piece in pieces:
+            waiting += piece
+            if len(waiting) >= SLICE:
+                await response.write(bytes(waiting))
+                waiting.clear()
+        await response.write(bytes(waiting))
     return response
 
 

@@ -1,7 +1,6 @@
 """Start, run, stop: one process that serves its programs until a signal, or until its errand is done."""
 
 import asyncio
-import gc
 import logging
 import resource
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
@@ -11,6 +10,7 @@ import uvloop
 
 from pyinfrakit.daemon.connections import MAX_CONNECTIONS
 from pyinfrakit.daemon.events import EventStreams
+from pyinfrakit.daemon.garbage import collect_quickly
 from pyinfrakit.daemon.http import Server
 from pyinfrakit.daemon.programs import Program
 from pyinfrakit.daemon.stop import Stop
@@ -75,8 +75,7 @@ async def _serve(programs: Sequence[Program], events: EventLog, errand: Errand |
     try:
         for program in programs:
             await _do_unless(stopping, program.start())
-        gc.freeze()  # loaded records stay: there is no need to search them for garbage
-        gc.enable()
+        collect_quickly()
         if not stopping.is_set():
             await _open_sockets(servers)
             stop.doing = "serving"
