@@ -47,6 +47,14 @@ def test_what_a_provider_leaves_behind_does_not_delay_a_stop(run: Run, kind: str
     assert [id] == [instance["ID"] for instance in daemon.saved()["Instances"]]
 
 
+def test_a_signal_to_a_child_process_is_its_own(run: Run) -> None:
+    """A provider can end its forked child by a signal, and the daemon goes on."""
+    daemon = run_stubborn(run, "EndsForks")
+    ids = [daemon.provision() for _ in range(2)]
+    assert sorted(ids) == sorted(daemon.described())
+    assert daemon.stop() == 0
+
+
 @pytest.mark.parametrize("kind", ["BlocksLoop", "SpinsLoop", "IgnoresSignalsAndBlocks", "HangsInStop"])
 def test_a_stop_that_hangs_is_cut_off(run: Run, kind: str) -> None:
     """If a provider blocks the event loop, a stop is cut off with status 3, and the next start has all instances."""

@@ -129,6 +129,18 @@ class HasChildren(Stubborn):
         multiprocessing.get_context("fork").Process(target=time.sleep, args=(30,)).start()
 
 
+class EndsForks(Stubborn):
+    """Its provision returns once its child process has ended by SIGTERM."""
+
+    def obstruct(self) -> None:
+        child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(30,))
+        child.start()
+        time.sleep(0.2)
+        child.terminate()
+        child.join()
+        assert child.exitcode == -signal.SIGTERM
+
+
 class HangsAtExit(Stubborn):
     def obstruct(self) -> None:
         atexit.register(time.sleep, FOREVER)

@@ -31,7 +31,7 @@ class Body:
     def __init__(self) -> None:
         self._share = Share(_bodies)
         self._is_refused = False
-        self._pieces: list[bytes] = []
+        self._data = bytearray()
         self._limit: asyncio.Timeout | None = None
 
     def __enter__(self) -> "Body":
@@ -39,7 +39,7 @@ class Body:
 
     def __exit__(self, *exception: object) -> None:
         _bodies.release(self._share)
-        self._pieces.clear()  # an exception may hold this object for longer
+        self._data.clear()  # an exception may hold this object for longer
 
     async def read(self, request: web.BaseRequest) -> bytes:
         """Return the whole body. Raise an `HTTPException` if it is too large, too slow, or broken off."""
@@ -70,8 +70,8 @@ class Body:
             text = f"the request's body took more than {REQUEST_TIMEOUT:g} s\n"
             raise _refuse(web.HTTPRequestTimeout(text=text)) from None
         _bodies.protect(self._share)
-        whole = b"".join(self._pieces)
-        self._pieces.clear()
+        whole = bytes(self._data)
+        self._data.clear()
         return whole
 
     def _take(self, piece: bytes) -> None:
@@ -79,12 +79,12 @@ class Body:
             raise _busy()
         if self._share.size > MAX_BODY:
             raise _too_large(None)
-        self._pieces.append(piece)
+        self._data += piece
 
     def _refuse(self) -> None:
         """Forget what has arrived, and end `read`."""
         self._is_refused = True
-        self._pieces.clear()
+        self._data.clear()
         assert self._limit is not None
         self._limit.reschedule(asyncio.get_running_loop().time())
 

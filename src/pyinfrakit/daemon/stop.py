@@ -59,6 +59,7 @@ class Stop:
         self._take_handlers()
         for number, action in self._actions.items():
             _libc.sigaction(int(number), None, action)
+        os.register_at_fork(after_in_child=_release_handlers)
         threading.Thread(target=self._watch, name="signals", daemon=True).start()
 
     def follow(self, loop: asyncio.AbstractEventLoop, notify: Callable[[], Any]) -> None:
@@ -111,6 +112,13 @@ class Stop:
         if self._others >= 0:
             with contextlib.suppress(OSError):
                 os.write(self._others, bytes([number]))
+
+
+def _release_handlers() -> None:
+    """Let signals end a child of a fork as usual. Otherwise they would stop its parent, through the shared pipe."""
+    signal.set_wakeup_fd(-1)
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_DFL)
 
 
 def _ignore(number: int, frame: object) -> None:
