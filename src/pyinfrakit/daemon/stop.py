@@ -34,7 +34,7 @@ CUT_OFF = 3
 IMPATIENCE = 1.0
 """Seconds after which a second signal ends the process at once. Some shells and wrappers send the first one twice."""
 
-GUARD = 0.5
+GUARD = 0.1
 """Seconds between repairs of the signals' handlers."""
 
 _ACTION_SIZE = 512
@@ -86,10 +86,21 @@ class Stop:
 
     def _take_handlers(self) -> None:
         for number in SIGNALS:
-            signal.signal(number, _ignore)
+            signal.signal(number, self._handle)
+        self._take_descriptor()
+
+    def _take_descriptor(self) -> bool:
+        """Have Python write the numbers of signals to this object's pipe. Return False if it did so already."""
         previous = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
-        if previous != self._writer:
-            self._others = previous
+        if previous == self._writer:
+            return False
+        self._others = previous
+        return True
+
+    def _handle(self, number: int, frame: object) -> None:
+        """Do nothing, because the thread has the signal, unless Python wrote its number elsewhere."""
+        if self._take_descriptor():
+            os.write(self._writer, bytes([number]))
 
     def _watch(self) -> None:
         """Take signals, in a thread of their own."""
@@ -119,10 +130,6 @@ def _release_handlers() -> None:
     signal.set_wakeup_fd(-1)
     for number in SIGNALS:
         signal.signal(number, signal.SIG_DFL)
-
-
-def _ignore(number: int, frame: object) -> None:
-    """Do nothing: the thread has the signal."""
 
 
 def _leave(status: int, reason: str) -> None:
