@@ -1,6 +1,7 @@
 """Clients that take up connections and memory, and what is left for others."""
 
 import socket
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +15,7 @@ from pyinfrakit.daemon.bodies import MAX_BODIES, MAX_BODY
 from pyinfrakit.daemon.events import MAX_STREAMS
 from pyinfrakit.daemon.http import MAX_REPLIES
 from support.clients import BODY, HEAD, assert_answers, connect_many, format_request
-from support.harness import Daemon, eventually, read_reply
+from support.harness import PATIENCE, Daemon, eventually, read_reply
 
 MEBIBYTE = 1024 * 1024
 
@@ -85,14 +86,11 @@ def test_streams_that_nobody_reads_make_room(daemon: Daemon) -> None:
         assert eventually(begin, "another stream begins", 20)
 
 
-def take_slowly(connection: socket.socket, count: int, pause: float) -> bytes:
-    """Take *count* bytes at a time until the connection closes, and return the last of them."""
-    last = b""
-    with suppress(ConnectionResetError):
-        while data := connection.recv(count):
-            last = data
-            time.sleep(pause)
-    return last
+def take_slowly(connection: socket.socket, count: int, done: threading.Event) -> None:
+    """Take *count* bytes twice a second, until *done*."""
+    with suppress(ConnectionError):
+        while not done.wait(0.5):
+            connection.recv(count)
 
 
 @pytest.mark.long
@@ -103,18 +101,22 @@ def test_a_reply_has_a_time_limit(daemon: Daemon) -> None:
     process = psutil.Process(daemon.pid)
     assert_answers(daemon)
     before = process.num_fds()
-    with ExitStack() as stack, ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor() as pool, ExitStack() as stack:
         connections = [stack.enter_context(daemon.connect(120)) for _ in range(5)]
         for connection in connections[:3]:
             connection.sendall(format_call("Instance.DescribeInstances"))
         connections[3].sendall(format_call("Instance.DescribeInstances") * 2)
         connections[4].sendall(b"GET /info/functions.json HTTP/1.1\r\nHost: h\r\n\r\n" * 2000)
-        pool.submit(take_slowly, connections[0], 1, 0.5)
-        pool.submit(take_slowly, connections[1], 4096, 0.5)
-        taken = pool.submit(take_slowly, connections[2], 65536, 0.5)
+        done = threading.Event()
+        stack.callback(done.set)
+        pool.submit(take_slowly, connections[0], 1, done)
+        pool.submit(take_slowly, connections[1], 4096, done)
+        pool.submit(take_slowly, connections[2], 20_000, done)
         assert eventually(lambda: process.num_fds() <= before + 1, "all but one are closed", 100)
-        assert taken.running()
-        connections[2].shutdown(socket.SHUT_RDWR)
+        done.set()
+        connections[2].settimeout(PATIENCE)
+        while b']},"id":1}' not in connections[2].recv(65536):
+            pass
 
 
 @pytest.mark.parametrize("start", [b"Content-Length: 4194304\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\n400000\r\n"])

@@ -51,7 +51,6 @@ def test_what_replaced_the_socket_is_left_at_a_stop(daemon: Daemon, entry: str) 
     [
         "plugins/.own/lock-rack1",
         "state/rack1.json",
-        "state/rack1.json.lock",
         "state/rack1.json.journal-0",
     ],
 )

@@ -195,16 +195,26 @@ async def _send_stream(request: web.BaseRequest, pieces: AsyncIterator[bytes]) -
     response = web.StreamResponse(headers={"Content-Type": JSON})
     if request.version < HttpVersion11:
         response.force_close()  # it has no chunks: the end of the connection is that of the reply
+    connection = request.protocol
+    assert isinstance(connection, Connection)
     waiting = bytearray()
-    with contextlib.suppress(ConnectionError):  # the client is gone
+    with contextlib.suppress(ConnectionError), Share(_replies) as share:  # the client may be gone
+        _replies.expose(share, connection.abort)
         await response.prepare(request)
         async for piece in pieces:
             waiting += piece
             if len(waiting) >= SLICE:
-                await response.write(bytes(waiting))
-                waiting.clear()
-        await response.write(bytes(waiting))
+                await _write_slices(response, share, bytes(waiting))
+                waiting = bytearray()
+        await _write_slices(response, share, bytes(waiting))
     return response
+
+
+async def _write_slices(response: web.StreamResponse, share: Share, data: bytes) -> None:
+    _replies.take(share, len(data))
+    for start in range(0, len(data), SLICE):
+        await response.write(data[start : start + SLICE])
+    _replies.take(share, -len(data))
 
 
 @lru_cache(1)
