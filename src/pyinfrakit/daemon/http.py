@@ -31,6 +31,9 @@ CACHED = 1024
 
 POINTER = 8
 
+COPIES = 4
+"""The memory of a streamed reply, as a multiple of the piece that waits: its parts are in memory, too."""
+
 _replies = Memory(MAX_REPLIES)
 
 Answer = Callable[[jsonrpc.Call | jsonrpc.Rejected], Awaitable[jsonrpc.Reply | None]]
@@ -201,20 +204,24 @@ async def _send_stream(request: web.BaseRequest, pieces: AsyncIterator[bytes]) -
     with contextlib.suppress(ConnectionError), Share(_replies) as share:  # the client may be gone
         _replies.expose(share, connection.abort)
         await response.prepare(request)
+        await wait_turn()  # so that a thousand streams do not encode their first pieces in one pass of the event loop
         async for piece in pieces:
+            if not waiting and len(piece) >= SLICE:
+                await _write_slices(response, share, piece)  # a copy would double its memory
+                continue
             waiting += piece
             if len(waiting) >= SLICE:
                 await _write_slices(response, share, bytes(waiting))
-                waiting = bytearray()
+                waiting.clear()
         await _write_slices(response, share, bytes(waiting))
     return response
 
 
 async def _write_slices(response: web.StreamResponse, share: Share, data: bytes) -> None:
-    _replies.take(share, len(data))
+    _replies.take(share, COPIES * len(data))
     for start in range(0, len(data), SLICE):
         await response.write(data[start : start + SLICE])
-    _replies.take(share, -len(data))
+    _replies.take(share, -COPIES * len(data))
 
 
 @lru_cache(1)

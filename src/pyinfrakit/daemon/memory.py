@@ -31,6 +31,8 @@ class Memory:
         self._peak = max(self._peak, self._size)
         while self._size > self._limit and self._evictable:
             oldest = next(iter(self._evictable))
+            if oldest is share and len(self._evictable) == 1:
+                break  # nobody else needs the room
             evict = self._evictable[oldest]
             self.release(oldest)
             evict()
