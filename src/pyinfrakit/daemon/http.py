@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from email.utils import formatdate
 from functools import lru_cache
 
@@ -145,7 +145,11 @@ async def _answer_in_turn(answer: Answer, call: jsonrpc.Call | jsonrpc.Rejected)
 async def _reply(request: web.BaseRequest, pieces: jsonrpc.Reply) -> web.StreamResponse:
     """Send JSON: small replies in one write, large ones in slices."""
     if isinstance(pieces, AsyncIterator):
-        return await _send_stream(request, pieces)
+        try:
+            return await _send_stream(request, pieces)
+        finally:
+            if isinstance(pieces, AsyncGenerator):
+                await pieces.aclose()  # a client that left it unfinished would leave its memory to a garbage collection
     size = sum(map(len, pieces))
     if size > SLICE:
         return await _send_slices(request, pieces, size)
