@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import ctypes
+import gc
 import threading
 from collections.abc import Callable
 
@@ -72,6 +73,7 @@ class Share:
 
 def _give_back() -> None:
     """Give free memory back to the system. Without this, glibc keeps what lies between blocks in use."""
+    gc.collect()  # connections that broke off are cycles; `daemon.garbage` keeps this short
     trim = getattr(_libc, "malloc_trim", None)
     if trim is not None:
         with contextlib.suppress(RuntimeError):  # this host has no thread left
