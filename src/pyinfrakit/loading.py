@@ -28,6 +28,7 @@ from pyinfrakit import paths
 from pyinfrakit.errors import CannotStart
 from pyinfrakit.provider import Provider
 from pyinfrakit.schema import secrets
+from pyinfrakit.schema.redactor import Redactor, hiding
 
 log = logging.getLogger(__name__)
 
@@ -55,8 +56,9 @@ def find_provider(name: str, folder: Path = Path()) -> type[Provider]:
 
 
 def make_provider(provider: type[Provider], name: str, folder: Path, options: Any) -> Provider:
-    """Make a provider. Raise `CannotStart` for any error of its code."""
-    with naming(f"provider {provider.__name__}"), _explaining():
+    """Make a provider. Raise `CannotStart` for any error of its code, without the secrets in its options."""
+    redact = Redactor(secrets.find_secrets(options)).redact
+    with hiding(redact), naming(f"provider {provider.__name__}"), _explaining():
         return provider(name, folder, options)
 
 

@@ -18,6 +18,7 @@ from pyinfrakit.instance.plugin import Plugin
 from pyinfrakit.provider import Machine, Provider
 from pyinfrakit.record import Record, Spec, State
 from pyinfrakit.store.file import FileStore
+from pyinfrakit.store.records import Records
 from support.harness import PATIENCE, until
 
 
@@ -89,7 +90,7 @@ def make_record(id: str) -> Record:
 
 
 def make_calls(provider: Provider, limits: CallLimits = CallLimits()) -> Calls:
-    return Calls(provider, limits)
+    return Calls(provider, limits, Records())
 
 
 # --- Plain methods

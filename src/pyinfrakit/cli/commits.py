@@ -15,9 +15,10 @@ from msgspec import to_builtins
 
 from pyinfrakit.cli.arguments import read_bytes
 from pyinfrakit.cli.group import id_argument, pass_groups
-from pyinfrakit.cli.output import format_table, print_json
+from pyinfrakit.cli.output import format_table, print_json, print_line
 from pyinfrakit.errors import CannotStart, UnknownGroup
 from pyinfrakit.group.status import CourseStep, PlanReport
+from pyinfrakit.logs import escape
 from pyinfrakit.rpc.client import RemoteError
 from pyinfrakit.rpc.group.client import GroupClient
 
@@ -79,7 +80,7 @@ def commit(groups: GroupClient, file: str, pretend: bool) -> None:
             with locate_errors(entry):
                 details = groups.commit(entry.id, entry.properties, is_trial, _identify_user())
             if is_trial == pretend:
-                click.echo(
+                print_line(
                     f"Committing {entry.id} would involve: {details}" if pretend else f"Committed {entry.id}: {details}"
                 )
 
@@ -119,7 +120,7 @@ def plan(groups: GroupClient, file: str, output: str | None) -> int:
 
 
 def _format_plan(id: str, report: PlanReport) -> str:
-    head = f"{id}: {report.details}; at most {report.budget} unavailable at once"
+    head = escape(f"{id}: {report.details}; at most {report.budget} unavailable at once")
     alike = groupby(report.steps, lambda step: (step.number > 0, step.verb, step.reason))
     rows = [row for _, steps in alike for row in _format_steps(list(steps))]
     return "\n".join([head, format_table([_COLUMNS, *rows])] if rows else [head])
@@ -162,7 +163,7 @@ def inspect(groups: GroupClient, id: str) -> None:
 def free(groups: GroupClient, id: str) -> None:
     """Forget a group, and leave its members alone."""
     groups.free(id)
-    click.echo(f"Freed {id}")
+    print_line(f"Freed {id}")
 
 
 @click.command()
@@ -171,7 +172,7 @@ def free(groups: GroupClient, id: str) -> None:
 def destroy(groups: GroupClient, id: str) -> None:
     """Destroy a group, with ALL its members. The controller does not ask, and does it in the background."""
     groups.destroy(id)
-    click.echo(f"destroy {id} initiated")
+    print_line(f"destroy {id} initiated")
 
 
 @click.command()
@@ -203,7 +204,7 @@ def history(groups: GroupClient, id: str, output: str | None) -> None:
 @click.argument("number", metavar="[N]", type=click.IntRange(1), required=False)
 def undo(groups: GroupClient, id: str, number: int | None) -> None:
     """Commit the properties of commit N of the history again; by default, of the one before the last."""
-    click.echo(f"Committed {id}: {groups.undo(id, number, _identify_user())}")
+    print_line(f"Committed {id}: {groups.undo(id, number, _identify_user())}")
 
 
 @click.command()
@@ -213,7 +214,7 @@ def undo(groups: GroupClient, id: str, number: int | None) -> None:
 def pause(groups: GroupClient, id: str, reason: str) -> None:
     """Pause an update: no further member is replaced by it until you resume it."""
     groups.pause(id, reason)
-    click.echo(f"paused {id}")
+    print_line(f"paused {id}")
 
 
 @click.command()
@@ -222,7 +223,7 @@ def pause(groups: GroupClient, id: str, reason: str) -> None:
 def resume(groups: GroupClient, id: str) -> None:
     """Resume an update that was paused, or that stopped because a replacement did not become healthy."""
     groups.resume(id)
-    click.echo(f"resumed {id}")
+    print_line(f"resumed {id}")
 
 
 @click.command()
@@ -231,7 +232,7 @@ def resume(groups: GroupClient, id: str) -> None:
 def abort(groups: GroupClient, id: str) -> None:
     """End an update, and keep the members as they are now. `undo` takes back the commit as well."""
     groups.abort(id)
-    click.echo(f"aborted {id}")
+    print_line(f"aborted {id}")
 
 
 def _identify_user() -> str:

@@ -8,9 +8,10 @@ import msgspec
 from msgspec import UNSET, Raw
 
 from pyinfrakit.cli.arguments import Tags, decode_spec, in_infrakit_form, pass_plugin, read_json, read_spec
-from pyinfrakit.cli.output import format_member, format_row, format_table, format_tags, print_json
+from pyinfrakit.cli.output import format_member, format_row, format_table, format_tags, print_json, print_line
 from pyinfrakit.errors import PyInfrakitError, TryAgain, UnknownInstance
 from pyinfrakit.group.plugins import BY_CONTROLLER
+from pyinfrakit.logs import escape
 from pyinfrakit.rpc.client import RemoteError
 from pyinfrakit.rpc.instance.types import Description
 from pyinfrakit.rpc.operator.client import OperatorClient
@@ -51,7 +52,7 @@ def describe(
         heads = [] if quiet else [format_row("ID", "LOGICAL", "TAGS")]
         click.echo("".join(f"{line}\n" for line in [*heads, *map(format_member, instances)]), nl=False)
     elif quiet:
-        click.echo("".join(f"{each.ID}\n" for each in instances), nl=False)
+        click.echo("".join(f"{escape(each.ID)}\n" for each in instances), nl=False)
     elif raw:
         print_json(instances)
     elif is_yaml:
@@ -85,7 +86,7 @@ def provision(plugin: OperatorClient, file: str, is_yaml: bool) -> None:
     FILE is a spec with Properties, Tags, Init, LogicalID and Attachments. It is a file, - for standard input, or a
     file:// or http(s):// URL.
     """
-    click.echo(plugin.provision(read_spec(file, is_yaml)))
+    print_line(plugin.provision(read_spec(file, is_yaml)))
 
 
 @click.command()
@@ -125,7 +126,7 @@ def destroy(plugin: OperatorClient, ids: tuple[str, ...], wait: bool, timeout: f
         try:
             if wait:
                 _wait(plugin, id, end)
-            click.echo(f"destroyed {id}")
+            print_line(f"destroyed {id}")
         except TryAgain as error:
             problems[id] = error
     if problems:
@@ -156,4 +157,4 @@ def _wait(plugin: OperatorClient, id: str, end: float) -> None:
 def label(plugin: OperatorClient, id: str, tags: tuple[dict[str, str], ...]) -> None:
     """Add tags to an instance, or replace their values. Its other tags stay."""
     plugin.label(id, {key: value for some in tags for key, value in some.items()})
-    click.echo(f"labeled {id}")
+    print_line(f"labeled {id}")

@@ -5,10 +5,11 @@ import time
 import click
 
 from pyinfrakit.cli.group import id_argument, pass_groups
-from pyinfrakit.cli.output import format_member, format_row, format_table, format_tags, print_json
+from pyinfrakit.cli.output import format_member, format_row, format_table, format_tags, print_json, print_line
 from pyinfrakit.errors import UnknownInstance
 from pyinfrakit.group.spec import MAX_SIZE
 from pyinfrakit.group.status import GroupStatus, MemberStatus
+from pyinfrakit.logs import escape
 from pyinfrakit.rpc.group.client import GroupClient
 
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="Print rows without column headers.")
@@ -35,7 +36,7 @@ def ls(groups: GroupClient, id: str | None, quiet: bool, output: str | None, wid
         _print_table(["ID", "SIZE", "HEALTHY", "OUTDATED", "PHASE", "TROUBLE"], rows, quiet)
     else:
         ids = [each.ID for each in groups.inspect()]
-        click.echo("".join(f"{line}\n" for line in [*([] if quiet else ["ID"]), *ids]), nl=False)
+        click.echo("".join(f"{escape(line)}\n" for line in [*([] if quiet else ["ID"]), *ids]), nl=False)
 
 
 @click.command()
@@ -98,7 +99,7 @@ def _summarize(status: GroupStatus) -> str:
         f"members  {len(status.members)} of {status.size}: {status.healthy} healthy, {status.outdated} outdated",
         f"update   {phase}",
     ]
-    return "\n".join([*lines, f"trouble  {status.trouble}"] if status.trouble else lines)
+    return "\n".join(map(escape, [*lines, f"trouble  {status.trouble}"] if status.trouble else lines))
 
 
 def _find_member(status: GroupStatus, instance: str) -> MemberStatus:
@@ -132,7 +133,7 @@ def scale(groups: GroupClient, id: str, size: int | None) -> None:
     if size is not None:
         groups.set_size(id, size)
         text += f", scale to {size}"
-    click.echo(text)
+    print_line(text)
 
 
 @click.command("destroy-instance")
@@ -152,7 +153,7 @@ def destroy_instance(groups: GroupClient, id: str, instances: tuple[str, ...]) -
 def protect(groups: GroupClient, id: str, instance: str) -> None:
     """Protect a member: the controller does not destroy it to make the group smaller."""
     groups.protect(id, instance, True)
-    click.echo(f"protected {instance}")
+    print_line(f"protected {instance}")
 
 
 @click.command()
@@ -162,7 +163,7 @@ def protect(groups: GroupClient, id: str, instance: str) -> None:
 def unprotect(groups: GroupClient, id: str, instance: str) -> None:
     """End the protection of a member."""
     groups.protect(id, instance, False)
-    click.echo(f"unprotected {instance}")
+    print_line(f"unprotected {instance}")
 
 
 @click.command()
@@ -171,4 +172,5 @@ def unprotect(groups: GroupClient, id: str, instance: str) -> None:
 def confirm(groups: GroupClient, id: str) -> None:
     """Confirm held losses, so that the members are replaced. Losses are held if too many come at once."""
     ids = groups.confirm(id)
-    click.echo("\n".join(f"confirmed {each}" for each in ids) or "nothing is held")
+    for line in [f"confirmed {each}" for each in ids] or ["nothing is held"]:
+        print_line(line)

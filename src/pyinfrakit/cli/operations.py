@@ -5,7 +5,7 @@ import time
 import click
 
 from pyinfrakit.cli.arguments import Tags, pass_plugin
-from pyinfrakit.cli.output import format_table, format_tags, print_json
+from pyinfrakit.cli.output import format_table, format_tags, print_json, print_line
 from pyinfrakit.record import CONFIG_TAGS, GROUP_TAG
 from pyinfrakit.rpc.client import RemoteError
 from pyinfrakit.rpc.operator.client import OperatorClient
@@ -21,7 +21,7 @@ raw_option = click.option("-r", "--raw", is_flag=True, help="Print JSON.")
 def set_aside(plugin: OperatorClient, id: str, reason: str) -> None:
     """Take an instance out of service. InfraKit replaces it; the plugin keeps it until you restore or destroy it."""
     plugin.set_aside(id, reason)
-    click.echo(f"set aside {id}")
+    print_line(f"set aside {id}")
 
 
 @click.command()
@@ -31,7 +31,7 @@ def set_aside(plugin: OperatorClient, id: str, reason: str) -> None:
 def restore(plugin: OperatorClient, id: str, force: bool) -> None:
     """Bring a non-functional instance back into service, at the front of the list."""
     plugin.restore(id, force)
-    click.echo(f"restored {id}")
+    print_line(f"restored {id}")
 
 
 @click.command()
@@ -39,7 +39,8 @@ def restore(plugin: OperatorClient, id: str, force: bool) -> None:
 def confirm(plugin: OperatorClient) -> None:
     """Confirm held losses, so that InfraKit replaces the instances. Losses are held if too many come at once."""
     ids = plugin.confirm()
-    click.echo("\n".join(f"confirmed {id}" for id in ids) or "nothing is held")
+    for line in [f"confirmed {id}" for id in ids] or ["nothing is held"]:
+        print_line(line)
 
 
 @click.command()
@@ -50,7 +51,8 @@ def orphans(plugin: OperatorClient, doomed: tuple[str, ...], raw: bool) -> None:
     """Show orphans: machines with this plugin's mark, but no record. `adopt --orphans` makes records for them."""
     if doomed:
         plugin.destroy_orphans(doomed)
-        click.echo("\n".join(f"destroying {id}" for id in doomed))
+        for id in doomed:
+            print_line(f"destroying {id}")
         return
     machines = plugin.orphans()
     if raw:
@@ -91,7 +93,8 @@ def adopt(
         # The user's own tags come last: they override these.
         tags = {GROUP_TAG: group, **dict.fromkeys(CONFIG_TAGS, "bootstrap"), **tags}
     ids = [plugin.adopt(handle, tags, logical_id)] if handle is not None else plugin.adopt_orphans(tags)
-    click.echo("\n".join(f"adopted {id}" for id in ids) or "no orphans", err=not ids)
+    for line in [f"adopted {id}" for id in ids] or ["no orphans"]:
+        print_line(line, err=not ids)
 
 
 @click.command()
@@ -123,18 +126,18 @@ def info(plugin: OperatorClient, raw: bool) -> None:
     if raw:
         print_json({"API": api, "Status": status})
         return
-    click.echo(f"plugin      {api.Vendor.Name} {api.Vendor.Version}")
-    click.echo(f"interfaces  {', '.join(f'{each.Name}/{each.Version}' for each in api.Implements)}")
+    print_line(f"plugin      {api.Vendor.Name} {api.Vendor.Version}")
+    print_line(f"interfaces  {', '.join(f'{each.Name}/{each.Version}' for each in api.Implements)}")
     if status is None:
         return
-    click.echo(f"provider    {status.Provider}")
-    click.echo(f"instances   {', '.join(f'{count} {state}' for state, count in status.States.items())}")
+    print_line(f"provider    {status.Provider}")
+    print_line(f"instances   {', '.join(f'{count} {state}' for state, count in status.States.items())}")
     when = "not yet" if status.Observed is None else f"{max(0.0, time.time() - status.Observed):.0f} s ago"
-    click.echo(f"observed    {when}" + (f"; now: {status.Trouble}" if status.Trouble else ""))
+    print_line(f"observed    {when}" + (f"; now: {status.Trouble}" if status.Trouble else ""))
     if status.Held:
         advice = "See `describe --all`; fix the cause, or confirm the loss."
-        click.echo(f"held        {len(status.Held)} instances seem lost at once. {advice}")
+        print_line(f"held        {len(status.Held)} instances seem lost at once. {advice}")
     for call in status.Late:
-        click.echo(f"late        {call}: the provider does not answer")
+        print_line(f"late        {call}: the provider does not answer")
     for id in status.Orphans:
-        click.echo(f"orphan      {id}")
+        print_line(f"orphan      {id}")

@@ -1,5 +1,7 @@
 """Output that people read and programs may parse: tables, InfraKit's rows, and JSON."""
 
+import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -8,6 +10,8 @@ import msgspec
 
 from pyinfrakit.logs import escape
 from pyinfrakit.rpc.instance.types import Description
+
+_UNPRINTABLE = re.compile(r"[^\x00-\x7e]+")
 
 
 def format_table(rows: Sequence[Sequence[str]]) -> str:
@@ -36,5 +40,16 @@ def format_tags(tags: Mapping[str, str]) -> str:
     return ",".join(f"{key}={value}" for key, value in sorted(tags.items()))
 
 
+def print_line(text: str, *, err: bool = False) -> None:
+    """Print *text* in one line, escaped: what a plugin sends must neither forge a line nor move a cursor."""
+    click.echo(escape(text), err=err)
+
+
 def print_json(value: Any) -> None:
-    click.echo(msgspec.json.format(msgspec.json.encode(value)))
+    """Print JSON. Characters that a terminal may act on are escaped, as JSON has it."""
+    text = msgspec.json.format(msgspec.json.encode(value)).decode()
+    click.echo(_UNPRINTABLE.sub(lambda match: "".join(map(_escape_json, match[0])), text))
+
+
+def _escape_json(character: str) -> str:
+    return character if character.isprintable() else json.dumps(character)[1:-1]

@@ -12,6 +12,7 @@ import click
 
 from pyinfrakit.cli.arguments import directory_option, log_option
 from pyinfrakit.cli.controller import Interval
+from pyinfrakit.cli.output import print_line
 from pyinfrakit.errors import CannotStart, InvalidSpec, PyInfrakitError, UnknownGroup
 from pyinfrakit.rpc.client import Client, RemoteError
 from pyinfrakit.rpc.group.client import GroupClient
@@ -85,7 +86,7 @@ def down(files: Sequence[Path], name: str, directory: Path, poll_interval: float
         _run(fleet, name, directory, poll_interval, partial(_wait_for_end, ids, gone), ids)
         if not gone:
             raise click.Abort  # a signal came first; the rest goes on with the next `up` or `down`
-    click.echo(f"destroyed {', '.join(ids)}")
+    print_line(f"destroyed {', '.join(ids)}")
 
 
 def _prepare(files: Sequence[Path], log: int) -> "Fleet":
@@ -115,7 +116,7 @@ async def _keep_up(fleet: "Fleet", groups: "Groups", log: "EventLog") -> None:
     """Commit the fleet's groups, and show events until the daemon stops."""
     with log.subscribe() as subscription:
         await _apply(fleet, groups)
-        click.echo(f"{_count(len(fleet.plugins), 'plugin')}, {_count(len(groups.inspect()), 'group')}; Ctrl-C to stop")
+        print_line(f"{_count(len(fleet.plugins), 'plugin')}, {_count(len(groups.inspect()), 'group')}; Ctrl-C to stop")
         await _show(subscription)
 
 
@@ -156,7 +157,8 @@ class _Waits:
         """Say what these groups wait for, if that has changed."""
         lines = [f"waiting for {group.id}: {text}" for group in groups for text in _explain(group)]
         if lines != self._said:
-            click.echo("\n".join(lines), err=True, nl=bool(lines))
+            for line in lines:
+                print_line(line, err=True)
             self._said = lines
 
 
@@ -194,7 +196,7 @@ async def _apply(fleet: "Fleet", groups: "Groups") -> None:
             except PyInfrakitError as error:
                 raise CannotStart(f"{entry.locate('Properties')}: {error}") from None
     for id in sorted(stored - {entry.id for entry in fleet.groups}):
-        click.echo(f"group {id} is not in the file; it is kept as it is", err=True)
+        print_line(f"group {id} is not in the file; it is kept as it is", err=True)
 
 
 def _is_applied(entry: "GroupEntry", groups: "Groups") -> bool:

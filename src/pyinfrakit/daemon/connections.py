@@ -11,8 +11,10 @@ from typing import Any, cast
 from aiohttp import web
 
 from pyinfrakit.daemon.bodies import REQUEST_TIMEOUT
+from pyinfrakit.logs import Quota
 
 log = logging.getLogger(__name__)
+log.addFilter(Quota())  # callers cause its lines
 
 MAX_HEADER = 8 * 1024
 MAX_CONNECTIONS = 1000

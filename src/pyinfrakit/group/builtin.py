@@ -1,7 +1,7 @@
 """The flavors that are built in: vanilla and combo."""
 
 from collections.abc import Mapping, Sequence
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import msgspec
 from msgspec import Raw, Struct
@@ -15,6 +15,7 @@ from pyinfrakit.group.scripts import Scripts
 from pyinfrakit.group.spec import Allocation, PluginSpec
 from pyinfrakit.record import Attachment, Spec
 from pyinfrakit.schema.decode import NotJSON, WrongShape, decode
+from pyinfrakit.schema.secrets import HIDDEN, Script
 
 T = TypeVar("T")
 
@@ -27,7 +28,7 @@ class _Attachment(Struct, frozen=True, forbid_unknown_fields=True):
 class VanillaProperties(Struct, frozen=True, forbid_unknown_fields=True):
     """The properties of vanilla: the lines of a script or the address of a template for it, tags and attachments."""
 
-    Init: list[str] | None = None
+    Init: Annotated[list[Script], HIDDEN] | None = None
     InitScriptTemplateURL: str = ""
     Tags: dict[str, str] | None = None
     Attachments: list[_Attachment] | None = None

@@ -1,13 +1,11 @@
 """Commands of health checks and drain hooks: run with limits, their output's last line kept as the reason."""
 
 import os
-import re
 import shutil
 import signal
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -17,15 +15,13 @@ from pyinfrakit.group.plugins import Description
 from pyinfrakit.group.threads import call_apart
 from pyinfrakit.logs import escape
 from pyinfrakit.paths import check_trusted
-from pyinfrakit.schema.secrets import SHORTEST_CREDENTIAL, Redactor, find_strings
+from pyinfrakit.schema.redactor import Redactor, find_credentials
 
 LONGEST_REASON = 200
 """Characters of a reason."""
 
 TAIL = 4096
 """Bytes at the end of the output in which the last line is looked for."""
-
-_SECRET_KEY = re.compile(r"passw|secret|token|credential|private|api.?key", re.IGNORECASE)
 
 
 def shorten(text: str) -> str:
@@ -46,10 +42,15 @@ async def run(command: Sequence[str], timeout: float, member: Description) -> tu
         status, output = await call_apart(execution.finish)
     finally:
         execution.kill()
-    lines = output.decode(errors="backslashreplace").split("\n")
+    text = output.decode(errors="backslashreplace")
+    lines = (text if len(output) < TAIL else f"…{text}").split("\n")
     last = next((line for line in reversed(lines) if line.strip()), "")
-    properties = msgspec.json.decode(member.properties or b"{}")
-    return status, shorten(Redactor(_find_secrets(properties), SHORTEST_CREDENTIAL).redact(last))
+    return status, shorten(hide_secrets(last, member))
+
+
+def hide_secrets(text: str, member: Description) -> str:
+    """Return *text* without the member's secrets: the properties that have a secret's name."""
+    return Redactor(find_credentials(msgspec.json.decode(member.properties or b"{}"))).redact(text)
 
 
 def describe_exit(status: int, last_line: str) -> str:
@@ -91,13 +92,3 @@ class _Execution:
         self._is_killed = True
         if self._child is not None:
             self._child.signal(signal.SIGKILL)
-
-
-def _find_secrets(value: Any) -> Iterator[str]:
-    """Yield the strings in decoded properties that have a secret's name."""
-    if isinstance(value, dict):
-        for key, each in value.items():
-            yield from find_strings(each) if _SECRET_KEY.search(key) else _find_secrets(each)
-    elif isinstance(value, list):
-        for each in value:
-            yield from _find_secrets(each)

@@ -4,7 +4,7 @@ import asyncio
 
 from pyinfrakit.errors import PyInfrakitError
 from pyinfrakit.group import commands
-from pyinfrakit.group.commands import describe_exit, shorten
+from pyinfrakit.group.commands import describe_exit, hide_secrets, shorten
 from pyinfrakit.group.connections import Broken, CanNotCheck, hide_credentials, request
 from pyinfrakit.group.flavors import Flavor
 from pyinfrakit.group.plugins import Description
@@ -52,7 +52,7 @@ async def _drain_by_hook(hook: DrainHook, member: Description) -> str:
         problem = f"timed out after {hook.timeout}"
     except (Broken, CanNotCheck, PyInfrakitError, ValueError) as error:
         problem = str(error)
-    return shorten(f"drain hook: {problem}") if problem else ""
+    return shorten(hide_secrets(f"drain hook: {problem}", member)) if problem else ""
 
 
 async def _post(template: str, timeout: float, member: Description) -> str:

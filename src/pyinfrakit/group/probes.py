@@ -14,7 +14,7 @@ from collections.abc import Coroutine, Sequence
 
 from pyinfrakit.errors import CannotStart, TryAgain
 from pyinfrakit.group import commands
-from pyinfrakit.group.commands import describe_exit, shorten
+from pyinfrakit.group.commands import describe_exit, hide_secrets, shorten
 from pyinfrakit.group.connections import Broken, CanNotCheck, connect, hide_credentials, limit, request
 from pyinfrakit.group.judgment import Outcome
 from pyinfrakit.group.plugins import Description
@@ -32,9 +32,10 @@ async def probe(check: Check, member: Description) -> tuple[Outcome, str]:
         subject, attempt = _prepare(check, member)
         await attempt
     except Broken as error:
-        return Outcome.FAILURE, shorten(f"{subject}: {error}")
+        return Outcome.FAILURE, shorten(hide_secrets(f"{subject}: {error}", member))
     except (CanNotCheck, TryAgain, CannotStart, ValueError) as error:
-        return Outcome.UNKNOWN, shorten(f"{subject}: can't be checked: {error}".removeprefix(": "))
+        text = f"{subject}: can't be checked: {error}".removeprefix(": ")
+        return Outcome.UNKNOWN, shorten(hide_secrets(text, member))
     return Outcome.SUCCESS, ""
 
 

@@ -7,7 +7,9 @@ import stat
 import aiohttp
 
 from pyinfrakit.errors import InvalidSpec, TryAgain
+from pyinfrakit.group.connections import hide_credentials
 from pyinfrakit.group.go_template import Template, TemplateError
+from pyinfrakit.schema.redactor import cut
 
 MAX_SCRIPT = 1024 * 1024
 """Largest template, in bytes."""
@@ -83,7 +85,7 @@ async def _download(url: str) -> bytes:
     try:
         async with aiohttp.ClientSession(timeout=timeout) as session, session.get(url, max_redirects=5) as response:
             if response.status >= 500 or response.status == 429:
-                raise TryAgain(f"{_FIELD}: {url} answered {response.status} {response.reason}")
+                raise TryAgain(f"{_FIELD}: {_show(url)} answered {response.status} {response.reason}")
             if response.status != 200:
                 raise _refuse(url, f"the server answered {response.status} {response.reason}")
             pieces, size = [], 0
@@ -94,12 +96,19 @@ async def _download(url: str) -> bytes:
                     break
             return b"".join(pieces)
     except TimeoutError:
-        raise TryAgain(f"{_FIELD}: {url} did not answer in {FETCH_TIMEOUT:g} s") from None
+        raise TryAgain(f"{_FIELD}: {_show(url)} did not answer in {FETCH_TIMEOUT:g} s") from None
     except aiohttp.InvalidURL:
         raise _refuse(url, "is no web address") from None
     except (aiohttp.ClientError, OSError) as error:
-        raise TryAgain(f"{_FIELD}: {url} can't be fetched: {error or type(error).__name__}") from None
+        raise TryAgain(
+            f"{_FIELD}: {_show(url)} can't be fetched: {str(error).replace(url, _show(url)) or type(error).__name__}"
+        ) from None
 
 
 def _refuse(url: str, problem: str) -> InvalidSpec:
-    return InvalidSpec(_FIELD, f"{url if len(url) <= 200 else url[:197] + '...'}: {problem}")
+    return InvalidSpec(_FIELD, f"{_show(url)}: {problem}")
+
+
+def _show(url: str) -> str:
+    """Return an address without credentials, and without the script that one of the scheme ``str`` is."""
+    return "str://…" if url.startswith("str:") else cut(hide_credentials(url), 200)

@@ -14,15 +14,22 @@ from collections.abc import Awaitable, Callable, Collection, Container, Coroutin
 from typing import Any, TypeVar
 
 from msgspec import Raw, Struct
+from msgspec.structs import replace
 
 from pyinfrakit.errors import PyInfrakitError, TryAgain
+from pyinfrakit.instance.redaction import Redaction
 from pyinfrakit.instance.threads import Threads
+from pyinfrakit.logs import Quota
 from pyinfrakit.provider import Machine, PoolMachine, Provider
 from pyinfrakit.record import Record, Spec
+from pyinfrakit.schema.redactor import hiding, redact_error
+from pyinfrakit.store.records import Records
 
 log = logging.getLogger(__name__)
+log.addFilter(Quota())  # machines and callers cause its lines
 
 T = TypeVar("T")
+M = TypeVar("M", Machine, PoolMachine)
 
 VALIDATE = POOL = 10.0
 """Seconds that a provider's own `validate`, or its `pool`, may take: a client waits for them."""
@@ -83,10 +90,15 @@ class _Slot:
 
 
 class Calls:
-    """All calls to one provider. Every error and every wrong result comes as a `PyInfrakitError`."""
+    """All calls to one provider. Every error and every wrong result comes as a `PyInfrakitError`.
 
-    def __init__(self, provider: Provider, limits: CallLimits) -> None:
+    No error, no reason and nothing that the provider logs during a call shows a secret of its instances.
+    """
+
+    def __init__(self, provider: Provider, limits: CallLimits, records: Records) -> None:
         self._provider = provider
+        self._records = records
+        self.redaction = Redaction(provider, records)
         self._threads = Threads()
         self._has_started = False
         self.late: set[str] = set()
@@ -119,7 +131,8 @@ class Calls:
         self._provider.mark, self._provider.known, self._provider.ready = mark, known, ready
         self._provider.changed = changed
         try:
-            await self._ask("start", _ignore, self._provider.start)
+            with hiding(self.redaction.redact_all):
+                await self._ask("start", _ignore, self._provider.start)
             self._has_started = True
         finally:
             self._provider.known = ()
@@ -127,7 +140,8 @@ class Calls:
     async def stop(self, timeout: float) -> None:
         """Stop the provider, if it has started. Raise `TryAgain` if that takes more than *timeout* seconds."""
         if self._has_started:
-            await _limit(timeout, self._ask("stop", _ignore, self._provider.stop))
+            with hiding(self.redaction.redact_all):
+                await _limit(timeout, self._ask("stop", _ignore, self._provider.stop))
 
     def abandon(self) -> None:
         """Wait for no thread any more."""
@@ -135,11 +149,12 @@ class Calls:
 
     async def validate(self, properties: Raw | None) -> None:
         """Raise `InvalidSpec` if the provider would refuse the properties."""
-        if self._validates:
-            await _limit(VALIDATE, self._ask("validate", _ignore, self._provider.validate, properties))
-        else:
-            # The provider has no code of its own for this: no thread, and no time limit, are needed.
-            await self._ask("validate", _ignore, self._parse, properties)
+        with hiding(self.redaction.of(Spec(properties=properties)).redact):
+            if self._validates:
+                await _limit(VALIDATE, self._ask("validate", _ignore, self._provider.validate, properties))
+            else:
+                # The provider has no code of its own for this: no thread, and no time limit, are needed.
+                await self._ask("validate", _ignore, self._parse, properties)
 
     async def _parse(self, properties: Raw | None) -> None:
         self._provider.parse(properties)
@@ -151,27 +166,28 @@ class Calls:
             spec = pending()
             if spec is None:
                 return None
-            with self._calling(id):
+            with self._calling(id), hiding(self.redaction.of(spec).redact):
                 return await self._ask(name, _read_machine(id), self._provider.provision, id, spec)
 
     async def adopt(self, id: str, handle: str, spec: Spec) -> Machine:
         """Have a machine that exists marked as the instance *id*."""
         name = f"adopt of {handle}"
         async with _Slot(self._provisions, name):
-            with self._calling(id):
+            with self._calling(id), hiding(self.redaction.of(spec).redact):
                 return await self._ask(name, _read_machine(id, handle), self._provider.adopt, id, handle, spec)
 
     async def label(self, record: Record) -> None:
         """Have a record's tags put on its machine."""
         name = f"label of {record.id}"
         async with _Slot(self._labels, name):
-            with self._calling(record.id):
+            with self._calling(record.id), hiding(self.redaction.of(record.spec).redact):
                 await self._ask(name, _ignore, self._provider.label, record, record.spec.tags)
 
     async def list_pool(self) -> list[PoolMachine]:
         """Return all machines of the provider's pool; raise `GiveUp` if it has none."""
-        machines: list[PoolMachine] = await _limit(POOL, self._ask("pool", _read_pool, self._provider.pool))
-        return machines
+        with hiding(self.redaction.redact_all):
+            machines: list[PoolMachine] = await _limit(POOL, self._ask("pool", _read_pool, self._provider.pool))
+        return await self._hide_reasons(machines)
 
     async def observe(self) -> dict[str, Machine]:
         """Return all machines by ID. If two have the same ID, as a cloned machine does, return the first and log both."""
@@ -179,7 +195,7 @@ class Calls:
         by_id = {machine.id: machine for machine in reversed(machines)}
         duplicates = frozenset(machine.id for machine in machines if by_id[machine.id] is not machine)
         for id in duplicates - self._duplicates:
-            handles = ", ".join(str(machine.handle) for machine in machines if machine.id == id)
+            handles = self.hide(id, ", ".join(str(machine.handle) for machine in machines if machine.id == id))
             log.error(
                 "%s: several machines of the provider have this ID: %s; only the first one is managed", id, handles
             )
@@ -188,7 +204,31 @@ class Calls:
 
     async def observe_all(self) -> list[Machine]:
         """Return all machines, also those with a duplicate ID."""
-        return await self._ask("observe", _read_machines, self._provider.observe)
+        with hiding(self.redaction.redact_all):
+            machines = await self._ask("observe", _read_machines, self._provider.observe)
+        return await self._hide_reasons(machines)
+
+    def hide(self, id: str | None, text: str) -> str:
+        """Return a *text* of the provider's about an instance without its secrets."""
+        record = self._records.get(id) if id else None
+        spec = record.spec if record else Spec()
+        return self.redaction.of(spec).redact(text) if self.redaction.has_secrets(spec) else text
+
+    async def _hide_reasons(self, machines: list[M]) -> list[M]:
+        """Return the machines without their instances' secrets in the reasons."""
+        if any(machine.reason for machine in machines):
+            # In a thread, because of outages with thousands of reasons.
+            machines = await self._threads.call(self._redact_reasons, machines)
+        return machines
+
+    def _redact_reasons(self, machines: list[M]) -> list[M]:
+        known = {record.reason for record in self._records.peek()}  # they were redacted before
+        return [
+            replace(machine, reason=self.hide(machine.id, machine.reason))
+            if machine.reason and machine.reason not in known
+            else machine
+            for machine in machines
+        ]
 
     async def destroy(self, record: Record, reason: str) -> None:
         """Have a machine destroyed, perhaps together with others that wait for their turn."""
@@ -212,15 +252,17 @@ class Calls:
         records = [each.record for each in batch]
         ids = [record.id for record in records]
         errors: Mapping[str, PyInfrakitError] = dict.fromkeys(ids, TryAgain("the call for the batch broke off"))
+        redact = self.redaction.of(*(record.spec for record in records)).redact
         try:
-            with self._calling(*ids):
+            with self._calling(*ids), hiding(redact):
                 name = f"destroy of {', '.join(ids)}"
                 errors = await self._ask(name, _read_errors(ids), self._provider.destroy, records, mine.reason)
         except PyInfrakitError as error:
             errors = dict.fromkeys(ids, error)
         finally:
             for each in batch:
-                each.settle(errors.get(each.record.id))
+                failure = errors.get(each.record.id)
+                each.settle(None if failure is None else redact_error(failure, redact))
 
     @contextlib.contextmanager
     def _calling(self, *ids: str) -> Iterator[None]:

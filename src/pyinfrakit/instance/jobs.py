@@ -19,6 +19,7 @@ from pyinfrakit.errors import GiveUp, PyInfrakitError, TryAgain
 from pyinfrakit.instance.calls import Calls
 from pyinfrakit.instance.chronicle import Chronicle
 from pyinfrakit.instance.waits import Waits
+from pyinfrakit.logs import Quota
 from pyinfrakit.provider import Machine
 from pyinfrakit.record import Event, Record, Spec, State
 from pyinfrakit.schema.decode import make_encodable
@@ -27,12 +28,17 @@ from pyinfrakit.store.records import Drop, Put
 from pyinfrakit.turns import share
 
 log = logging.getLogger(__name__)
+log.addFilter(Quota())  # callers cause its lines
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 60.0
 """Seconds between a failed call and the next one for the ID."""
 
 SHORTEST_AFTER, LONGEST_AFTER = 0.1, 24 * 3600.0
 """Bounds of the pause that a provider asks for, in seconds: "at once" must not fill the log."""
+
+
+IDS_IN_LINE = 25
+"""Most IDs in one line of the log."""
 
 
 class _GroupedLog:
@@ -50,7 +56,8 @@ class _GroupedLog:
     def _write(self) -> None:
         grouped, self._ids = self._ids, {}
         for event, ids in grouped.items():
-            log.info("%s: %s", ", ".join(ids), event)
+            for first in range(0, len(ids), IDS_IN_LINE):
+                log.info("%s: %s", ", ".join(ids[first : first + IDS_IN_LINE]), event)
 
 
 class _Job:

@@ -17,15 +17,16 @@ from pyinfrakit.instance.jobs import Jobs
 from pyinfrakit.instance.plan import Thresholds, Transition, explain_unwanted
 from pyinfrakit.instance.reconcile import PORTION, Reconciler
 from pyinfrakit.instance.waits import Waits
-from pyinfrakit.logs import NOTICE
+from pyinfrakit.logs import NOTICE, Quota
 from pyinfrakit.provider import Machine, PoolMachine, Provider
 from pyinfrakit.record import Event, Record, Spec, State
-from pyinfrakit.schema.secrets import EMPTY_OBJECT, redact_live, redact_properties
+from pyinfrakit.schema.secrets import EMPTY_OBJECT, redact_properties
 from pyinfrakit.store import Store
 from pyinfrakit.store.records import Put, Records
 from pyinfrakit.turns import share
 
 log = logging.getLogger(__name__)
+log.addFilter(Quota())  # callers cause its lines
 
 PROVIDER_STOP = 1.0
 """Seconds in which a provider has to release its resources at a stop."""
@@ -75,7 +76,7 @@ class Plugin:
         self._store = store
         self._wait = wait
         self._paced = paced
-        self._calls = Calls(provider, call_limits)
+        self._calls = Calls(provider, call_limits, store.records)
         self._chronicle = Chronicle(store, log, name)
         self._waits = Waits(self.records)
         self._jobs = Jobs(store, self._calls, self._chronicle, self._waits)
@@ -166,12 +167,18 @@ class Plugin:
     def redact(self, record: Record) -> Raw:
         """Return the properties to show of an instance, without secrets: its live ones, or those of its spec.
 
-        The type of the spec's properties says which of them are secret. A provider may repeat them anywhere
-        in the live properties.
+        The type of the spec's properties says which of them are secret. A provider may repeat them, and `Init`,
+        anywhere in the live properties.
         """
-        properties, shape = record.spec.properties or EMPTY_OBJECT, self.provider.Properties
         live = self.records.live(record.id)
-        return redact_properties(properties, shape) if live is None else redact_live(live, properties, shape)
+        if live is None:
+            return redact_properties(record.spec.properties or EMPTY_OBJECT, self.provider.Properties)
+        redaction = self._calls.redaction
+        return redaction.of(record.spec).redact_json(live) if redaction.has_secrets(record.spec) else live
+
+    def redact_handle(self, id: str, handle: str | None) -> str | None:
+        """Return the provider's name for a machine without its instance's secrets."""
+        return self._calls.hide(id, handle) if handle else handle
 
     async def list_pool(self) -> list[PoolMachine]:
         """Return all machines of the provider's pool. Raise `GiveUp` if the provider has no pool."""

@@ -15,7 +15,7 @@ from pyinfrakit.instance.chronicle import Chronicle
 from pyinfrakit.instance.jobs import Jobs
 from pyinfrakit.instance.plan import History, Observation, Plan, Thresholds, Transition, explain_unwanted, plan
 from pyinfrakit.instance.threads import Threads
-from pyinfrakit.logs import NOTICE
+from pyinfrakit.logs import NOTICE, Quota
 from pyinfrakit.provider import Machine
 from pyinfrakit.record import Event, Record
 from pyinfrakit.schema.decode import WrongShape, decode, make_encodable
@@ -25,6 +25,7 @@ from pyinfrakit.store.snapshot import Snapshot
 from pyinfrakit.turns import share
 
 log = logging.getLogger(__name__)
+log.addFilter(Quota())  # machines and callers cause its lines
 
 SHORTEST_PAUSE = 0.05
 """Seconds between two observations, however soon the provider reports another change."""

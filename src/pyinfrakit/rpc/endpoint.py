@@ -15,6 +15,7 @@ from pyinfrakit.rpc.handshake import FIRST, Handshake, negotiate
 from pyinfrakit.rpc.instance.types import read
 from pyinfrakit.rpc.jsonrpc import INVALID_PARAMS
 from pyinfrakit.schema.decode import NotJSON, WrongShape, check
+from pyinfrakit.schema.redactor import Redactor, find_credentials, find_scripts, hiding
 
 T = TypeVar("T", bound=Struct)
 
@@ -91,14 +92,16 @@ class Endpoint:
     async def _send(self, send: Send, method: str, params: Mapping[str, Any], shape: type[T], id: str) -> T:
         handshake = await self.shake_hands()
         sub_type = {} if handshake.method == FIRST else {"Type": self._sub_type}
-        try:
-            result = await send(method, {**sub_type, **params})
-        except RemoteError as error:
-            if error.is_unknown_method:
-                self._handshake = None
-                raise
-            raise _translate(error, method, id) from None
-        return self._decode(result, shape)
+        # The other side may quote what it was sent, and need not know what in it is secret.
+        with hiding(lambda text: _find_secrets(params).redact(text)):
+            try:
+                result = await send(method, {**sub_type, **params})
+            except RemoteError as error:
+                if error.is_unknown_method:
+                    self._handshake = None
+                    raise
+                raise _translate(error, method, id) from None
+            return self._decode(result, shape)
 
     def _decode(self, result: Raw, shape: type[T]) -> T:
         try:
@@ -106,6 +109,11 @@ class Endpoint:
             return read(result, shape)
         except (NotJSON, WrongShape, msgspec.DecodeError, UnicodeDecodeError) as error:
             raise Unreachable(f"{self._channel.path} sent an invalid reply: {error}") from None
+
+
+def _find_secrets(params: Mapping[str, Any]) -> Redactor:
+    value = msgspec.json.decode(msgspec.json.encode(params))
+    return Redactor(find_credentials(value), find_scripts(value))
 
 
 def _translate(error: RemoteError, method: str, id: str) -> PyInfrakitError:

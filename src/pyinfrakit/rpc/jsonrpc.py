@@ -17,9 +17,11 @@ import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
 from pyinfrakit.errors import PyInfrakitError
+from pyinfrakit.logs import Quota
 from pyinfrakit.schema.decode import NotJSON, WrongShape, check, decode, make_encodable
 
 log = logging.getLogger(__name__)
+log.addFilter(Quota())  # callers cause its lines
 
 PARSE_ERROR = -32700
 INVALID_REQUEST = -32600

@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Raw
 
 from pyinfrakit.schema.paths import find_choices
-from pyinfrakit.schema.secrets import contains_secret
+from pyinfrakit.schema.secrets import is_hidden
 
 T = TypeVar("T")
 
@@ -141,7 +141,7 @@ def _explain_shape(error: msgspec.ValidationError, data: Raw, shape: Any, root: 
     assert match is not None
     at, expected = match["at"] or "", match.groupdict().get("want")
     steps = _split_path(at)
-    is_secret = contains_secret(shape, tuple(steps))
+    is_secret = is_hidden(shape, tuple(steps))
     choices, is_all = find_choices(shape, steps, is_key=match["key"] is not None)
     if choices and (is_all if expected else text.startswith("Invalid enum value")):
         path, value = _find_invalid(data, at, choices, is_key=match["key"] is not None)

@@ -1,33 +1,29 @@
-"""Secrets, and everything that keeps them out of logs, messages and descriptions.
+"""Secrets in typed data. A type marks a secret with the field type `Secret`.
 
-A type marks a secret with the field type `Secret`. Two kinds of redaction follow from it: typed data (a spec's
-properties, a machine's live properties) is redacted by value; free text (a child's output, a BMC's
-answer) goes through a `Redactor`.
+A spec's properties are redacted by their type. All other data and texts go through a `Redactor`, which knows
+the secrets themselves.
 """
 
-import json
-import re
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
-from msgspec import Raw
-from msgspec.inspect import CustomType, Type, type_info
+from msgspec import Meta, Raw, Struct
+from msgspec.inspect import CustomType, Metadata, Type
 
 from pyinfrakit.schema.paths import find_types, list_parts
-
-PLACEHOLDER = "***"
+from pyinfrakit.schema.redactor import PLACEHOLDER, find_strings
 
 EMPTY_OBJECT = Raw(b"{}")
 
-SHORTEST_WORD = 6
-"""Shortest string, in characters, that a `Redactor` hides. Shorter ones are parts of too many other words."""
-
-SHORTEST_CREDENTIAL = 3
-"""The same for user names and passwords. They are known to be secret, so that a few wrong hits cost less than a leak."""
-
 _UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError)
+
+
+HIDDEN = Meta(extra={"hidden": True})
+"""Marks a field that messages do not quote, such as `Init`, without its being a `Secret`."""
+
+Script = Annotated[str, HIDDEN]
 
 
 class Secret:
@@ -70,34 +66,27 @@ def encode_placeholder(value: Any) -> Any:
     raise NotImplementedError(f"JSON can't hold {value!r}")
 
 
-class Redactor:
-    """Hide *secrets* in free text: each of their lines, as it is and as JSON writes it."""
-
-    def __init__(self, secrets: Iterable[str], shortest: int = SHORTEST_WORD) -> None:
-        lines = {line.strip() for secret in secrets for line in secret.splitlines()}
-        escaped = {json.dumps(line)[1:-1] for line in lines}  # ASCII only, unlike msgspec's form
-        encoded = {msgspec.json.encode(line).decode()[1:-1] for line in lines}
-        forms = [form for form in lines | escaped | encoded if len(form) >= shortest]
-        # The longest first: a secret may be a part of another one.
-        self._pattern = re.compile("|".join(map(re.escape, sorted(forms, key=len, reverse=True))) or r"(?!)")
-
-    def redact(self, text: str) -> str:
-        """Return *text* with the placeholder for each secret."""
-        return self._pattern.sub(PLACEHOLDER, text)
+def find_secrets(value: Struct) -> set[str]:
+    """Return all secrets in a value of a type, such as a provider's options."""
+    found: set[str] = set()
+    msgspec.json.encode(value, enc_hook=lambda secret: found.add(secret.reveal()))
+    return found
 
 
-def find_words(script: str) -> set[str]:
-    """Return the words of a shell script. Each may be a secret: a shell shows them in its errors."""
-    return set(re.split(r"""[\s'"=;:,|&(){}$<>]+""", script))
+def split_strings(properties: Raw, shape: Any) -> tuple[set[str], set[str]]:
+    """Return the secrets in properties of type *shape*, and the strings that are none.
 
-
-def find_strings(value: Any) -> Iterator[str]:
-    """Yield all strings in decoded JSON, except keys."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict | list):
-        for each in value.values() if isinstance(value, dict) else value:
-            yield from find_strings(each)
+    In properties of another shape, every string may be a secret.
+    """
+    strings = set(find_strings(msgspec.json.decode(properties)))
+    if not contains_secret(shape):
+        return set(), strings
+    try:
+        decoded = msgspec.json.decode(properties, type=shape, dec_hook=decode_secret)
+    except _UNDECODABLE:
+        return strings, set()
+    found = find_secrets(decoded)
+    return found, strings - found
 
 
 def redact_properties(properties: Raw, shape: Any) -> Raw:
@@ -114,44 +103,35 @@ def redact_properties(properties: Raw, shape: Any) -> Raw:
     return Raw(msgspec.json.encode(decoded, enc_hook=encode_placeholder))
 
 
-def redact_live(live: Raw, properties: Raw, shape: Any) -> Raw:
-    """Return live properties with the placeholder for each string that is a secret in *properties*, of type *shape*."""
-    if not contains_secret(shape):
-        return live
-    values: set[str] = set()
-    try:
-        decoded = msgspec.json.decode(properties, type=shape, dec_hook=decode_secret)
-    except _UNDECODABLE:
-        return EMPTY_OBJECT
-    msgspec.json.encode(decoded, enc_hook=lambda secret: values.add(secret.reveal()))
-    return Raw(msgspec.json.encode(_replace_strings(msgspec.json.decode(live), values)))
-
-
-def _replace_strings(value: Any, secrets: Collection[str]) -> Any:
-    if isinstance(value, dict):
-        return {key: _replace_strings(each, secrets) for key, each in value.items()}
-    if isinstance(value, list):
-        return [_replace_strings(each, secrets) for each in value]
-    return PLACEHOLDER if isinstance(value, str) and value in secrets else value
-
-
 @lru_cache  # types are few, and each description asks
 def contains_secret(shape: Any, steps: tuple[str, ...] = ()) -> bool:
     """Return whether a type contains a secret at *steps*, which are names and indexes.
 
     If a step can't be followed, everything below the last known step counts.
     """
-    return Secret in _custom_types(find_types(shape, steps))
+    return any(isinstance(node, CustomType) and node.cls is Secret for node in _walk(shape, steps))
+
+
+@lru_cache
+def is_hidden(shape: Any, steps: tuple[str, ...]) -> bool:
+    """Return whether a value at *steps* must not be quoted, because a secret or a `HIDDEN` field is in it."""
+    return contains_secret(shape, steps) or any(
+        isinstance(node, Metadata) and (node.extra or {}).get("hidden") for node in _walk(shape, steps)
+    )
+
+
+def _walk(shape: Any, steps: tuple[str, ...]) -> Iterator[Type]:
+    """Yield all types at *steps* and below."""
+    yield from _find_types(find_types(shape, steps))
 
 
 def find_unknown_types(shape: Any) -> set[type]:
     """Return the types within a type that neither msgspec nor this module can decode."""
-    return _custom_types([type_info(shape)]) - {Secret}
+    return {node.cls for node in _walk(shape, ()) if isinstance(node, CustomType)} - {Secret}
 
 
-def _custom_types(nodes: Sequence[Type]) -> set[type]:
-    """Return the custom types below *nodes*; each node is visited once, because a type may contain itself."""
-    found: set[type] = set()
+def _find_types(nodes: Sequence[Type]) -> Iterator[Type]:
+    """Yield *nodes* and all types below them, each once, because a type may contain itself."""
     seen: set[int] = set()
     left = list(nodes)
     while left:
@@ -159,7 +139,5 @@ def _custom_types(nodes: Sequence[Type]) -> set[type]:
         if id(node) in seen:
             continue
         seen.add(id(node))
-        if isinstance(node, CustomType):
-            found.add(node.cls)
+        yield node
         left.extend(list_parts(node))
-    return found

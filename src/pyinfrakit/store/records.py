@@ -106,6 +106,10 @@ class Records:
         except KeyError:
             raise UnknownInstance(id) from None
 
+    def peek(self) -> list[Record]:
+        """Return the records in no particular order. Any thread may call this."""
+        return list(self._records.values())
+
     def copy(self) -> Snapshot:
         """Return the records as they are now."""
         return Snapshot(self._in_order().copy())

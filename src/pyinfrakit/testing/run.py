@@ -16,6 +16,7 @@ from pyinfrakit.instance.calls import CallLimits, Calls
 from pyinfrakit.instance.plugin import Plugin
 from pyinfrakit.provider import Machine, Provider
 from pyinfrakit.record import Record, Spec, State
+from pyinfrakit.store.records import Records
 from pyinfrakit.testing.wrapped import Wrapped, destroy_each
 
 T = TypeVar("T")
@@ -30,7 +31,7 @@ class Run(Calls):
     """Calls to a provider that has started. Machines are made from *spec*."""
 
     def __init__(self, provider: Provider, spec: Spec) -> None:
-        super().__init__(provider, CallLimits())
+        super().__init__(provider, CallLimits(), Records())
         self.provider = provider
         self.spec = spec
 

@@ -10,6 +10,7 @@ from pyinfrakit.errors import TryAgain
 from pyinfrakit.instance.calls import CallLimits, Calls
 from pyinfrakit.provider import Machine, Provider
 from pyinfrakit.record import Record, Spec
+from pyinfrakit.store.records import Records
 
 T = TypeVar("T")
 
@@ -25,7 +26,7 @@ class Wrapped(Provider):
 
     def __init__(self, inner: Provider) -> None:
         super().__init__(inner.name, inner.folder, inner.options)
-        self.calls = Calls(inner, CallLimits())
+        self.calls = Calls(inner, CallLimits(), Records())
 
     async def start(self) -> None:
         await self.calls.start(self.mark, self.known, self.ready, self.changed)

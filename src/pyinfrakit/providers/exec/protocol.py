@@ -11,7 +11,7 @@ from msgspec import Meta, Raw, Struct
 from pyinfrakit.errors import GiveUp, InvalidSpec, PyInfrakitError, TryAgain
 from pyinfrakit.record import Record, Spec
 from pyinfrakit.schema.decode import check, decode
-from pyinfrakit.schema.secrets import find_strings
+from pyinfrakit.schema.redactor import find_strings
 
 REQUIRED_VERBS = ("provision", "destroy", "observe")
 OPTIONAL_VERBS = ("validate", "label", "adopt")
@@ -36,8 +36,8 @@ class Request(Struct, frozen=True):
         common = {"version": 1, "verb": self.verb, "plugin": plugin, "mark": mark, "ids": self.ids}
         return msgspec.json.encode({**common, **self.members})
 
-    def find_secrets(self, *, properties: bool) -> Iterator[str]:
-        """Yield the secrets of all specs in the request: `init`, and with *properties* all strings in these."""
+    def find_scripts(self, *, properties: bool) -> Iterator[str]:
+        """Yield the texts in the request that may hold secrets: `init`, and with *properties* all strings in these."""
         known = self.members
         for each in (known, known.get("spec", {}), known.get("instance", {}), *known.get("instances", ())):
             yield each.get("init", "")

@@ -14,7 +14,7 @@ from pyinfrakit.providers.exec import protocol
 from pyinfrakit.providers.exec.options import Options as ExecOptions
 from pyinfrakit.providers.exec.protocol import Request, UnknownVerb, encode_instance, encode_spec
 from pyinfrakit.providers.exec.requests import Requests
-from pyinfrakit.providers.exec.runner import Runner
+from pyinfrakit.providers.exec.runner import Runner, clean
 from pyinfrakit.record import Record, Spec
 
 T = TypeVar("T")
@@ -67,7 +67,7 @@ class Exec(Provider):
             members = {"instances": [encode_instance(each) for each in idle], "reason": reason}
             result = self._run(Request("destroy", ids, members), protocol.DestroyResult)
             for id, failure in result.find_failures(ids).items():
-                problem = self._runner.redaction.clean(failure.problem) or "failed without a reason"
+                problem = clean(failure.problem, self._runner.redactor) or "failed without a reason"
                 errors[id] = TryAgain(problem, failure.after)
         return errors
 
@@ -76,8 +76,10 @@ class Exec(Provider):
         # be in the result. If the record were dropped as missing, the machine would belong to nobody.
         busy = self._requests.find_busy()
         result = self._run(Request("observe"), protocol.ObserveResult, self.options.observe_timeout)
-        clean = self._runner.redaction.clean
-        machines = [Machine(**{**asdict(each), "reason": clean(each.reason)}) for each in result.machines]
+        reasons = [clean(each.reason, self._runner.redactor) for each in result.machines]
+        machines = [
+            Machine(**{**asdict(each), "reason": reason}) for each, reason in zip(result.machines, reasons, strict=True)
+        ]
         unseen = busy.keys() - {machine.id for machine in machines}
         reason = "an executable of an earlier daemon works on it"
         return [*machines, *(Machine(id, functional=False, reason=reason) for id in unseen)]

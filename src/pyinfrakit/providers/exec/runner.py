@@ -5,25 +5,25 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterable, Mapping
-from functools import cached_property
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeVar
 
 from pyinfrakit.child import Child
 from pyinfrakit.errors import GiveUp, InvalidSpec, PyInfrakitError, TryAgain
-from pyinfrakit.logs import escape
+from pyinfrakit.logs import Quota, escape
 from pyinfrakit.providers.exec.protocol import Request, read_failure, read_result
 from pyinfrakit.providers.exec.requests import Requests
 from pyinfrakit.schema.decode import NotJSON, WrongShape
-from pyinfrakit.schema.secrets import Redactor
+from pyinfrakit.schema.redactor import SHORTEST_CREDENTIAL, Redactor, cut, join
 
 log = logging.getLogger(__name__)
+log.addFilter(Quota())  # machines and callers cause its lines
 
 T = TypeVar("T")
 
 LONGEST_LINE = 65536
-"""Bytes of a line on stderr that are read."""
+"""Characters of a line on stderr that are read."""
 
 LOGGED_LINES = 200
 """Lines of one run's stderr that are logged."""
@@ -32,46 +32,32 @@ LONGEST_TEXT = 500
 """Characters of a line or an error that are logged."""
 
 
-class Redaction:
-    """Makes an executable's text safe to log: a shell's ``set -x`` prints all that it reads.
-
-    The pattern is built at the first use, because most runs print nothing.
-    """
-
-    def __init__(self, secrets: Iterable[str]) -> None:
-        self._secrets = secrets
-
-    def clean(self, text: str) -> str:
-        """Return *text* without secrets, in one line of limited length."""
-        text = escape(self._redactor.redact(text).strip())
-        return text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]}…"
-
-    @cached_property
-    def _redactor(self) -> Redactor:
-        return Redactor(self._secrets)
+def clean(text: str, redactor: Redactor) -> str:
+    """Return an executable's text without secrets, in one line of limited length: ``set -x`` prints all it reads."""
+    return cut(escape(redactor.redact(text).strip()), LONGEST_TEXT)
 
 
 class StderrLog:
     """Logs the lines of one run's stderr as they come. *last* is the last one, as it was written."""
 
-    def __init__(self, name: str, redaction: Redaction) -> None:
+    def __init__(self, name: str, redactor: Redactor) -> None:
         self._name = name
-        self._redaction = redaction
+        self._redactor = redactor
         self._rest = b""
         self._count = 0
         self.last = ""
 
     def feed(self, data: bytes) -> None:
         *lines, rest = (self._rest + data).split(b"\n")
-        self._rest = rest[:LONGEST_LINE]
+        self._rest = rest[: 4 * LONGEST_LINE]  # a character has up to four bytes
         for each in lines:
-            line = each[:LONGEST_LINE].decode(errors="backslashreplace").strip()
+            line = cut(each.decode(errors="backslashreplace").strip(), LONGEST_LINE)
             if not line:
                 continue
             self.last = line
             self._count += 1
             if self._count <= LOGGED_LINES:
-                log.info("%s: %s", self._name, self._redaction.clean(line))
+                log.info("%s: %s", self._name, clean(line, self._redactor))
             elif self._count == LOGGED_LINES + 1:
                 log.info("%s: (further lines are not logged)", self._name)
 
@@ -95,8 +81,8 @@ class Runner:
         """
         self._mark = mark
         self._output_limit = output_limit
-        self._secrets = list(variables.values())
-        self.redaction = Redaction(self._secrets)
+        secrets = [value for value in variables.values() if len(value) >= SHORTEST_CREDENTIAL]
+        self.redactor = Redactor(secrets)
         # The daemon's environment may hold secrets, so that all other variables must be named.
         inherited = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
         self._environment = {**inherited, **variables, "INFRAKIT_PLUGIN": self._name, "INFRAKIT_MARK": mark}
@@ -123,18 +109,19 @@ class Runner:
         exceeds a limit or has a wrong result. Errors name the executable and the verb.
         """
         name = f"{executable.name} {request.verb}"
-        redaction = Redaction([*self._secrets, *request.find_secrets(properties=True)])
-        stderr = StderrLog(f"{name} {request.subject}".strip(), redaction)
+        redactor = join([self.redactor, Redactor(scripts=request.find_scripts(properties=True))])
+        stderr = StderrLog(f"{name} {request.subject}".strip(), redactor)
         try:
             status, output = self._execute(executable, request, timeout, stderr)
             if status:
-                raise read_failure(request.verb, status, output, redaction.clean(stderr.last))
+                raise read_failure(request.verb, status, output, clean(stderr.last, redactor))
             return read_result(output, shape)
         except PyInfrakitError as error:
             # A problem may quote properties, because it says which of them are wrong.
-            raise _add_name(error, name, Redaction([*self._secrets, *request.find_secrets(properties=False)])) from None
+            own = join([self.redactor, Redactor(scripts=request.find_scripts(properties=False))])
+            raise _add_name(error, name, own) from None
         except (WrongShape, NotJSON) as error:
-            raise TryAgain(f"{name}: {redaction.clean(str(error))}") from None
+            raise TryAgain(f"{name}: {clean(str(error), redactor)}") from None
 
     def _execute(self, executable: Path, request: Request, timeout: float, stderr: StderrLog) -> tuple[int, bytes]:
         """Return the exit status and the output of an executable."""
@@ -174,8 +161,8 @@ class Runner:
         return child
 
 
-def _add_name(error: PyInfrakitError, name: str, redaction: Redaction) -> PyInfrakitError:
+def _add_name(error: PyInfrakitError, name: str, redactor: Redactor) -> PyInfrakitError:
     if isinstance(error, InvalidSpec):  # the caller fixes it, and need not know of executables
-        return InvalidSpec(redaction.clean(error.field), redaction.clean(error.problem))
-    text = f"{name}: {redaction.clean(str(error))}"
+        return InvalidSpec(clean(error.field, redactor), clean(error.problem, redactor))
+    text = f"{name}: {clean(str(error), redactor)}"
     return TryAgain(text, error.after) if isinstance(error, TryAgain) else GiveUp(text)

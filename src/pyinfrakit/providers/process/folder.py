@@ -45,6 +45,9 @@ _SAFE = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 _FAILURE = re.compile("directory|command|executable|(init|start) [0-9]{1,3}")
 
+TAIL = 4096
+"""Bytes at the end of an output that messages quote."""
+
 NO_STATUS = "ended with unknown exit status"
 
 
@@ -206,15 +209,15 @@ class InstanceFolder:
                     file.write(tail[tail.find(b"\n") + 1 :])
 
     def read_last_lines(self) -> list[str]:
-        """Return the last lines of stderr, up to three; those of stdout if stderr is empty."""
+        """Return the last lines of stderr, up to three; those of stdout if stderr is empty. A cut line begins with …"""
         for name in (STDERR, STDOUT):
             with (
                 contextlib.suppress(FileNotFoundError, BlockingIOError),
                 os.fdopen(os.open(self.path / name, os.O_RDONLY | _SAFE), "rb") as file,
             ):
-                file.seek(max(0, file.seek(0, os.SEEK_END) - 4096))
+                start = file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL))
                 if tail := file.read().decode(errors="replace").strip():
-                    return tail.split("\n")[-3:]
+                    return f"{'…' if start else ''}{tail}".split("\n")[-3:]
         return []
 
     def remove(self) -> None:

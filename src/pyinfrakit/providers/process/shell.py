@@ -17,7 +17,7 @@ from pyinfrakit.providers.process.cgroup import make_group
 from pyinfrakit.providers.process.folder import STDERR, STDOUT, InstanceFolder, describe_exit
 from pyinfrakit.providers.process.options import Account, Properties
 from pyinfrakit.providers.process.ports import name_variables
-from pyinfrakit.schema.secrets import Redactor, find_words
+from pyinfrakit.schema.redactor import Redactor
 
 _GROUP = 7
 """The descriptor by which the launcher enters the control group."""
@@ -171,11 +171,11 @@ def _open_environment(variables: Mapping[str, str]) -> int:
 
 
 def describe_failure(folder: InstanceFolder, failure: str, launch: Launch) -> str:
-    """Return the reason why the command did not begin, in one line that shows no word of `Init`."""
+    """Return the reason why the command did not begin, in one line that shows no secret of `Init`."""
     kind, _, status = failure.partition(" ")
     if kind == "init":
-        redactor = Redactor(find_words(launch.init))
-        output = " | ".join(redactor.redact(line) for line in folder.read_last_lines())
+        output = Redactor(scripts=[launch.init]).redact("\n".join(folder.read_last_lines()))
+        output = " | ".join(output.split("\n"))
         return f"Init {describe_exit(int(status))}" + (f": {output}" if output else "")
     if kind == "start":
         return f"the process can't be started: {os.strerror(int(status))}"

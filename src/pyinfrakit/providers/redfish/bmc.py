@@ -23,7 +23,7 @@ from sushy import exceptions
 
 from pyinfrakit.errors import TryAgain
 from pyinfrakit.providers.redfish.options import Controller, Options, System
-from pyinfrakit.schema.secrets import SHORTEST_CREDENTIAL, Redactor
+from pyinfrakit.schema.redactor import Redactor
 
 # sushy logs the same failures that these errors report, and addresses of images, which are as good as passwords.
 logging.getLogger("sushy").setLevel(logging.CRITICAL + 1)
@@ -85,7 +85,7 @@ class Bmc:
         assert username is not None
         assert password is not None
         self._credentials = (username.reveal(), password.reveal())
-        self._redactor = Redactor(self._credentials, SHORTEST_CREDENTIAL)
+        self._redactor = Redactor(self._credentials)
         verify = options.verify if controller.verify is None else controller.verify
         self._verify: bool | str = (controller.ca or options.ca or True) if verify else False
         # Many BMCs are slow computers that answer parallel requests with errors.

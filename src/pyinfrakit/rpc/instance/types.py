@@ -11,6 +11,7 @@ from msgspec import UNSET, Raw, Struct, UnsetType
 
 from pyinfrakit.record import Attachment, Spec
 from pyinfrakit.schema.decode import WrongShape, decode
+from pyinfrakit.schema.secrets import Script
 
 T = TypeVar("T", bound=Struct)
 
@@ -47,7 +48,7 @@ class SpecParams(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=
 
     Properties: Raw | UnsetType = UNSET
     Tags: dict[str, str] | None = None
-    Init: str | None = None
+    Init: Script | None = None
     LogicalID: str | None = None
     Attachments: list[AttachmentParams] | None = None
 

@@ -79,7 +79,9 @@ class OperatorService:
         return _encode_list(
             "Orphans",
             list(plugin.orphans.values()),
-            lambda m: types.Orphan(m.id, m.handle, m.logical_id, m.functional, m.reason, dict(m.tags)),
+            lambda m: types.Orphan(
+                m.id, plugin.redact_handle(m.id, m.handle), m.logical_id, m.functional, m.reason, dict(m.tags)
+            ),
         )
 
     async def _adopt(self, params: Raw) -> Any:
@@ -135,7 +137,7 @@ def _describe(plugin: Plugin, record: Record) -> types.RecordDescription:
         Reason="; ".join(filter(None, [record.reason, plugin.last_failure(record.id)])),
         Since=record.since,
         ByHand=record.by_hand,
-        Handle=record.handle,
+        Handle=plugin.redact_handle(record.id, record.handle),
         Held=held.reason if held else "",
     )
 
