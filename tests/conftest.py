@@ -1,5 +1,6 @@
 """Fixtures for daemons that stop with their test."""
 
+import resource
 import signal
 import uuid
 from collections.abc import Callable, Iterator
@@ -99,3 +100,12 @@ def start(mark: str, run: Callable[..., Daemon]) -> Callable[..., Daemon]:
 def instances(mark: str) -> Instances:
     """Return the processes of the test's instances."""
     return Instances(mark)
+
+
+@pytest.fixture
+def many_files() -> Iterator[None]:
+    """Raise this process's limit on open files to over a thousand connections."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(3000, before[1]), before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)

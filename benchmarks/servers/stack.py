@@ -17,7 +17,7 @@ from pathlib import Path
 import uvloop
 from aiohttp import web
 
-from pyinfrakit.daemon.http import BACKLOG
+from pyinfrakit.daemon.connections import BACKLOG
 
 ENTRY = b"." * 299 + b"\n"
 """The bytes of one append. The sync takes nearly all of its time, so the length matters little."""

@@ -5,6 +5,7 @@ synced is there, and so are creations, renames and removals in a folder that was
 else may be there, in part or in any order, or not.
 """
 
+import errno
 import fcntl
 import os
 import stat
@@ -61,7 +62,8 @@ class Disk:
     """The files and folders of a disk. Every method may raise OSError."""
 
     def read(self, path: Path) -> bytes:
-        return path.read_bytes()
+        with os.fdopen(open_regular(path, os.O_RDONLY), "rb") as file:
+            return file.read()
 
     def names(self, folder: Path) -> list[str]:
         return os.listdir(folder)
@@ -120,6 +122,15 @@ class Disk:
             file.sync()
         finally:
             file.close()
+
+
+def open_regular(path: Path, flags: int) -> int:
+    """Open a file, and return its descriptor. Raise OSError if it is not a regular one, on which a read might wait."""
+    fd = os.open(path, flags | os.O_CLOEXEC | os.O_NONBLOCK, 0o600)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return fd
 
 
 def temporary_path(path: Path) -> Path:

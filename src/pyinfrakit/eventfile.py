@@ -7,7 +7,6 @@ wrong with it is a warning. One thread of its own writes it, so that a slow disk
 import errno
 import logging
 import os
-import stat
 import threading
 from collections import deque
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from pathlib import Path
 import msgspec
 
 from pyinfrakit import paths
+from pyinfrakit.disk import open_regular
 from pyinfrakit.errors import CannotStart
 from pyinfrakit.events import CAPACITY, EventLog, LoggedEvent
 from pyinfrakit.locks import Lock
@@ -40,8 +40,8 @@ BATCH = 1000
 END_TIMEOUT = 1.0
 """Seconds for which a stop waits for the last events to be written."""
 
-_READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-_APPEND = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+_READ = os.O_RDONLY | os.O_NOFOLLOW
+_APPEND = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
 
 
 @contextmanager
@@ -136,7 +136,7 @@ class EventFile:
     def _write(self, data: bytes) -> None:
         """Append *data*, all or nothing. The file is opened each time: somebody may have removed or moved it."""
         self._rotate()
-        fd = _open(self.path, _APPEND)
+        fd = open_regular(self.path, _APPEND)
         try:
             os.fchmod(fd, 0o600)
             size = os.fstat(fd).st_size
@@ -161,18 +161,9 @@ class EventFile:
         self._trouble = trouble
 
 
-def _open(path: Path, flags: int) -> int:
-    """Open a file; raise OSError if it is not a regular one, on which a read or write might wait."""
-    fd = os.open(path, flags, 0o600)
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
-        os.close(fd)
-        raise OSError(errno.EINVAL, "not a regular file")
-    return fd
-
-
 def _read_lines(path: Path) -> list[bytes]:
     try:
-        with os.fdopen(_open(path, _READ), "rb") as file:
+        with os.fdopen(open_regular(path, _READ), "rb") as file:
             return file.read().splitlines()
     except FileNotFoundError:
         return []

@@ -12,6 +12,7 @@ import traceback
 from typing import Any
 
 from pyinfrakit.schema.redactor import MAX_TEXT, cut, redact_current
+from pyinfrakit.stderr import Handler, Text
 
 NOTICE = 25
 """Between info and warning: an operator should know, but nothing is wrong."""
@@ -32,14 +33,22 @@ log = logging.getLogger(__name__)
 
 
 def configure(verbosity: int) -> None:
-    """Log to stderr all messages of level *verbosity*, 0 to 5, and more important ones."""
+    """Log to stderr all messages of level *verbosity*, 0 to 5, and more important ones. Nothing waits for its reader."""
     logging.addLevelName(NOTICE, "NOTICE")
     form = "%(asctime)s %(levelname)-8s %(message)s"
-    logging.basicConfig(stream=sys.stderr, level=LEVELS[verbosity], format=form, force=True)
-    for handler in logging.getLogger().handlers:
-        handler.addFilter(OneLine())
+    handler = Handler()
+    handler.addFilter(OneLine())
+    logging.basicConfig(handlers=[handler], level=LEVELS[verbosity], format=form, force=True)
+    sys.stderr = Text(handler.output)
     logging.captureWarnings(True)
     threading.excepthook = _log_thread
+
+
+def flush(timeout: float) -> None:
+    """Wait until stderr has all messages, but no more than *timeout* seconds."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, Handler):
+            handler.output.flush(timeout)
 
 
 def escape(text: str) -> str:

@@ -4,7 +4,6 @@ import contextlib
 import http.client
 import io
 import os
-import resource
 import signal
 import socket
 import stat
@@ -22,29 +21,10 @@ import pytest
 from msgspec.json import decode, encode
 
 from pyinfrakit.errors import Unreachable
+from support.clients import BODY, HEAD, REPLY, assert_answers, assert_works, format_request
 from support.harness import COMMAND, PATIENCE, Daemon, command, environment, eventually, read_reply
 
 MAX_BODY = 4 * 1024 * 1024
-BODY = b'{"jsonrpc":"2.0","method":"Instance.Validate","params":{},"id":1}'
-HEAD = b"POST / HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\n"
-REPLY = b'"result":{"Type":"","OK":true}'
-
-
-def format_request(body: bytes = BODY) -> bytes:
-    return HEAD + f"Content-Length: {len(body)}\r\n\r\n".encode() + body
-
-
-def assert_works(connection: socket.socket) -> None:
-    """Make a call on a connection."""
-    connection.sendall(format_request())
-    status, _, body = read_reply(connection)
-    assert (200, True) == (status, REPLY in body), body
-
-
-def assert_answers(daemon: Daemon) -> None:
-    """Make a call on a new connection."""
-    with daemon.connect() as connection:
-        assert_works(connection)
 
 
 def is_answering(daemon: Daemon) -> bool:
@@ -647,15 +627,6 @@ def test_slow_clients_time_out(daemon: Daemon) -> None:
 
 
 # --- Many clients and requests
-
-
-@pytest.fixture
-def many_files() -> Iterator[None]:
-    """Raise this process's limit on open files to over a thousand connections."""
-    before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(3000, before[1]), before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 @pytest.mark.usefixtures("many_files")

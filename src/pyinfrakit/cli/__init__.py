@@ -11,6 +11,10 @@ from click.core import ParameterSource
 
 from pyinfrakit.errors import CannotStart, PyInfrakitError
 from pyinfrakit.logs import escape
+from pyinfrakit.stderr import open_standard_files
+
+EXIT_TIMEOUT = 1.0
+"""Seconds that a process may take from its last message to its end."""
 
 FAILED, WRONG_USE, INTERRUPTED = 1, 2, 130
 
@@ -41,6 +45,7 @@ def main(program: click.Command) -> NoReturn:
 
     Any error becomes one line on stderr and an exit code: 1, or 2 for wrong use.
     """
+    open_standard_files()
     message: str | None = None
     code = FAILED
     try:
@@ -66,10 +71,12 @@ def main(program: click.Command) -> NoReturn:
         message = error.strerror or str(error)
     if message is not None:
         click.echo(f"{program.name}: {escape(' '.join(message.split()))}", err=True)
+    # At exit, Python waits for a provider's threads and child processes, and calls what it registered: any may hang.
+    limit = threading.Timer(EXIT_TIMEOUT, os._exit, (code,))
+    limit.daemon = True
+    limit.start()
     logging.shutdown()
-    # At exit, Python waits for all threads. One of a provider may hang, and must not keep the process alive.
-    if any(not thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread()):
-        os._exit(code)
+    sys.stdout.flush()
     sys.exit(code)
 
 

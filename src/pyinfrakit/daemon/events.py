@@ -1,6 +1,11 @@
 """Event streams: ``GET /events?topic=TOPIC`` as server-sent events, at each reader's pace."""
 
 import asyncio
+import contextlib
+import fcntl
+import sys
+import termios
+import time
 from collections.abc import AsyncIterator, Sequence
 
 from aiohttp import web
@@ -14,8 +19,11 @@ MAX_STREAMS = 100
 HEARTBEAT_INTERVAL = 15.0
 """Seconds without an event until a comment shows that the stream lives."""
 
-WRITE_TIMEOUT = 60.0
-"""Seconds for which a reader may accept nothing."""
+READ_TIMEOUT = 60.0
+"""Seconds for which a reader may leave events unread."""
+
+PATIENCE = 5.0
+"""The same if there are too many streams."""
 
 BATCH = 100
 """Events that are written at once."""
@@ -32,7 +40,7 @@ class EventStreams:
         """Stream the events on the request's topic. A header Last-Event-ID asks for those after it first."""
         if request.method != "GET":
             raise web.HTTPMethodNotAllowed(request.method, ["GET"])
-        if len(self._open) >= MAX_STREAMS:
+        if len(self._open) >= MAX_STREAMS and not self._make_room():
             raise web.HTTPServiceUnavailable(text=f"too many event streams: {MAX_STREAMS} are open\n")
         topic = request.query.get("topic", "").removeprefix("/")
         last = request.headers.get("Last-Event-ID", "")
@@ -50,6 +58,16 @@ class EventStreams:
         for stream in self._open:
             stream.close()
 
+    def _make_room(self) -> bool:
+        """End the stream whose reader has read nothing for the longest time. Return False if all of them read."""
+        slowest = max(self._open, key=_Stream.measure_delay)
+        if slowest.measure_delay() < PATIENCE:
+            return False
+        self._open.discard(slowest)
+        slowest.close()
+        slowest.abort()
+        return True
+
 
 class _Stream:
     """One response, which lasts until the reader leaves or the daemon stops."""
@@ -60,6 +78,7 @@ class _Stream:
         headers = {"Content-Type": "text/event-stream", "Cache-Control": "no-cache"}
         self._response = web.StreamResponse(headers=headers)
         self._is_writing = False
+        self._read = time.monotonic()
 
     async def write_all(self, missed: Sequence[LoggedEvent]) -> web.StreamResponse:
         """Write *missed* events, and then all others as they come."""
@@ -67,19 +86,26 @@ class _Stream:
         try:
             await self._response.prepare(self._request)
             await self._write_events(missed)  # or a heartbeat: the reader knows at once that the stream has begun
-            async for events in self._read():
+            async for events in self._take():
                 await self._write_events(events)
-        except (ConnectionError, TimeoutError):  # the reader is gone, or accepts nothing
-            self._abort()
+        except ConnectionError:  # the reader is gone, or reads nothing
+            self.abort()
         return self._response
 
     def close(self) -> None:
         """End the stream. If its reader accepts nothing, it does not get the end either."""
         self._subscription.close()
         if self._is_writing:
-            self._abort()
+            self.abort()
 
-    async def _read(self) -> AsyncIterator[Sequence[LoggedEvent]]:
+    def measure_delay(self) -> float:
+        """Return the seconds since the reader last had nothing more to read."""
+        now = time.monotonic()
+        if not _count_unread(self._request):
+            self._read = now
+        return now - self._read
+
+    async def _take(self) -> AsyncIterator[Sequence[LoggedEvent]]:
         """Yield the events that came, together, and none at each heartbeat."""
         while True:
             try:
@@ -99,11 +125,23 @@ class _Stream:
             await self._write(HEARTBEAT)
 
     async def _write(self, data: bytes) -> None:
+        if self.measure_delay() >= READ_TIMEOUT:
+            raise ConnectionAbortedError
         self._is_writing = True
-        async with asyncio.timeout(WRITE_TIMEOUT):
-            await self._response.write(data)
+        await self._response.write(data)
         self._is_writing = False
 
-    def _abort(self) -> None:
+    def abort(self) -> None:
+        """Close the connection at once."""
         if self._request.transport is not None:
             self._request.transport.abort()
+
+
+def _count_unread(request: web.BaseRequest) -> int:
+    """Return how many bytes of what was sent are not yet read. The system knows, also of those in its own buffers."""
+    if request.transport is None:
+        return 0
+    with contextlib.suppress(OSError, ValueError):  # the connection is closed, or the system does not say
+        size = fcntl.ioctl(request.transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, bytes(4))
+        return int.from_bytes(size, sys.byteorder)
+    return 0

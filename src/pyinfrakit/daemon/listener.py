@@ -5,6 +5,7 @@ private sub-folder, and renamed into place. The plugin holds the lock as long as
 start at once, one is refused.
 """
 
+import logging
 import os
 import socket
 import stat
@@ -13,6 +14,8 @@ from pathlib import Path
 from pyinfrakit.errors import CannotStart, InUse
 from pyinfrakit.locks import Lock
 from pyinfrakit.paths import MAX_SOCKET_PATH, check_name, make_private
+
+log = logging.getLogger(__name__)
 
 _PRIVATE = ".own"
 
@@ -27,7 +30,7 @@ class Listener:
         private = directory / _PRIVATE
         self._unfinished = private / f"new-{name}"
         self._socket: socket.socket | None = None
-        self._removed = False
+        self._identity: tuple[int, int] | None = None
         excess = len(os.fsencode(self._unfinished)) - MAX_SOCKET_PATH
         if excess > 0:
             raise CannotStart(f"socket {self.path}: the path is {excess} bytes too long for a unix socket")
@@ -79,11 +82,14 @@ class Listener:
         """Make the socket appear, and return it, listening. Raise `CannotStart`."""
         try:
             self._socket = self._bind()
+        except OSError as error:
+            raise CannotStart(f"socket {error.filename or self.path}: {error.strerror or error}") from None
+        try:
             self._pid.unlink(missing_ok=True)
             self._pid.touch(0o644)
             self._pid.write_text(str(os.getpid()))
         except OSError as error:
-            raise CannotStart(f"socket {self.path}: {error.strerror or error}") from None
+            raise CannotStart(f"PID file {self._pid}: {error.strerror or error}") from None
         return self._socket
 
     def _bind(self) -> socket.socket:
@@ -95,6 +101,7 @@ class Listener:
             listening.bind(str(self._unfinished))
             self._unfinished.chmod(0o600)
             listening.listen()
+            self._identity = _identify(self._unfinished)
             os.rename(self._unfinished, self.path)
         except OSError:
             listening.close()
@@ -104,8 +111,24 @@ class Listener:
         return listening
 
     def remove(self) -> None:
-        """Remove the socket, so that nobody finds the plugin any more. Connections stay open."""
-        if self._socket is not None and not self._removed:
-            self._removed = True
-            self.path.unlink(missing_ok=True)
-            self._pid.unlink(missing_ok=True)
+        """Remove the socket, so that nobody finds the plugin any more. Connections stay open.
+
+        A socket or PID file that another program has put there is its own, and stays.
+        """
+        mine, self._identity = self._identity, None
+        try:
+            if mine is not None and mine == _identify(self.path):
+                self.path.unlink(missing_ok=True)
+            if mine is not None and self._pid.is_file() and self._pid.read_text() == str(os.getpid()):
+                self._pid.unlink(missing_ok=True)
+        except OSError as error:
+            log.warning("socket %s can't be removed: %s", self.path, error.strerror)
+
+
+def _identify(path: Path) -> tuple[int, int] | None:
+    """Return what tells the file at *path* from all others, or None if there is none."""
+    try:
+        found = path.lstat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino

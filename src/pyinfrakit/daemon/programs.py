@@ -26,7 +26,7 @@ from pyinfrakit.store import Store
 log = logging.getLogger(__name__)
 
 STOP_TIMEOUT = 3.5
-"""Seconds in which requests, and then provider calls, have to finish at a stop."""
+"""Seconds in which provider calls have to finish at a stop."""
 
 
 class Program(ABC):

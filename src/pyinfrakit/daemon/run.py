@@ -3,20 +3,30 @@
 import asyncio
 import logging
 import resource
-import signal
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import uvloop
 
+from pyinfrakit.daemon.connections import MAX_CONNECTIONS
 from pyinfrakit.daemon.events import EventStreams
 from pyinfrakit.daemon.garbage import collect_quickly
 from pyinfrakit.daemon.guard import run_guarded
 from pyinfrakit.daemon.http import Server
-from pyinfrakit.daemon.programs import STOP_TIMEOUT, Program
+from pyinfrakit.daemon.programs import Program
+from pyinfrakit.daemon.stop import Stop
 from pyinfrakit.events import EventLog
 from pyinfrakit.logs import NOTICE
 
 log = logging.getLogger(__name__)
+
+REQUESTS_STOP = 2.5
+"""Seconds in which requests have to finish at a stop."""
+
+OTHER_FILES = 3096
+"""Files that are not connections, such as those of a provider and its children."""
+
+FEWEST_OTHER_FILES = 256
+"""As many of these as the connections leave open at least, or half of all if the limit is very low."""
 
 Errand = Callable[[], Awaitable[None]]
 """Work to do once all programs have started. The process ends with it."""
@@ -28,42 +38,47 @@ def run(programs: Sequence[Program], events: EventLog, errand: Errand | None = N
     They start in order. The last one may need the others, and stops first. *events* is the log of
     the process. Garbage collection is enabled after the start. Raise `CannotStart` if a provider, a store or a
     socket can't be used, `StoreFailed` if the last change could not be written, and what *errand* raises.
-    Threads of a provider that hang may be left behind.
+    Threads of a provider that hang may be left behind. From the stop on, the process ends within ten seconds.
     """
-    _raise_file_limit()
+    stop = Stop()
+    limit = _limit_connections(len(programs))
     loop = uvloop.new_event_loop()
     asyncio.set_event_loop(loop)
     try:
-        run_guarded(loop, _serve(programs, events, errand))
+        run_guarded(loop, _serve(programs, events, errand, stop, limit))
     finally:
+        stop.doing = "closing the state"
         loop.close()
         asyncio.set_event_loop(None)
 
 
-async def _serve(programs: Sequence[Program], events: EventLog, errand: Errand | None) -> None:
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+async def _serve(programs: Sequence[Program], events: EventLog, errand: Errand | None, stop: Stop, limit: int) -> None:
+    stopping = asyncio.Event()
+    stop.follow(asyncio.get_running_loop(), stopping.set)
     streams = EventStreams(events)
-    servers = {program: Server(program.route(streams)) for program in programs}
+    servers = {program: Server(program.route(streams), limit) for program in programs}
     try:
         for program in programs:
-            await _do_unless(stop, program.start())
+            await _do_unless(stopping, program.start())
         collect_quickly()
-        if not stop.is_set():
+        if not stopping.is_set():
             await _open_sockets(servers)
+            stop.doing = "serving"
             if errand is None:
-                await stop.wait()
+                await stopping.wait()
             else:
-                await _do_unless(stop, errand())
+                await _do_unless(stopping, errand())
         log.log(NOTICE, "stopping")
     finally:
+        stop.begin()
+        stop.doing = "answering requests"
         # First nobody finds the sockets, then requests in flight are answered, then providers' calls may end.
         for program in programs:
             program.listener.remove()
             program.stop_waiting()
         streams.close()
-        await asyncio.gather(*(server.stop(STOP_TIMEOUT) for server in servers.values()))
+        await asyncio.gather(*(server.stop(REQUESTS_STOP) for server in servers.values()))
+        stop.doing = "stopping the provider, or writing its last changes"
         await _stop(programs)
         await _cancel_tasks()
     log.log(NOTICE, "stopped")
@@ -104,9 +119,19 @@ async def _cancel_tasks() -> None:
         await asyncio.wait(tasks, timeout=1)
 
 
-def _raise_file_limit() -> None:
-    """Let this process open enough files for all connections: the usual soft limit is near the server's own limit."""
+def _limit_connections(servers: int) -> int:
+    """Return the number of connections for each server, after raising the limit on open files as far as they need.
+
+    The usual soft limit is near the limit of one server.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = 4096 if hard == resource.RLIM_INFINITY else min(4096, hard)
+    wanted = OTHER_FILES + servers * MAX_CONNECTIONS
     if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    if soft == resource.RLIM_INFINITY:
+        return MAX_CONNECTIONS
+    limit = max(soft - FEWEST_OTHER_FILES, soft // 2) // servers
+    if limit < MAX_CONNECTIONS:
+        log.warning("at most %d files can be open: each socket takes at most %d connections", soft, limit)
+    return min(limit, MAX_CONNECTIONS)
