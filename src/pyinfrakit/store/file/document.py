@@ -7,11 +7,16 @@ keys that they don't know. The list that holds an entry counts more than the ent
 demo moves entries and does not know that key; only ``destroying`` stays.
 
 The file ends with its stamp: the changes that it holds, and a digest of all bytes before. If the digest is
-wrong, another program has written the file.
+wrong, another program has written the file. ``Sums``, before the stamp, has two checksums for each entry, by
+which `find_edits` names the entries that an editor changed.
+
+The stamp's last value, ``Journal``, is the one part of the file that is written in place. It says which journal
+belongs to the file, and up to where that was acknowledged.
 """
 
 import hashlib
 import re
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 
@@ -55,17 +60,48 @@ LISTS = ("Instances", "NonFunctional")
 
 _NONE: Mapping[str, Raw] = MappingProxyType({})
 _STATES = {state.value: state for state in State}
-_STAMP = re.compile(rb'"Checkpoint":\{"Epoch":"([0-9a-f]+)","Sequence":(\d+),"Digest":"([0-9a-f]{64})"\}\}\}\n\Z')
+_STAMP = re.compile(
+    rb'"Checkpoint":\{"Epoch":"([0-9a-f]+)","Sequence":(\d+),"Digest":"([0-9a-f]{64})"'
+    rb'(?:, *"Journal":"(?P<bound>[-0-9a-f ]{34})")?\}\}\}\n\Z'
+)
+_LONGEST = 400
+"""The last bytes of a file in which its stamp is."""
 _END = b'"}}}\n'
+_BOUND = 34
+"""The length of ``Journal``'s value."""
+SECTOR = 512
 _FALSE_LINE = re.compile(rb'\n["{\]]')
 
 
+class Bound(Struct, frozen=True):
+    """The last journal of a state file, which begins after change *after*, and a change that was acknowledged in it.
+
+    Later changes may have been acknowledged too, but the journal has at least all those up to *acknowledged*.
+    """
+
+    after: int
+    acknowledged: int
+
+
 class Stamp(Struct, frozen=True):
-    """The changes in a state file: all of *epoch* up to number *sequence*. *digest* covers the bytes before it."""
+    """The changes in a state file: all of *epoch* up to number *sequence*. *digest* covers the bytes before it.
+
+    *bound* is None if no journal has acknowledged changes. Only earlier versions wrote stamps that don't tell.
+    """
 
     epoch: str
     sequence: int
     digest: str
+    bound: Bound | None = None
+    tells: bool = True
+
+
+class Edits(Struct, frozen=True):
+    """The IDs that an editor changed or added, and the number of entries that it removed."""
+
+    changed: Sequence[str]
+    added: Sequence[str]
+    removed: int
 
 
 class Content(Struct, frozen=True):
@@ -79,6 +115,12 @@ class Content(Struct, frozen=True):
     notes: Mapping[str, Raw] = {}
     mark: str | None = None
     unknown: Mapping[str, Raw] = {}
+
+
+class _Own(Struct):
+    """The part of a state file that describes the file."""
+
+    Provider: dict[str, Raw]
 
 
 class _Document(Struct, forbid_unknown_fields=True):
@@ -123,6 +165,7 @@ def _to_content(
     records = [in_service(record) for record in described] + [out_of_service(record) for record in aside]
     notes = _copy_values(own, "Provider.")
     notes.pop("Checkpoint", None)
+    notes.pop("Sums", None)
     mark = decode(notes.pop("Mark"), str, "Provider.Mark") if "Mark" in notes else None
     last = (decode(notes.pop("LastID"), str, "Provider.LastID") if "LastID" in notes else "") or ids.NEVER
     if last != ids.NEVER and not ids.is_minted(last):
@@ -220,16 +263,78 @@ def out_of_service(record: Record) -> Record:
 
 def verify_stamp(data: bytes) -> Stamp | None:
     """Return a state file's stamp, or None if it has none or its bytes differ from the stamped ones."""
-    stamp = find_stamp(data)
-    if stamp is None or hashlib.sha256(memoryview(data)[: -len(stamp.digest) - len(_END)]).hexdigest() != stamp.digest:
+    match = _STAMP.search(data, max(0, len(data) - _LONGEST))
+    if match is None or hashlib.sha256(memoryview(data)[: match.start(3)]).hexdigest().encode() != match[3]:
         return None
-    return stamp
+    return _read_stamp(match)
 
 
 def find_stamp(data: bytes) -> Stamp | None:
-    """Return the stamp at the end of a state file, whether right or not, or None."""
-    match = _STAMP.search(data, max(0, len(data) - 250))  # no stamp is longer
-    return Stamp(match[1].decode(), int(match[2]), match[3].decode()) if match else None
+    """Return the stamp at the end of a state file, whether its digest is right or not, or None."""
+    match = _STAMP.search(data, max(0, len(data) - _LONGEST))
+    return match and _read_stamp(match)
+
+
+def _read_stamp(match: re.Match[bytes]) -> Stamp | None:
+    """Return a stamp, or None if its last value is wrong."""
+    epoch, sequence, digest = match[1].decode(), int(match[2]), match[3].decode()
+    if match["bound"] is None:
+        return Stamp(epoch, sequence, digest, tells=False)
+    text = match["bound"]
+    after, acknowledged, _ = text.split(b" ", 2)
+    bound = None if after == b"-" * 12 else Bound(int(after, 16), int(acknowledged, 16))
+    return Stamp(epoch, sequence, digest, bound) if encode_bound(digest, bound) == text else None
+
+
+def _compact(record: Record) -> Record:
+    """Return a record with its properties as most clients send them: without spaces."""
+    properties = record.spec.properties
+    if properties is None:
+        return record
+    return replace(record, spec=replace(record.spec, properties=Raw(msgspec.json.format(bytes(properties), indent=-1))))
+
+
+def encode_bound(digest: str, bound: Bound | None) -> bytes:
+    """Return the value of ``Journal`` in the file with *digest*. Its length is always the same."""
+    text = f"{bound.after:012x} {bound.acknowledged:012x} " if bound else f"{'-' * 12} {'-' * 12} "
+    return f"{text}{zlib.crc32((digest + text).encode()):08x}".encode()
+
+
+def bound_place(size: int) -> int:
+    """Return where in a state file of *size* bytes the value of ``Journal`` begins."""
+    return size - len(_END) - _BOUND
+
+
+def is_stamped(data: bytes) -> bool:
+    """Return whether a state file has a stamp, right or not. The C demo's files have none."""
+    try:
+        return b"Checkpoint" in data and "Checkpoint" in msgspec.json.decode(data, type=_Own).Provider
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return False
+
+
+def find_edits(data: bytes) -> Edits | None:
+    """Return how the entries of a state file differ from those that this module wrote; None if that is unknown.
+
+    Other spaces and line ends are no difference. Raise `NotJSON` or `WrongShape` if it can't be loaded.
+    """
+    records = load(data).records
+    sums = msgspec.json.decode(data, type=_Own).Provider.get("Sums")
+    try:
+        known = {text[:8]: text[8:] for text in decode(sums, str).split()} if sums is not None else None
+    except WrongShape:
+        known = None
+    if known is None:
+        return None
+    changed, added = [], []
+    for record in records:
+        forms = {_sum_up(each, dump_entry(each)) for each in (record, _compact(record))}
+        old = known.pop(next(iter(forms))[:8], None)
+        if old is None:
+            added.append(record.id)
+        elif old not in {each[8:] for each in forms}:
+            changed.append(record.id)
+    return Edits(changed, added, len(known))
 
 
 def dump(content: Content) -> Iterator[bytes]:
@@ -239,30 +344,47 @@ def dump(content: Content) -> Iterator[bytes]:
 
 
 def dump_stamped(content: Content, epoch: str, sequence: int) -> Iterator[bytes]:
-    """Yield a state file's bytes like `dump`, with a stamp for all changes of *epoch* up to *sequence*."""
-    digest = hashlib.sha256()
-    for piece in _dump_open(content):
+    """Yield a state file's bytes like `dump`, with a stamp for all changes of *epoch* up to *sequence*.
+
+    The last piece holds the whole stamp.
+    """
+    digest, length = hashlib.sha256(), 0
+    sums: list[str] = []
+    for piece in _dump_open(content, sums):
         digest.update(piece)
+        length += len(piece)
         yield piece
     last = b',"Checkpoint":{"Epoch":' + _encode(epoch) + b',"Sequence":' + _encode(sequence) + b',"Digest":"'
     digest.update(last)
-    yield last + digest.hexdigest().encode() + _END
+    last += digest.hexdigest().encode() + b'",'
+    key = b'"Journal":"'
+    start = (length + len(last) + len(key)) % SECTOR
+    # In one sector, so that no power cut leaves a part of the value.
+    space = b" " * (SECTOR - start if start + _BOUND > SECTOR else 0)
+    yield last + space + key + encode_bound(digest.hexdigest(), None) + _END
 
 
-def _dump_open(content: Content) -> Iterator[bytes]:
-    """Yield everything except the brackets that close ``Provider``, the last key, and the document."""
+def _dump_open(content: Content, sums: list[str] | None = None) -> Iterator[bytes]:
+    """Yield everything except the brackets that close ``Provider``, the last key, and the document.
+
+    If there is a list *sums*, fill it, and put the checksums of all entries into ``Provider``.
+    """
     aside: list[Record] = []
     yield b'{"Instances":['
-    yield from _dump_array(content.records, aside)
+    yield from _dump_array(content.records, sums, aside)
     yield b'],\n"NonFunctional":['
-    yield from _dump_array(aside)
+    yield from _dump_array(aside, sums)
     mark = {} if content.mark is None else {"Mark": content.mark}
     unknown = b"".join(_encode(key) + b":" + _unfold(bytes(value)) + b",\n" for key, value in content.unknown.items())
     provider = _unfold(_encode({**mark, "LastID": content.last_id, **content.notes})[:-1])
     yield b"],\n" + unknown + b'"Provider":' + provider
+    if sums is not None:
+        yield b',"Sums":"' + " ".join(sums).encode() + b'"'
 
 
-def _dump_array(records: Sequence[Record], aside: list[Record] | None = None) -> Iterator[bytes]:
+def _dump_array(
+    records: Sequence[Record], sums: list[str] | None, aside: list[Record] | None = None
+) -> Iterator[bytes]:
     """Yield the entries of *records* in pieces. If there is a list *aside*, move the records out of service there."""
     separator = b"\n"
     for start in range(0, len(records), SLICE):
@@ -270,11 +392,19 @@ def _dump_array(records: Sequence[Record], aside: list[Record] | None = None) ->
         if aside is not None:
             aside.extend(record for record in some if not record.state.described)
             some = [record for record in some if record.state.described]
+        entries = [dump_entry(record) for record in some]
+        if sums is not None:
+            sums += map(_sum_up, some, entries)
         if some:
-            yield separator + b",\n".join([dump_entry(record) for record in some])
+            yield separator + b",\n".join(entries)
             separator = b",\n"
     if separator != b"\n":
         yield b"\n"
+
+
+def _sum_up(record: Record, entry: bytes) -> str:
+    """Return the checksums of an ID and of its entry."""
+    return f"{zlib.crc32(record.id.encode()):08x}{zlib.crc32(entry):08x}"
 
 
 def dump_entry(record: Record) -> bytes:
