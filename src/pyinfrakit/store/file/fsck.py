@@ -52,12 +52,14 @@ class Problem(Struct, frozen=True):
 class Examination(Struct, frozen=True):
     """The problems of a state file with its journals, and the content that can be saved.
 
-    *changed* names the instances and notes that this content has from the journals.
+    *changed* names the instances and notes that this content has from the journals. *edits* has the changes of a file
+    that an editor wrote, if nothing else is wrong: a person can accept them.
     """
 
     problems: Sequence[Problem]
     content: Content
     changed: Sequence[str] = ()
+    edits: Sequence[str] = ()
 
 
 class _Piece(Struct, frozen=True):
@@ -84,10 +86,40 @@ def examine(pair: Pair, with_journals: bool = True) -> Examination:
             alone = Pair(pair.path, None, [(journal.journal_path(pair.path, 0), data)])
             skipped = ", ".join(sorted(_replay(alone, Content(), [])[1])) or "nothing"
             problems.append(Problem(path.name, "skipped", f"the journal's changes to {skipped}"))
+    if not problems and not pair.journals and damage.problem == recovery.EDITED:
+        return Examination([Problem(damage.where, damage.problem)], content, edits=_list_edits(pair.file or b""))
     # The store's own reason comes first, unless the same place of the file has a problem already.
     if damage.where not in {each.place for each in problems} - {path.name for path, _ in pair.journals}:
-        problems.insert(0, Problem(damage.where, damage.problem))
+        problems.insert(0, Problem(damage.where, damage.problem, _find_loss(pair)))
     return Examination(problems, content, sorted(changed))
+
+
+def _list_edits(data: bytes) -> Sequence[str]:
+    """Describe how a file differs from the one that the plugin wrote."""
+    edits = document.find_edits(data)
+    if edits is None:
+        return ["it is unknown which instances changed"]
+    lists = {"changed": edits.changed, "added": edits.added}
+    lines = [f"{verb} {', '.join(ids)}" for verb, ids in lists.items() if ids]
+    if edits.removed:
+        lines.append(f"removed {edits.removed} instance{'' if edits.removed == 1 else 's'}")
+    return lines or ["all instances are as the plugin wrote them"]
+
+
+def _find_loss(pair: Pair) -> str:
+    """Name the acknowledged changes that the files should have, according to the state file, and do not have."""
+    stamp = document.verify_stamp(pair.file or b"")
+    if stamp is None or stamp.bound is None:
+        return ""
+    last = max(
+        (each.sequence for _, data in pair.journals for each in journal.scan(data) if isinstance(each, Entry)),
+        default=stamp.sequence,
+    )
+    if last < stamp.bound.acknowledged:
+        return f"the changes after number {last}, at least up to {stamp.bound.acknowledged}"
+    paths = {path for path, _ in pair.journals}
+    last_journal = journal.journal_path(pair.path, stamp.bound.after)
+    return "" if last_journal in paths else f"all changes in {last_journal.name}"
 
 
 def repair(disk: Disk, pair: Pair, content: Content) -> Sequence[Path]:

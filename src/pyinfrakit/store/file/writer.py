@@ -124,7 +124,7 @@ class Writer:
             self.is_doubtful = True
             with suppress(OSError):  # a daemon that is killed now must not leave a change that it reported as failed
                 with self._state_in_use:
-                    self._state.mark(self._own_bound())
+                    self._state.mark(self._own_bound(), sync=True)  # first: it never claims more than is there
                 file.truncate(self._length)
                 file.sync()
             raise
