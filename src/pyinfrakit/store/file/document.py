@@ -57,12 +57,14 @@ class _Entry(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True
 
 
 LISTS = ("Instances", "NonFunctional")
+OF_THE_FILE = ("Checkpoint", "Sums")
+"""The keys of ``Provider`` that describe the file itself."""
 
 _NONE: Mapping[str, Raw] = MappingProxyType({})
 _STATES = {state.value: state for state in State}
 _STAMP = re.compile(
     rb'"Checkpoint":\{"Epoch":"([0-9a-f]+)","Sequence":(\d+),"Digest":"([0-9a-f]{64})"'
-    rb'(?:, *"Journal":"(?P<bound>[-0-9a-f ]{34})")?\}\}\}\n\Z'
+    rb'(?:, *"Journal":"(?P<bound>(-{12}|[0-9a-f]{12}) (-{12}|[0-9a-f]{12}) [0-9a-f]{8})")?\}\}\}\n\Z'
 )
 _LONGEST = 400
 """The last bytes of a file in which its stamp is."""
@@ -164,8 +166,8 @@ def _to_content(
     _check_unique(described, aside)
     records = [in_service(record) for record in described] + [out_of_service(record) for record in aside]
     notes = _copy_values(own, "Provider.")
-    notes.pop("Checkpoint", None)
-    notes.pop("Sums", None)
+    for key in OF_THE_FILE:
+        notes.pop(key, None)
     mark = decode(notes.pop("Mark"), str, "Provider.Mark") if "Mark" in notes else None
     last = (decode(notes.pop("LastID"), str, "Provider.LastID") if "LastID" in notes else "") or ids.NEVER
     if last != ids.NEVER and not ids.is_minted(last):
@@ -266,7 +268,13 @@ def verify_stamp(data: bytes) -> Stamp | None:
     match = _STAMP.search(data, max(0, len(data) - _LONGEST))
     if match is None or hashlib.sha256(memoryview(data)[: match.start(3)]).hexdigest().encode() != match[3]:
         return None
-    return _read_stamp(match)
+    stamp = _read_stamp(match)
+    # An earlier version's stamp does not tell of journals. In a file with checksums, somebody removed that part.
+    return None if stamp is not None and not stamp.tells and _read_sums(data) is not None else stamp
+
+
+def _read_sums(data: bytes) -> Raw | None:
+    return msgspec.json.decode(data, type=_Own).Provider.get("Sums")
 
 
 def find_stamp(data: bytes) -> Stamp | None:
@@ -280,9 +288,8 @@ def _read_stamp(match: re.Match[bytes]) -> Stamp | None:
     epoch, sequence, digest = match[1].decode(), int(match[2]), match[3].decode()
     if match["bound"] is None:
         return Stamp(epoch, sequence, digest, tells=False)
-    text = match["bound"]
-    after, acknowledged, _ = text.split(b" ", 2)
-    bound = None if after == b"-" * 12 else Bound(int(after, 16), int(acknowledged, 16))
+    text, after, acknowledged = match["bound"], match[5], match[6]
+    bound = None if b"-" in (after + acknowledged) else Bound(int(after, 16), int(acknowledged, 16))
     return Stamp(epoch, sequence, digest, bound) if encode_bound(digest, bound) == text else None
 
 
@@ -319,7 +326,7 @@ def find_edits(data: bytes) -> Edits | None:
     Other spaces and line ends are no difference. Raise `NotJSON` or `WrongShape` if it can't be loaded.
     """
     records = load(data).records
-    sums = msgspec.json.decode(data, type=_Own).Provider.get("Sums")
+    sums = _read_sums(data)
     try:
         known = {text[:8]: text[8:] for text in decode(sums, str).split()} if sums is not None else None
     except WrongShape:

@@ -302,7 +302,8 @@ def _build(
         if record is not None and records.setdefault(record.id, record) is not record:
             text = f'duplicate ID "{record.id}"'
             problems.append(Problem(f"{piece.place}.ID", text, f"the second entry of {record.id}"))
-    provider.pop("Checkpoint", None)
+    for key in document.OF_THE_FILE:
+        provider.pop(key, None)
     mark = _read_text(provider, "Mark", _NO_MARK, problems)
     last = _read_text(provider, "LastID", "the last ID", problems) or ids.NEVER
     if last != ids.NEVER and not ids.is_minted(last):
