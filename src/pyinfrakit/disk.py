@@ -73,12 +73,16 @@ class AppendFile:
 
     def is_at(self, path: Path) -> bool:
         """Return whether this file is at *path*."""
-        return is_at(self._fd, path)
+        try:
+            status = os.stat(str(path))
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        return (status.st_dev, status.st_ino) == self._version[:2]
 
     def is_untouched(self, path: Path) -> bool:
         """Return whether this file is at *path*, and nobody has written to it since it was opened, except `overwrite`."""
         try:
-            return _read_version(os.stat(path)) == self._version
+            return _read_version(os.stat(str(path))) == self._version
         except (FileNotFoundError, NotADirectoryError):
             return False
 

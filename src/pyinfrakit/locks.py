@@ -56,6 +56,7 @@ class Lock:
         try:
             self._fd = _open_locked(path, subject)
             self._folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            self._status, self._folder_status = os.fstat(self._fd), os.fstat(self._folder)
             left = os.pread(self._fd, 400, 0)
         except OSError as error:
             raise CannotStart(f"{subject}: {error.strerror}") from None
@@ -84,13 +85,19 @@ class Lock:
 
     def check(self) -> None:
         """Raise `Displaced` if the lock's file or its folder is no longer at its path: then others can lock it too."""
-        if not is_at(self._folder, self._path.parent):
+        if not self._is_at(self._folder_status, self._path.parent):
             raise Displaced(f"folder {self._path.parent} was removed or replaced: put it back")
-        if not is_at(self._fd, self._path):
+        if not self._is_at(self._status, self._path):
             raise Displaced(
                 f"lock {self._path} was removed or replaced, so that others can use the state too: "
                 "stop them, and restart this process"
             )
+
+    def _is_at(self, status: os.stat_result, path: Path) -> bool:
+        try:
+            return os.path.samestat(os.stat(str(path)), status)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
 
     def find_folder(self) -> Path | None:
         """Return the present path of the folder, which may have been renamed; None if it is gone."""

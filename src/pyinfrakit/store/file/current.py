@@ -9,8 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from pyinfrakit.disk import AppendFile, Disk, Displaced, temporary_path
-from pyinfrakit.store.file import document
-from pyinfrakit.store.file.document import Bound
+from pyinfrakit.store.file.stamp import Bound, bound_place, encode_bound, verify_stamp
 
 
 class Current:
@@ -41,7 +40,7 @@ class Current:
         """Open what is at the path, if it has the content of the file that was there. Raise `Displaced`."""
         advice = f"state file {self._path} was removed, replaced or changed by another program: put it back"
         try:
-            stamp = document.verify_stamp(self._disk.read(self._path))
+            stamp = verify_stamp(self._disk.read(self._path))
         except (FileNotFoundError, NotADirectoryError):
             raise Displaced(advice) from None
         if stamp is None or stamp.digest != self._digest:
@@ -63,7 +62,7 @@ class Current:
             self._file.sync()
 
     def _mark(self, file: AppendFile, digest: str, bound: Bound) -> None:
-        file.overwrite(document.encode_bound(digest, bound), document.bound_place(file.size))
+        file.overwrite(encode_bound(digest, bound), bound_place(file.size))
 
     def unshare(self) -> None:
         """Give the file a single name: what is written in place must not show in a copy that is a hard link."""

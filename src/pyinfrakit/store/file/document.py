@@ -6,17 +6,12 @@ A file that the C demo wrote loads as it is, and the C demo can read a file that
 keys that they don't know. The list that holds an entry counts more than the entry's ``State``, because the C
 demo moves entries and does not know that key; only ``destroying`` stays.
 
-The file ends with its stamp: the changes that it holds, and a digest of all bytes before. If the digest is
-wrong, another program has written the file. ``Sums``, before the stamp, has two checksums for each entry, by
-which `find_edits` names the entries that an editor changed.
-
-The stamp's last value, ``Journal``, is the one part of the file that is written in place. It says which journal
-belongs to the file, and up to where that was acknowledged.
+The file ends with its stamp. If the stamp is wrong, another program has written the file. ``Sums``, before the
+stamp, has two checksums for each entry, by which `fsck` names the entries that an editor changed.
 """
 
 import hashlib
 import re
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 
@@ -27,6 +22,8 @@ from msgspec.structs import replace
 from pyinfrakit import ids
 from pyinfrakit.record import Attachment, Record, Spec, State
 from pyinfrakit.schema.decode import NotJSON, WrongShape, check_depth, check_text, decode
+from pyinfrakit.store.file.edits import Sums
+from pyinfrakit.store.file.stamp import encode_stamp
 
 SLICE = 64
 """Entries that are encoded at a time. Python keeps the interpreter's lock meanwhile, for about 0.15 ms."""
@@ -62,48 +59,7 @@ OF_THE_FILE = ("Checkpoint", "Sums")
 
 _NONE: Mapping[str, Raw] = MappingProxyType({})
 _STATES = {state.value: state for state in State}
-_STAMP = re.compile(
-    rb'"Checkpoint":\{"Epoch":"([0-9a-f]+)","Sequence":(\d+),"Digest":"([0-9a-f]{64})"'
-    rb'(?:, *"Journal":"(?P<bound>(-{12}|[0-9a-f]{12}) (-{12}|[0-9a-f]{12}) [0-9a-f]{8})")?\}\}\}\n\Z'
-)
-_LONGEST = 400
-"""The last bytes of a file in which its stamp is."""
-_END = b'"}}}\n'
-_BOUND = 34
-"""The length of ``Journal``'s value."""
-SECTOR = 512
 _FALSE_LINE = re.compile(rb'\n["{\]]')
-
-
-class Bound(Struct, frozen=True):
-    """The last journal of a state file, which begins after change *after*, and a change that was acknowledged in it.
-
-    Later changes may have been acknowledged too, but the journal has at least all those up to *acknowledged*.
-    """
-
-    after: int
-    acknowledged: int
-
-
-class Stamp(Struct, frozen=True):
-    """The changes in a state file: all of *epoch* up to number *sequence*. *digest* covers the bytes before it.
-
-    *bound* is None if no journal has acknowledged changes. Only earlier versions wrote stamps that don't tell.
-    """
-
-    epoch: str
-    sequence: int
-    digest: str
-    bound: Bound | None = None
-    tells: bool = True
-
-
-class Edits(Struct, frozen=True):
-    """The IDs that an editor changed or added, and the number of entries that it removed."""
-
-    changed: Sequence[str]
-    added: Sequence[str]
-    removed: int
 
 
 class Content(Struct, frozen=True):
@@ -117,12 +73,6 @@ class Content(Struct, frozen=True):
     notes: Mapping[str, Raw] = {}
     mark: str | None = None
     unknown: Mapping[str, Raw] = {}
-
-
-class _Own(Struct):
-    """The part of a state file that describes the file."""
-
-    Provider: dict[str, Raw]
 
 
 class _Document(Struct, forbid_unknown_fields=True):
@@ -263,87 +213,6 @@ def out_of_service(record: Record) -> Record:
     return record
 
 
-def verify_stamp(data: bytes) -> Stamp | None:
-    """Return a state file's stamp, or None if it has none or its bytes differ from the stamped ones."""
-    match = _STAMP.search(data, max(0, len(data) - _LONGEST))
-    if match is None or hashlib.sha256(memoryview(data)[: match.start(3)]).hexdigest().encode() != match[3]:
-        return None
-    stamp = _read_stamp(match)
-    # An earlier version's stamp does not tell of journals. In a file with checksums, somebody removed that part.
-    return None if stamp is not None and not stamp.tells and _read_sums(data) is not None else stamp
-
-
-def _read_sums(data: bytes) -> Raw | None:
-    return msgspec.json.decode(data, type=_Own).Provider.get("Sums")
-
-
-def find_stamp(data: bytes) -> Stamp | None:
-    """Return the stamp at the end of a state file, whether its digest is right or not, or None."""
-    match = _STAMP.search(data, max(0, len(data) - _LONGEST))
-    return match and _read_stamp(match)
-
-
-def _read_stamp(match: re.Match[bytes]) -> Stamp | None:
-    """Return a stamp, or None if its last value is wrong."""
-    epoch, sequence, digest = match[1].decode(), int(match[2]), match[3].decode()
-    if match["bound"] is None:
-        return Stamp(epoch, sequence, digest, tells=False)
-    text, after, acknowledged = match["bound"], match[5], match[6]
-    bound = None if b"-" in (after + acknowledged) else Bound(int(after, 16), int(acknowledged, 16))
-    return Stamp(epoch, sequence, digest, bound) if encode_bound(digest, bound) == text else None
-
-
-def _compact(record: Record) -> Record:
-    """Return a record with its properties as most clients send them: without spaces."""
-    properties = record.spec.properties
-    if properties is None:
-        return record
-    return replace(record, spec=replace(record.spec, properties=Raw(msgspec.json.format(bytes(properties), indent=-1))))
-
-
-def encode_bound(digest: str, bound: Bound | None) -> bytes:
-    """Return the value of ``Journal`` in the file with *digest*. Its length is always the same."""
-    text = f"{bound.after:012x} {bound.acknowledged:012x} " if bound else f"{'-' * 12} {'-' * 12} "
-    return f"{text}{zlib.crc32((digest + text).encode()):08x}".encode()
-
-
-def bound_place(size: int) -> int:
-    """Return where in a state file of *size* bytes the value of ``Journal`` begins."""
-    return size - len(_END) - _BOUND
-
-
-def is_stamped(data: bytes) -> bool:
-    """Return whether a state file has a stamp, right or not. The C demo's files have none."""
-    try:
-        return b"Checkpoint" in data and "Checkpoint" in msgspec.json.decode(data, type=_Own).Provider
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return False
-
-
-def find_edits(data: bytes) -> Edits | None:
-    """Return how the entries of a state file differ from those that this module wrote; None if that is unknown.
-
-    Other spaces and line ends are no difference. Raise `NotJSON` or `WrongShape` if it can't be loaded.
-    """
-    records = load(data).records
-    sums = _read_sums(data)
-    try:
-        known = {text[:8]: text[8:] for text in decode(sums, str).split()} if sums is not None else None
-    except WrongShape:
-        known = None
-    if known is None:
-        return None
-    changed, added = [], []
-    for record in records:
-        forms = {_sum_up(each, dump_entry(each)) for each in (record, _compact(record))}
-        old = known.pop(next(iter(forms))[:8], None)
-        if old is None:
-            added.append(record.id)
-        elif old not in {each[8:] for each in forms}:
-            changed.append(record.id)
-    return Edits(changed, added, len(known))
-
-
 def dump(content: Content) -> Iterator[bytes]:
     """Yield a state file's bytes in pieces, with an entry on each line and without a stamp."""
     yield from _dump_open(content)
@@ -356,25 +225,17 @@ def dump_stamped(content: Content, epoch: str, sequence: int) -> Iterator[bytes]
     The last piece holds the whole stamp.
     """
     digest, length = hashlib.sha256(), 0
-    sums: list[str] = []
-    for piece in _dump_open(content, sums):
+    for piece in _dump_open(content, Sums()):
         digest.update(piece)
         length += len(piece)
         yield piece
-    last = b',"Checkpoint":{"Epoch":' + _encode(epoch) + b',"Sequence":' + _encode(sequence) + b',"Digest":"'
-    digest.update(last)
-    last += digest.hexdigest().encode() + b'",'
-    key = b'"Journal":"'
-    start = (length + len(last) + len(key)) % SECTOR
-    # In one sector, so that no power cut leaves a part of the value.
-    space = b" " * (SECTOR - start if start + _BOUND > SECTOR else 0)
-    yield last + space + key + encode_bound(digest.hexdigest(), None) + _END
+    yield encode_stamp(epoch, sequence, digest, length)
 
 
-def _dump_open(content: Content, sums: list[str] | None = None) -> Iterator[bytes]:
+def _dump_open(content: Content, sums: Sums | None = None) -> Iterator[bytes]:
     """Yield everything except the brackets that close ``Provider``, the last key, and the document.
 
-    If there is a list *sums*, fill it, and put the checksums of all entries into ``Provider``.
+    If there are *sums*, fill them, and put them into ``Provider``.
     """
     aside: list[Record] = []
     yield b'{"Instances":['
@@ -386,12 +247,10 @@ def _dump_open(content: Content, sums: list[str] | None = None) -> Iterator[byte
     provider = _unfold(_encode({**mark, "LastID": content.last_id, **content.notes})[:-1])
     yield b"],\n" + unknown + b'"Provider":' + provider
     if sums is not None:
-        yield b',"Sums":"' + " ".join(sums).encode() + b'"'
+        yield b',"Sums":' + sums.encode()
 
 
-def _dump_array(
-    records: Sequence[Record], sums: list[str] | None, aside: list[Record] | None = None
-) -> Iterator[bytes]:
+def _dump_array(records: Sequence[Record], sums: Sums | None, aside: list[Record] | None = None) -> Iterator[bytes]:
     """Yield the entries of *records* in pieces. If there is a list *aside*, move the records out of service there."""
     separator = b"\n"
     for start in range(0, len(records), SLICE):
@@ -401,17 +260,12 @@ def _dump_array(
             some = [record for record in some if record.state.described]
         entries = [dump_entry(record) for record in some]
         if sums is not None:
-            sums += map(_sum_up, some, entries)
+            sums.add(some, entries)
         if some:
             yield separator + b",\n".join(entries)
             separator = b",\n"
     if separator != b"\n":
         yield b"\n"
-
-
-def _sum_up(record: Record, entry: bytes) -> str:
-    """Return the checksums of an ID and of its entry."""
-    return f"{zlib.crc32(record.id.encode()):08x}{zlib.crc32(entry):08x}"
 
 
 def dump_entry(record: Record) -> bytes:

@@ -24,8 +24,10 @@ from pyinfrakit.record import Record
 from pyinfrakit.schema.decode import NotJSON, WrongShape, check, check_text, decode
 from pyinfrakit.store.file import document, journal, recovery
 from pyinfrakit.store.file.document import LISTS, Content
+from pyinfrakit.store.file.edits import Sums, find_edits
 from pyinfrakit.store.file.journal import BrokenJournal, Entry, Gap
 from pyinfrakit.store.file.recovery import Pair
+from pyinfrakit.store.file.stamp import read_own, verify_stamp
 from pyinfrakit.store.records import Records, Undo
 
 T = TypeVar("T")
@@ -87,18 +89,21 @@ def examine(pair: Pair, with_journals: bool = True) -> Examination:
             skipped = ", ".join(sorted(_replay(alone, Content(), [])[1])) or "nothing"
             problems.append(Problem(path.name, "skipped", f"the journal's changes to {skipped}"))
     if not problems and not pair.journals and damage.problem == recovery.EDITED:
-        return Examination([Problem(damage.where, damage.problem)], content, edits=_list_edits(pair.file or b""))
+        return Examination(
+            [Problem(damage.where, damage.problem)], content, edits=_list_edits(pair.file or b"", content)
+        )
     # The store's own reason comes first, unless the same place of the file has a problem already.
     if damage.where not in {each.place for each in problems} - {path.name for path, _ in pair.journals}:
         problems.insert(0, Problem(damage.where, damage.problem, _find_loss(pair)))
     return Examination(problems, content, sorted(changed))
 
 
-def _list_edits(data: bytes) -> Sequence[str]:
-    """Describe how a file differs from the one that the plugin wrote."""
-    edits = document.find_edits(data)
-    if edits is None:
+def _list_edits(data: bytes, content: Content) -> Sequence[str]:
+    """Describe how a file with *content* differs from the one that the plugin wrote."""
+    sums = Sums.decode(read_own(data).get("Sums"))
+    if sums is None:
         return ["it is unknown which instances changed"]
+    edits = find_edits(content.records, sums, document.dump_entry)
     lists = {"changed": edits.changed, "added": edits.added}
     lines = [f"{verb} {', '.join(ids)}" for verb, ids in lists.items() if ids]
     if edits.removed:
@@ -108,7 +113,7 @@ def _list_edits(data: bytes) -> Sequence[str]:
 
 def _find_loss(pair: Pair) -> str:
     """Name the acknowledged changes that the files should have, according to the state file, and do not have."""
-    stamp = document.verify_stamp(pair.file or b"")
+    stamp = verify_stamp(pair.file or b"")
     if stamp is None or stamp.bound is None:
         return ""
     last = max(
@@ -355,7 +360,7 @@ def _replay(pair: Pair, content: Content, problems: list[Problem]) -> tuple[Cont
     """Apply all changes in the journals that can be read and that the file does not hold; return their IDs too."""
     records = Records(content.records, content.last_id, content.notes)
     changed: set[str] = set()
-    stamp = document.verify_stamp(pair.file or b"")
+    stamp = verify_stamp(pair.file or b"")
     position, epoch = 0, ""
     for path, data in pair.journals:
         unread = b""

@@ -24,8 +24,9 @@ from pyinfrakit.locks import Lock
 from pyinfrakit.logs import NOTICE
 from pyinfrakit.schema.decode import NotJSON, WrongShape
 from pyinfrakit.store.file import document, journal
-from pyinfrakit.store.file.document import Bound, Content, Stamp
+from pyinfrakit.store.file.document import Content
 from pyinfrakit.store.file.journal import BrokenJournal, Journal
+from pyinfrakit.store.file.stamp import Bound, Stamp, find_stamp, has_stamp, verify_stamp
 from pyinfrakit.store.records import Records
 
 PATIENCE = 2.0
@@ -153,10 +154,10 @@ def _combine(pair: Pair) -> Assembly:
         if pair.journals:
             raise WrongShape("content", f"missing, but {names} holds changes to it")
         return Assembly(Content())
-    content, stamp = document.load(pair.file), document.verify_stamp(pair.file)
+    content, stamp = document.load(pair.file), verify_stamp(pair.file)
     if stamp is None and pair.journals:
         raise WrongShape("content", f"modified by another program, but {names} holds changes to the previous version")
-    if stamp is None and document.is_stamped(pair.file):
+    if stamp is None and has_stamp(pair.file):
         raise WrongShape("content", EDITED)
     if stamp is None:
         return Assembly(content)
@@ -305,5 +306,5 @@ def _rewrite(disk: Disk, pair: Pair, assembly: Assembly, content: Content) -> St
         disk.remove(path)
     if paths:
         disk.sync_folder(pair.path.parent)
-    stamp = document.find_stamp(data)
+    stamp = find_stamp(data)
     return Start(content, secrets.token_hex(8), assembly.sequence, stamp)

@@ -14,8 +14,9 @@ from pyinfrakit.disk import AppendFile, Disk, Displaced, temporary_path
 from pyinfrakit.locks import Lock
 from pyinfrakit.store.file import document, journal
 from pyinfrakit.store.file.current import Current
-from pyinfrakit.store.file.document import Bound, Content
+from pyinfrakit.store.file.document import Content
 from pyinfrakit.store.file.recovery import RESCUED, Start
+from pyinfrakit.store.file.stamp import Bound, find_stamp
 
 QUICK = 0.001
 """Seconds. A disk that needs no more is a local one, and faster than a round trip to a thread."""
@@ -114,7 +115,6 @@ class Writer:
         self._sequence += 1
         data = journal.encode_entry(self._epoch, self._sequence, payload)
         try:
-            self.check()
             if self._length + len(data) > self._room:
                 self._reserve(file, len(data))
             file.append(data)
@@ -236,7 +236,7 @@ class Writer:
         temporary = temporary_path(self._path)
         try:
             self._disk.write(temporary, self._keep_last(pieces))
-            stamp = document.find_stamp(self._stamped)
+            stamp = find_stamp(self._stamped)
             assert stamp is not None
             with self._state_in_use:
                 self._check()
