@@ -48,7 +48,12 @@ class AppendFile:
             rest = rest[count:]
 
     def overwrite(self, data: bytes, start: int) -> None:
-        """Replace bytes within the file, all in one sector, so that a power cut leaves either all old or all new."""
+        """Replace bytes within the file, all in one sector, so that a power cut leaves either all old or all new.
+
+        Raise `Displaced` if somebody else has written to the file.
+        """
+        if _read_version(os.fstat(self._fd)) != self._version:
+            raise Displaced("another program wrote to the file")
         if os.pwrite(self._fd, data, start) != len(data):
             raise OSError(errno.EIO, "a short write")
         self._version = _read_version(os.fstat(self._fd))
@@ -114,7 +119,7 @@ class Disk:
 
     def open(self, path: Path) -> AppendFile:
         """Open a file that exists."""
-        return AppendFile(os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW))
+        return AppendFile(os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK))
 
     def room(self, folder: Path) -> float:
         """Return the bytes that new data in *folder* may take. A file system that does not tell has no limit."""

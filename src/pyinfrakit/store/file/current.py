@@ -5,11 +5,14 @@ written in place. It is synced when a journal begins, so that a missing journal 
 it is written without a sync of its own: a killed process leaves it as it was, and a power cut an earlier value.
 """
 
+import errno
 from contextlib import suppress
 from pathlib import Path
 
 from pyinfrakit.disk import AppendFile, Disk, Displaced, temporary_path
 from pyinfrakit.store.file.stamp import Bound, bound_place, encode_bound, verify_stamp
+
+_NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENXIO)
 
 
 class Current:
@@ -38,14 +41,18 @@ class Current:
 
     def _reopen(self) -> None:
         """Open what is at the path, if it has the content of the file that was there. Raise `Displaced`."""
-        advice = f"state file {self._path} was removed, replaced or changed by another program: put it back"
+        problem = Displaced(f"state file {self._path} was removed, replaced or changed by another program: put it back")
         try:
-            stamp = verify_stamp(self._disk.read(self._path))
-        except (FileNotFoundError, NotADirectoryError):
-            raise Displaced(advice) from None
-        if stamp is None or stamp.digest != self._digest:
-            raise Displaced(advice)
-        file = self._disk.open(self._path)
+            file = self._disk.open(self._path)
+        except OSError as error:
+            raise (problem if error.errno in _NO_FILE else error) from None
+        try:
+            stamp = verify_stamp(self._disk.read(self._path)) if file.size else None  # to read a FIFO takes forever
+            if stamp is None or stamp.digest != self._digest:
+                raise problem
+        except OSError:
+            file.close()
+            raise
         self._file.close()
         self._file = file
 
