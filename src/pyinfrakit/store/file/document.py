@@ -23,7 +23,7 @@ from pyinfrakit import ids
 from pyinfrakit.record import Attachment, Record, Spec, State
 from pyinfrakit.schema.decode import NotJSON, WrongShape, check_depth, check_text, decode
 from pyinfrakit.store.file.edits import Sums
-from pyinfrakit.store.file.stamp import encode_stamp
+from pyinfrakit.store.file.stamp import OF_THE_FILE, encode_stamp
 
 SLICE = 64
 """Entries that are encoded at a time. Python keeps the interpreter's lock meanwhile, for about 0.15 ms."""
@@ -54,8 +54,6 @@ class _Entry(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True
 
 
 LISTS = ("Instances", "NonFunctional")
-OF_THE_FILE = ("Checkpoint", "Sums")
-"""The keys of ``Provider`` that describe the file itself."""
 
 _NONE: Mapping[str, Raw] = MappingProxyType({})
 _STATES = {state.value: state for state in State}

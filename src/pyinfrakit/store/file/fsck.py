@@ -27,7 +27,7 @@ from pyinfrakit.store.file.document import LISTS, Content
 from pyinfrakit.store.file.edits import Sums, find_edits
 from pyinfrakit.store.file.journal import BrokenJournal, Entry, Gap
 from pyinfrakit.store.file.recovery import Pair
-from pyinfrakit.store.file.stamp import read_own, verify_stamp
+from pyinfrakit.store.file.stamp import OF_THE_FILE, read_own, verify_stamp
 from pyinfrakit.store.records import Records, Undo
 
 T = TypeVar("T")
@@ -307,7 +307,7 @@ def _build(
         if record is not None and records.setdefault(record.id, record) is not record:
             text = f'duplicate ID "{record.id}"'
             problems.append(Problem(f"{piece.place}.ID", text, f"the second entry of {record.id}"))
-    for key in document.OF_THE_FILE:
+    for key in OF_THE_FILE:
         provider.pop(key, None)
     mark = _read_text(provider, "Mark", _NO_MARK, problems)
     last = _read_text(provider, "LastID", "the last ID", problems) or ids.NEVER

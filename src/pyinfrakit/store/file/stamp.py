@@ -14,6 +14,9 @@ from collections.abc import Mapping
 import msgspec
 from msgspec import Raw, Struct
 
+OF_THE_FILE = ("Checkpoint", "Sums")
+"""The keys of ``Provider`` that describe the file itself."""
+
 SECTOR = 512
 """Bytes that a disk writes as a whole or not at all."""
 
@@ -21,6 +24,7 @@ _STAMP = re.compile(
     rb'"Checkpoint":\{"Epoch":"([0-9a-f]+)","Sequence":(\d+),"Digest":"([0-9a-f]{64})"'
     rb'(?:, *"Journal":"(?P<bound>(-{12}|[0-9a-f]{12}) (-{12}|[0-9a-f]{12}) [0-9a-f]{8})")?\}\}\}\n\Z'
 )
+_PART = re.compile(rb'"Sequence":\d+,"Digest":"|"Digest":"[0-9a-f]{64}"')
 _LONGEST = 400
 """The last bytes of a file in which its stamp is."""
 _END = b'"}}}\n'
@@ -89,8 +93,10 @@ def _read_stamp(match: re.Match[bytes]) -> Stamp | None:
 
 
 def has_stamp(data: bytes) -> bool:
-    """Return whether a state file has a stamp, right or not. The C demo's files have none."""
-    return b"Checkpoint" in data and "Checkpoint" in read_own(data)
+    """Return whether a state file has a stamp, or a part of one. The C demo's files have none."""
+    if _PART.search(data, max(0, len(data) - _LONGEST)):
+        return True
+    return (b"Checkpoint" in data or b"Sums" in data) and not read_own(data).keys().isdisjoint(OF_THE_FILE)
 
 
 def encode_stamp(epoch: str, sequence: int, digest: "hashlib._Hash", length: int) -> bytes:
