@@ -144,8 +144,8 @@ class FaultyDisk(Disk):
         self._unsynced: list[Entry] = []
         self.lock = threading.RLock()
         self.steps = 0
-        self.free = math.inf
-        """The bytes that are free, if the disk has a limit."""
+        self.size = math.inf
+        """The bytes that all files together may have."""
         self.is_off = False
         self.wait: Callable[[Step], None] = _nothing_happens
         self.look: Callable[[Step], None] = _nothing_happens
@@ -240,7 +240,9 @@ class FaultyDisk(Disk):
         return self.do("open", path, lambda: FaultyFile(self, path, self._inode(path)))
 
     def room(self, folder: Path) -> float:
-        return self.free
+        with self.lock:
+            used = sum(len(inode.seen) for inode in {id(each): each for each in self._names.values()}.values())
+            return self.size - used
 
     def rename(self, old: Path, new: Path) -> None:
         self.do("rename", old, lambda: self._rename(old, new))
@@ -304,6 +306,10 @@ class FaultyFile(AppendFile):
         self._disk.do("append", self._path, lambda: self._append(data), lambda done: self._append_some(data, done))
 
     def _append(self, data: bytes) -> None:
+        room = self._disk.room(self._path.parent) + len(self._inode.seen) - len(self._inode.content)
+        if len(data) > room:
+            self._inode.append(data[: int(room)])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         half = len(data) // 2
         self._inode.append(data[:half])
         self._disk.look_again("append", self._path)
@@ -329,6 +335,8 @@ class FaultyFile(AppendFile):
         self._disk.do("reserve", self._path, lambda: self._reserve(length))
 
     def _reserve(self, length: int) -> None:
+        if length > self._disk.room(self._path.parent):
+            return
         self._inode.room = len(self._inode.content) + length
 
     def sync(self) -> None:

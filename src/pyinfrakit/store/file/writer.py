@@ -155,14 +155,13 @@ class Writer:
         Otherwise the journal could fill the disk, and nothing but that file could make it smaller.
         """
         needed = self._state.size + self._appended + MARGIN
-        spare = self._disk.room(self._path.parent) - needed
-        self.is_crowded = spare < 2 * ROOM or self._appended > max(LARGE, self._state.size)
+        # What fills the room here is added to the new file as well.
+        spare = int(min(self._disk.room(self._path.parent) - needed, 4 * ROOM)) // 2
+        self.is_crowded = spare < ROOM or self._appended > max(LARGE, self._state.size)
         if spare < length:
-            problem = (
-                f"{os.strerror(errno.ENOSPC)}: a new state file needs {needed} bytes, and so many have to stay free"
-            )
+            problem = f"{os.strerror(errno.ENOSPC)}: a new state file needs {needed} bytes, which have to stay free"
             raise OSError(errno.ENOSPC, problem)
-        room = int(min(max(ROOM, length), spare))
+        room = min(max(ROOM, length), spare)
         file.reserve(room)
         self._room = self._length + room
 
