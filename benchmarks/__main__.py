@@ -8,8 +8,9 @@ from pathlib import Path
 import click
 import msgspec
 
-from benchmarks.cases.describe import measure_describe, measure_latency
+from benchmarks.cases.describe import measure_describe
 from benchmarks.cases.groups import measure_groups
+from benchmarks.cases.latency import measure_latency
 from benchmarks.cases.memory import measure_growth, measure_memory
 from benchmarks.cases.observation import measure_processes, measure_rack
 from benchmarks.cases.provision import measure_provision, measure_slow, measure_written

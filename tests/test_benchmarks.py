@@ -28,7 +28,7 @@ TARGETS = {
     "start": 1,
     "memory": 1,
     "flat": 1,
-    "latency": 1,
+    "latency": 15,
     "slow": 2,
     "processes": 2,
     "rack": 2,

@@ -161,6 +161,11 @@ class Record(Struct, frozen=True, kw_only=True, gc=False):
     relabel: bool = False
     unknown: Mapping[str, Raw] = MappingProxyType({})
 
+    @property
+    def is_unfinished(self) -> bool:
+        """Whether the provider has to be called for it."""
+        return self.relabel or self.state in (State.PROVISIONING, State.DESTROYING)
+
     def next_state(self, event: Event) -> State | None:
         """Return the state after *event*, or None if it drops the record. Raise `Refused` if it can't happen now."""
         try:

@@ -1,6 +1,8 @@
 """The daemon as a server: its socket and locks, its stop, and its limits on clients."""
 
 import contextlib
+import http.client
+import io
 import os
 import resource
 import signal
@@ -446,7 +448,8 @@ def test_large_replies_are_complete(full_daemon: Daemon, tags: dict[str, str]) -
     """A reply of megabytes is always the same, even for a slow client or one that sends two requests at once."""
     _, headers, body = full_daemon.exchange(format_describe(**tags))
     assert len(decode(body)["result"]["Descriptions"]) == (50 if tags else 450)
-    assert ("application/json", str(len(body))) == (headers["content-type"], headers["content-length"])
+    assert "application/json" == headers["content-type"]
+    assert headers.get("content-length", str(len(body))) == str(len(body))
     for _ in range(2):
         assert body == full_daemon.exchange(format_describe(**tags))[2]
     with full_daemon.connect() as slow:
@@ -459,14 +462,24 @@ def test_large_replies_are_complete(full_daemon: Daemon, tags: dict[str, str]) -
 
 def read_one_reply(connection: socket.socket) -> bytes:
     """Read one reply and no byte of the next one."""
-    head = b""
-    while not head.endswith(b"\r\n\r\n"):
-        head += connection.recv(1)
-    left = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+    file = connection.makefile("rb", buffering=0)
+    file.readline()
+    headers = http.client.parse_headers(file)
+    if (length := headers["Content-Length"]) is not None:
+        return read_bytes(file, int(length))
     parts = []
-    while left:
-        parts.append(connection.recv(min(left, 50_000)))
-        left -= len(parts[-1])
+    while size := int(file.readline(), 16):
+        parts.append(read_bytes(file, size))
+        file.readline()
+    file.readline()
+    return b"".join(parts)
+
+
+def read_bytes(file: io.RawIOBase, size: int) -> bytes:
+    parts = []
+    while size:
+        parts.append(file.read(min(65536, size)) or b"")
+        size -= len(parts[-1])
     return b"".join(parts)
 
 
@@ -497,7 +510,11 @@ def test_a_client_may_disconnect_within_a_reply(full_daemon: Daemon) -> None:
 def test_a_connection_persists_as_http_requires(
     full_daemon: Daemon, tags: dict[str, str], version: str, header: str, kept: bool
 ) -> None:
-    """A connection closes after a reply if the client asks for it, or uses HTTP 1.0 without keep-alive."""
+    """A connection closes after a reply if the client asks for it, or uses HTTP 1.0 without keep-alive.
+
+    In HTTP 1.0, the end of a reply that is encoded while it is sent is that of the connection.
+    """
+    kept = kept and bool(tags or version == "1.1")
     asked = format_describe(**tags).replace(b"HTTP/1.1\r\n", f"HTTP/{version}\r\n{header}".encode(), 1)
     with full_daemon.connect() as connection:
         connection.sendall(asked)

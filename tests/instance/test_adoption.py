@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -15,9 +15,7 @@ from pyinfrakit.instance.plugin import Plugin
 from pyinfrakit.provider import Machine, Provider, Record, Spec
 from pyinfrakit.providers.simulator import SimulatedMachine
 from pyinfrakit.rpc.client import RemoteError
-from pyinfrakit.store import Store
 from pyinfrakit.store.file import FileStore
-from pyinfrakit.store.records import Change
 from support.harness import Daemon, command, eventually
 
 Run = Callable[..., Daemon]
@@ -162,33 +160,10 @@ def test_two_orphans_with_one_logical_id_are_not_adopted(run: Run) -> None:
     assert ["0b"] == daemon.described(infrakit_group="w")
 
 
-class Slow(Store):
-    """A store that delegates to another, and can run a coroutine once while its caller waits."""
-
-    def __init__(self, other: Store) -> None:
-        self.location, self.records, self.mark = other.location, other.records, other.mark
-        self.commit_now = other.commit
-        self.flush_now = other.flush
-        self.meanwhile: Callable[[], Coroutine[None, None, None]] | None = None
-
-    def commit(self, *changes: Change, urgent: bool = True) -> asyncio.Future[None]:
-        if not changes and self.meanwhile is not None:
-            meanwhile, self.meanwhile = self.meanwhile, None
-            return asyncio.ensure_future(meanwhile())
-        return self.commit_now(*changes, urgent=urgent)
-
-    def part(self, sub_type: str) -> Store:
-        return self
-
-    async def flush(self) -> None:
-        await self.flush_now()
-
-    def close(self) -> None:
-        """Do nothing: the other store's owner closes it."""
-
-
 class Stuck(Provider):
-    """A provider with one machine that cannot be destroyed."""
+    """A provider with one machine that can't be destroyed. At the end of an observation, it calls *meanwhile* once."""
+
+    meanwhile: Callable[[], None] | None = None
 
     def provision(self, id: str, spec: Spec) -> None: ...
 
@@ -196,6 +171,9 @@ class Stuck(Provider):
         raise GiveUp("never")
 
     def observe(self) -> list[Machine]:
+        meanwhile, self.meanwhile = self.meanwhile, None
+        if meanwhile is not None:
+            meanwhile()
         return [Machine("0a")]
 
 
@@ -203,16 +181,21 @@ def test_an_orphan_being_destroyed_is_no_longer_listed(tmp_path: Path) -> None:
     """An orphan leaves the list even if its destroy arrives while an observation that saw it completes."""
 
     async def test() -> None:
-        with FileStore(tmp_path / "state.json", "a test") as file:
-            store = Slow(file)
-            plugin = Plugin(store, Stuck("stuck", tmp_path), "stuck", EventLog(), interval=3600)
+        loop = asyncio.get_running_loop()
+        with FileStore(tmp_path / "state.json", "a test") as store:
+            provider = Stuck("stuck", tmp_path)
+            plugin = Plugin(store, provider, "stuck", EventLog(), interval=3600)
             await plugin.start()
             while plugin.observed is None:
                 await asyncio.sleep(0.01)
             assert ["0a"] == list(plugin.orphans)
-            store.meanwhile = lambda: plugin.destroy_orphans(["0a"])
+
+            def destroy() -> None:
+                asyncio.run_coroutine_threadsafe(plugin.destroy_orphans(["0a"]), loop)
+
+            provider.meanwhile = destroy
             seen = plugin.observed
-            plugin.confirm_losses()
+            await plugin.confirm_losses()
             while plugin.observed == seen:
                 await asyncio.sleep(0.01)
             assert "0a" in plugin.records

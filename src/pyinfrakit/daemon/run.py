@@ -1,7 +1,6 @@
 """Start, run, stop: one process that serves its programs until a signal, or until its errand is done."""
 
 import asyncio
-import gc
 import logging
 import resource
 import signal
@@ -10,6 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 import uvloop
 
 from pyinfrakit.daemon.events import EventStreams
+from pyinfrakit.daemon.garbage import collect_quickly
 from pyinfrakit.daemon.http import Server
 from pyinfrakit.daemon.programs import STOP_TIMEOUT, Program
 from pyinfrakit.events import EventLog
@@ -48,8 +48,7 @@ async def _serve(programs: Sequence[Program], events: EventLog, errand: Errand |
     try:
         for program in programs:
             await _do_unless(stop, program.start())
-        gc.freeze()  # loaded records stay: there is no need to search them for garbage
-        gc.enable()
+        collect_quickly()
         if not stop.is_set():
             await _open_sockets(servers)
             if errand is None:

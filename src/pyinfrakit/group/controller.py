@@ -30,6 +30,7 @@ from pyinfrakit.group.spec import GroupSpec
 from pyinfrakit.group.status import GroupStatus, Phase, Step, Verb
 from pyinfrakit.group.wishes import Wishes
 from pyinfrakit.group.work import Work
+from pyinfrakit.turns import wait_turn
 
 log = logging.getLogger(__name__)
 
@@ -148,6 +149,7 @@ class Controller:
 
     async def _run(self) -> None:
         while True:
+            await wait_turn()  # a thousand groups may have news at the same moment
             self._news.clear()
             await self._observe()
             await self._decide()

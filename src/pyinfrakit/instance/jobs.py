@@ -18,11 +18,13 @@ from msgspec.structs import replace
 from pyinfrakit.errors import GiveUp, PyInfrakitError, TryAgain
 from pyinfrakit.instance.calls import Calls
 from pyinfrakit.instance.chronicle import Chronicle
+from pyinfrakit.instance.waits import Waits
 from pyinfrakit.provider import Machine
 from pyinfrakit.record import Event, Record, Spec, State
 from pyinfrakit.schema.decode import make_encodable
 from pyinfrakit.store import Store
 from pyinfrakit.store.records import Drop, Put
+from pyinfrakit.turns import share
 
 log = logging.getLogger(__name__)
 
@@ -31,9 +33,6 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.5, 60.0
 
 SHORTEST_AFTER, LONGEST_AFTER = 0.1, 24 * 3600.0
 """Bounds of the pause that a provider asks for, in seconds: "at once" must not fill the log."""
-
-LOOK_AGAIN = 0.05
-"""Seconds between looks, in the rare waits for an outcome that can come about in many ways."""
 
 
 class _GroupedLog:
@@ -114,15 +113,16 @@ _Step = Callable[[Record, _Job], Coroutine[Any, Any, None]]
 class Jobs:
     """All jobs of a plugin."""
 
-    def __init__(self, store: Store, calls: Calls, chronicle: Chronicle) -> None:
+    def __init__(self, store: Store, calls: Calls, chronicle: Chronicle, waits: Waits) -> None:
         self._store = store
         self._records = store.records
         self._calls = calls
         self._chronicle = chronicle
+        self._waits = waits
         self._jobs: dict[str, _Job] = {}
         self._log = _GroupedLog()
         # Work that an earlier run of the daemon left. It waits for `resume`, because an observation comes first.
-        self._left = {record.id for record in self._records if _is_unfinished(record)}
+        self._left = set(self._records.unfinished)
         self._stopping = False
 
     def start(self, id: str) -> None:
@@ -132,7 +132,7 @@ class Jobs:
             return
         job = self._jobs.get(id)
         if job is None:
-            if not _is_unfinished(record):
+            if not record.is_unfinished:
                 return
             job = self._jobs[id] = _Job()
             if record.state is not State.PROVISIONING:
@@ -140,16 +140,18 @@ class Jobs:
             job.task = asyncio.create_task(self._run(id, job))
         job.wake()
 
-    def resume(self) -> None:
+    async def resume(self) -> None:
         """Start the jobs of all unfinished records that have none, destroys first.
 
         They are left over from an earlier run of the daemon, or their change was undone when it could not be written.
         """
         self._left.clear()
-        idle = [record for record in self._records if _is_unfinished(record) and record.id not in self._jobs]
-        for record in sorted(idle, key=lambda record: record.state is not State.DESTROYING):
-            self.start(record.id)
-            self._jobs[record.id].settle(None)
+        idle = [self._records[id] for id in self._records.unfinished if id not in self._jobs]
+        async for some in share(sorted(idle, key=lambda record: record.state is not State.DESTROYING)):
+            for id in (record.id for record in some if record.id not in self._jobs):
+                self.start(id)
+                if id in self._jobs:
+                    self._jobs[id].settle(None)
 
     async def wait_for_provision(self, id: str, timeout: float) -> None:
         """Wait until a provision is done, for *timeout* seconds at most, or until a stop. Raise its error if it failed."""
@@ -228,8 +230,12 @@ class Jobs:
 
     async def _provision(self, record: Record, job: _Job) -> None:
         await self._store.commit()
-        while self._pending_spec(record.id) is not None and self._must_wait(record):
-            await asyncio.sleep(LOOK_AGAIN)
+        if record.spec.logical_id is not None:
+            await self._waits.until_free(
+                record.spec.logical_id,
+                record.spec.group,
+                lambda: self._pending_spec(record.id) is None or not self._must_wait(record),
+            )
         try:
             machine = await self._calls.provision(record.id, lambda: self._pending_spec(record.id))
         except PyInfrakitError as error:
@@ -290,7 +296,3 @@ class Jobs:
         current = self._records.get(record.id)
         if current is not None and current.spec.tags == record.spec.tags:
             await self._chronicle.commit("provider", Put(replace(current, relabel=False)), urgent=False)
-
-
-def _is_unfinished(record: Record) -> bool:
-    return record.state in (State.PROVISIONING, State.DESTROYING) or record.relabel

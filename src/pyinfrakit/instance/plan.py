@@ -33,14 +33,15 @@ What counts as enough, and as too much, depends on whether the provider's observ
 An operator's own `broken_after` or `missing_after` holds for either.
 """
 
-from collections.abc import Collection, Container, Iterable, Mapping
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from enum import StrEnum
+from typing import Protocol
 
 from msgspec import Struct
 
 from pyinfrakit.provider import Machine
 from pyinfrakit.record import Event, Record, State
-from pyinfrakit.store.records import Records
+from pyinfrakit.store.snapshot import Snapshot
 
 
 class Thresholds(Struct, frozen=True, kw_only=True):
@@ -95,7 +96,7 @@ class Condition(StrEnum):
     MISSING = "missing"
 
 
-class Streak(Struct, frozen=True):
+class Streak(Struct, frozen=True, gc=False):
     """An instance's condition in *count* consecutive observations, and its state then."""
 
     condition: Condition
@@ -103,7 +104,7 @@ class Streak(Struct, frozen=True):
     state: State
 
 
-class Transition(Struct, frozen=True):
+class Transition(Struct, frozen=True, gc=False):
     """An event that an instance is to go through."""
 
     id: str
@@ -129,7 +130,7 @@ class Plan(Struct, frozen=True):
 
 
 def plan(
-    records: Records,
+    records: Snapshot,
     observation: Observation,
     history: History,
     thresholds: Thresholds,
@@ -154,15 +155,14 @@ def plan(
     withheld = held.keys() | (gone if in_doubt else set())
     kept = tuple(t for t in transitions if t.id not in withheld)
     counted = {t.id: observation.now for t in kept if t.id in lost or t.id in gone}
-    known = records.find_ids({})
-    orphans = tuple(id for id in observation.machines if id not in known and id not in observation.silent)
+    orphans = tuple(id for id in observation.machines if id not in records and id not in observation.silent)
     return Plan(kept, tuple(held.values()), orphans, History(streaks, recent | counted, held))
 
 
 class _LossBudget(Struct, frozen=True):
     """Recent losses, by their times, and whether there is room for more."""
 
-    records: Records
+    records: Snapshot
     thresholds: Thresholds
     recent: dict[str, float]
 
@@ -172,7 +172,7 @@ class _LossBudget(Struct, frozen=True):
 
 
 def _keep_held(
-    records: Records, observation: Observation, history: History, released: Collection[str]
+    records: Snapshot, observation: Observation, history: History, released: Collection[str]
 ) -> dict[str, Transition]:
     """Return the losses that stay held. Each is released only when its own instance is seen well, however few are left."""
     return {
@@ -188,7 +188,7 @@ def _is_well(record: Record, machine: Machine | None) -> bool:
     return machine is not None and (machine.functional or record.state is State.NON_FUNCTIONAL)
 
 
-def _find_candidates(records: Records, observation: Observation, history: History) -> list[Record]:
+def _find_candidates(records: Snapshot, observation: Observation, history: History) -> list[Record]:
     """Return the records that the observation may be news for: all but the many that are ready and seen working."""
     machines, streaks, ready = observation.machines, history.streaks, State.READY
     return [
@@ -228,7 +228,7 @@ def _find_condition(machine: Machine | None) -> Condition:
 
 def _judge_all(
     candidates: Iterable[Record],
-    records: Records,
+    records: Snapshot,
     observation: Observation,
     streaks: Mapping[str, Streak],
     thresholds: Thresholds,
@@ -243,7 +243,7 @@ def _judge(
     streak: Streak | None,
     observation: Observation,
     thresholds: Thresholds,
-    records: Records,
+    records: Snapshot,
     healed: set[tuple[str | None, str]],
 ) -> Transition | None:
     """Return the transition of one record, by the table above, or None."""
@@ -296,7 +296,7 @@ def _judge_broken(record: Record, streak: Streak, reason: str, thresholds: Thres
 
 
 def _judge_healed(
-    record: Record, streak: Streak, thresholds: Thresholds, records: Records, healed: set[tuple[str | None, str]]
+    record: Record, streak: Streak, thresholds: Thresholds, records: Snapshot, healed: set[tuple[str | None, str]]
 ) -> Transition | None:
     if streak.count < thresholds.healed_after or record.by_hand:
         return None
@@ -312,7 +312,17 @@ def _judge_healed(
     return None if reason == record.reason else Transition(record.id, Event.BROKEN, reason)
 
 
-def explain_unwanted(record: Record, records: Records) -> str | None:
+class Known(Protocol):
+    """Records, or a snapshot of them."""
+
+    def find_logical(self, logical_id: str, group: str | None) -> Sequence[Record]:
+        """Return the records, in any state, with a logical ID in a group (None: in no group)."""
+
+    def find_newest(self, group: str) -> Record | None:
+        """Return the newest ready member of a group."""
+
+
+def explain_unwanted(record: Record, records: Known) -> str | None:
     """Return why a non-functional instance that works again must not come back; None if it should."""
     spec = record.spec
     if spec.logical_id is not None:
@@ -321,13 +331,13 @@ def explain_unwanted(record: Record, records: Records) -> str | None:
                 return f"{other.id} has its logical ID {spec.logical_id} now"
     if spec.group is None:
         return None
-    newest = min((m.id for m in records.find_members(spec.group) if m.state is State.READY), default=None)
-    if newest is not None and records[newest].spec.config != spec.config:
-        return f"its configuration is not that of {newest}, the newest of its group"
+    newest = records.find_newest(spec.group)
+    if newest is not None and newest.spec.config != spec.config:
+        return f"its configuration is not that of {newest.id}, the newest of its group"
     return None
 
 
-def _is_loss(transition: Transition, records: Records) -> bool:
+def _is_loss(transition: Transition, records: Snapshot) -> bool:
     """Return whether InfraKit loses an instance by this; a new reason for a non-functional one is no loss."""
     state = records[transition.id].state
     if transition.event is Event.BROKEN:

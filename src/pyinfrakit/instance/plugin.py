@@ -3,8 +3,7 @@
 import asyncio
 import logging
 import time
-from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 from msgspec import Raw
 from msgspec.structs import replace
@@ -14,15 +13,17 @@ from pyinfrakit.errors import PyInfrakitError, Refused, TryAgain, UnknownInstanc
 from pyinfrakit.events import EventLog
 from pyinfrakit.instance.calls import CallLimits, Calls
 from pyinfrakit.instance.chronicle import Chronicle
-from pyinfrakit.instance.jobs import LOOK_AGAIN, Jobs
+from pyinfrakit.instance.jobs import Jobs
 from pyinfrakit.instance.plan import Thresholds, Transition, explain_unwanted
-from pyinfrakit.instance.reconcile import Reconciler
+from pyinfrakit.instance.reconcile import PORTION, Reconciler
+from pyinfrakit.instance.waits import Waits
 from pyinfrakit.logs import NOTICE
 from pyinfrakit.provider import Machine, PoolMachine, Provider
 from pyinfrakit.record import Event, Record, Spec, State
 from pyinfrakit.schema.secrets import EMPTY_OBJECT, redact_live, redact_properties
 from pyinfrakit.store import Store
 from pyinfrakit.store.records import Put, Records
+from pyinfrakit.turns import share
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +77,8 @@ class Plugin:
         self._paced = paced
         self._calls = Calls(provider, call_limits)
         self._chronicle = Chronicle(store, log, name)
-        self._jobs = Jobs(store, self._calls, self._chronicle)
+        self._waits = Waits(self.records)
+        self._jobs = Jobs(store, self._calls, self._chronicle, self._waits)
         limits = replace(thresholds, certain=provider.certain)
         self._reconciler = Reconciler(
             store, self._calls, self._jobs, self._chronicle, interval, observe_timeout, limits
@@ -101,6 +103,7 @@ class Plugin:
             self._chronicle.record_plugin("stopping", "daemon")
         self._stopping = True
         self._jobs.stop_waiting()
+        self._waits.end()
 
     async def stop(self, timeout: float) -> None:
         """Stop, with up to *timeout* seconds for provider calls in flight. The caller flushes the store afterwards."""
@@ -154,8 +157,7 @@ class Plugin:
 
     def count_states(self) -> dict[str, int]:
         """Return the number of instances in each state."""
-        counts = Counter(record.state for record in self.records)
-        return {state.value: counts[state] for state in State}
+        return {state.value: self.records.count(state) for state in State}
 
     def last_failure(self, id: str) -> str:
         """Return why the last provider call for an instance failed, while it waits to be retried; else an empty string."""
@@ -227,23 +229,18 @@ class Plugin:
         await self._commit_and_start("Instance.Destroy", Put(doomed))
 
     async def _pace(self, record: Record) -> None:
-        """Wait until no other member of the group is provisioning; raise `TryAgain` if that takes too long.
+        """Wait until no other member of the group is provisioning; raise `TryAgain` if that takes too long."""
+        group = record.spec.group
+        if group is None:
+            return
+        others = self.records.find_provisioning
 
-        Polling is fine here: this is rare, and a provision can end in many ways.
-        """
-        end = time.monotonic() + self._wait
-        while others := self._find_provisioning_beside(record):
-            if time.monotonic() >= end or self._stopping:
-                raise TryAgain(
-                    f"{record.id}: not destroyed, as {others[0]}, of the same group, is still being provisioned"
-                )
-            await asyncio.sleep(LOOK_AGAIN)
+        def is_alone() -> bool:
+            return self._stopping or len(others(group)) == (record.id in others(group))
 
-    def _find_provisioning_beside(self, record: Record) -> list[str]:
-        if record.spec.group is None:
-            return []
-        members = self.records.find_members(record.spec.group)
-        return [m.id for m in members if m.state is State.PROVISIONING and m.id != record.id]
+        await self._waits.until_provisioned(group, is_alone, self._wait)
+        if other := next((id for id in others(group) if id != record.id), None):
+            raise TryAgain(f"{record.id}: not destroyed, as {other}, of the same group, is still being provisioned")
 
     async def label(self, id: str, tags: Mapping[str, str]) -> None:
         """Add or replace tags. The provider's own `label` follows in the background.
@@ -296,9 +293,9 @@ class Plugin:
         log.log(NOTICE, "%s: restored by hand", id)
         await self._commit_and_start(OPERATOR, Put(restored, front=True))
 
-    def confirm_losses(self) -> list[str]:
+    async def confirm_losses(self) -> list[str]:
         """Let the held losses happen at the next observation, which begins at once; return their IDs."""
-        return self._reconciler.release()
+        return await self._reconciler.release()
 
     async def adopt(self, handle: str, spec: Spec) -> str:
         """Mark a machine that existed before, and make a record of it; return its ID.
@@ -333,48 +330,60 @@ class Plugin:
     async def adopt_orphans(self, wanted: Collection[str], tags: Mapping[str, str]) -> list[str]:
         """Make records of orphans, the *wanted* ones or all, from the tags on the machines and *tags*; return their IDs.
 
-        All are adopted, or none. Raise `UnknownInstance` for an ID that is no orphan, `Refused` or `StoreFailed`.
+        Check all before the first is adopted. Raise `UnknownInstance` for an ID that is no orphan, `Refused` or
+        `StoreFailed`; after the latter, those that were not adopted are orphans again at the next observation.
         """
-        machines = self._find_orphans(wanted)
-        specs = [Spec(tags={**machine.tags, **tags}, logical_id=machine.logical_id) for machine in machines]
+        machines = await self._find_orphans(wanted)
         identities: set[tuple[str, str | None]] = set()
-        for machine, spec in zip(machines, specs, strict=True):
-            self._refuse_second_holder(machine.id, spec)
-            if spec.logical_id is not None:
-                if (spec.logical_id, spec.group) in identities:
+        async for some in share(machines):
+            for machine in some:
+                spec = _read_spec(machine, tags)
+                self._refuse_second_holder(machine.id, spec)
+                identity = (spec.logical_id or "", spec.group)
+                if spec.logical_id is not None and identity in identities:
                     problem = f"another orphan has logical ID {spec.logical_id} too: adopt one, and destroy one"
                     raise Refused(machine.id, problem)
-                identities.add((spec.logical_id, spec.group))
-        for machine in machines:
-            log.log(NOTICE, "%s: adopted, as it has this plugin's mark", machine.id)
-        records = [self._record_ready(machine, spec) for machine, spec in zip(machines, specs, strict=True)]
-        written = self._chronicle.commit(OPERATOR, *map(Put, records))
-        self._reconciler.forget_orphans([record.id for record in records])
-        await written
-        return [record.id for record in records]
+                identities.add(identity)
+        adopted: list[str] = []
+        async for some in share(machines, PORTION):
+            left = [machine for machine in some if machine.id in self.orphans]  # another call may have taken others
+            records = [self._record_ready(machine, _read_spec(machine, tags)) for machine in left]
+            await self._take_orphans("adopted, as it has this plugin's mark", records)
+            adopted += [record.id for record in records]
+        return adopted
 
     async def destroy_orphans(self, wanted: Collection[str]) -> None:
         """Have orphans destroyed. Return once that is sure to happen. Raise `UnknownInstance` or `StoreFailed`."""
-        machines = self._find_orphans(wanted)
-        records = []
-        for machine in machines:
-            record = self._record_ready(machine, Spec(tags=machine.tags, logical_id=machine.logical_id))
-            records.append(record.after(Event.DESTROY, time.time(), "an orphan, destroyed by hand"))
-            log.log(NOTICE, "%s: an orphan is destroyed by hand", machine.id)
+        async for some in share(await self._find_orphans(wanted), PORTION):
+            left = [machine for machine in some if machine.id in self.orphans]
+            records = [self._record_ready(machine, _read_spec(machine, {})) for machine in left]
+            doomed = [record.after(Event.DESTROY, time.time(), "an orphan, destroyed by hand") for record in records]
+            await self._take_orphans("an orphan, destroyed by hand", doomed)
+
+    async def _take_orphans(self, text: str, records: Sequence[Record]) -> None:
+        """Make records of orphans."""
+        for record in records:
+            log.log(NOTICE, "%s: %s", record.id, text)
         self._reconciler.forget_orphans([record.id for record in records])
         await self._commit_and_start(OPERATOR, *map(Put, records))
 
-    def _find_orphans(self, wanted: Collection[str]) -> list[Machine]:
-        orphans = self.orphans
-        for id in wanted:
-            if id not in orphans:
-                raise UnknownInstance(id, "orphan")
-        machines = [machine for id, machine in orphans.items() if not wanted or id in wanted]
-        for machine in machines:
-            if other := self._store.find_elsewhere(machine.id):
-                raise Refused(machine.id, f"is an instance of sub-type {other}; does the provider go by the mark?")
+    async def _find_orphans(self, wanted: Collection[str]) -> Sequence[Machine]:
+        """Return the orphans, the *wanted* ones or all. Raise `UnknownInstance`, or `Refused` if another sub-type has one."""
+        orphans, machines = self.orphans, list[Machine]()
+        async for some in share(list(dict.fromkeys(wanted) or orphans)):
+            for id in some:
+                if id not in orphans:
+                    raise UnknownInstance(id, "orphan")
+                if other := self._store.find_elsewhere(id):
+                    raise Refused(id, f"is an instance of sub-type {other}; does the provider go by the mark?")
+                machines.append(orphans[id])
         return machines
 
     def _record_ready(self, machine: Machine, spec: Spec) -> Record:
         sub_type, now = self._store.sub_type, time.time()
         return Record(id=machine.id, sub_type=sub_type, state=State.READY, spec=spec, since=now, handle=machine.handle)
+
+
+def _read_spec(machine: Machine, tags: Mapping[str, str]) -> Spec:
+    """Return the spec of an orphan, from the tags on the machine and *tags*."""
+    return Spec(tags={**machine.tags, **tags}, logical_id=machine.logical_id)

@@ -2,14 +2,15 @@
 
 `parse` returns the calls in a request's body, or raises the `Fault` that answers the whole body. Each call
 is answered with `encode_result` or `encode_error`, and `Message.join` joins the answers. Answers come in
-pieces, so that megabytes of them are copied only once, when they are sent. An ``id`` stays as it came, byte
+pieces, so that megabytes of them are copied only once, when they are sent; or as a stream of pieces that are
+encoded only when they are sent, at the client's pace. An ``id`` stays as it came, byte
 for byte: InfraKit's are random 63-bit integers, which a float would not hold.
 
 A `Dispatcher` has the methods of a daemon. It is the boundary at which a call's exceptions end.
 """
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -34,8 +35,11 @@ MAX_CALLS = 100
 Pieces = Sequence[bytes]
 """JSON, to be sent piece by piece."""
 
+Reply = Pieces | AsyncIterator[bytes]
+"""JSON in pieces that are here, or that come."""
+
 Handler = Callable[[Raw], Awaitable[Any]]
-"""Do a call with these parameters. Return a result to encode, or a list of pieces of its JSON."""
+"""Do a call with these parameters. Return a result to encode, or its JSON: a list of pieces, or an iterator."""
 
 _NULL = Raw(b"null")
 _EMPTY = Raw(b"{}")
@@ -72,13 +76,16 @@ class Message(Struct, frozen=True):
     calls: Sequence[Call | Rejected]
     is_batch: bool
 
-    def join(self, answers: Sequence[Pieces]) -> Pieces | None:
+    def join(self, answers: Sequence[Reply]) -> Reply | None:
         """Return the answers as one reply, or None if there are none, as for notifications."""
         if not answers:
             return None
         if not self.is_batch:
             return answers[0]
-        return [b"[", *answers[0], *(piece for answer in answers[1:] for piece in (b",", *answer)), b"]"]
+        parts = [part for answer in answers for part in ([b","], answer)][1:]
+        pieces = [part for part in parts if not isinstance(part, AsyncIterator)]
+        joined: Reply = [piece for part in pieces for piece in part] if len(pieces) == len(parts) else _chain(parts)
+        return enclose(b"[", joined, b"]")
 
 
 class _Request(Struct, frozen=True):
@@ -147,9 +154,24 @@ def _read_params(params: Raw | UnsetType) -> Raw:
     raise Fault(INVALID_PARAMS, "params: expected an object, or an array of one object")
 
 
-def encode_result(id: Raw, result: Pieces) -> Pieces:
+def enclose(head: bytes, reply: Reply, tail: bytes) -> Reply:
+    """Return *reply* between *head* and *tail*."""
+    return _chain([[head], reply, [tail]]) if isinstance(reply, AsyncIterator) else [head, *reply, tail]
+
+
+async def _chain(parts: Iterable[Reply]) -> AsyncIterator[bytes]:
+    for part in parts:
+        if isinstance(part, AsyncIterator):
+            async for piece in part:
+                yield piece
+        else:
+            for piece in part:
+                yield piece
+
+
+def encode_result(id: Raw, result: Reply) -> Reply:
     """Return the answer to a call with *result*, which is JSON."""
-    return [b'{"jsonrpc":"2.0","result":', *result, b',"id":', bytes(id), b"}"]
+    return enclose(b'{"jsonrpc":"2.0","result":', result, b',"id":%b}' % bytes(id))
 
 
 def encode_error(id: Raw, fault: Fault) -> Pieces:
@@ -170,7 +192,7 @@ class Dispatcher:
     def __init__(self, *methods: Mapping[str, Handler]) -> None:
         self._methods = {name: handler for some in methods for name, handler in some.items()}
 
-    async def answer(self, call: Call | Rejected) -> Pieces | None:
+    async def answer(self, call: Call | Rejected) -> Reply | None:
         """Do a call and return the reply, or None for a notification. A call's exceptions end here."""
         if isinstance(call, Rejected):
             return None if call.id is None else encode_error(call.id, call.fault)
@@ -189,8 +211,8 @@ class Dispatcher:
             text = f"a bug in the plugin ({type(error).__name__}): see its log"
             fault = Fault(INTERNAL_ERROR, text)
         else:
-            pieces = result if isinstance(result, list) else [msgspec.json.encode(result)]
-            return None if call.id is None else encode_result(call.id, pieces)
+            reply = result if isinstance(result, list | AsyncIterator) else [msgspec.json.encode(result)]
+            return None if call.id is None else encode_result(call.id, reply)
         return None if call.id is None else encode_error(call.id, fault)
 
     def _find(self, name: str) -> Handler:

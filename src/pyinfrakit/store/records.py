@@ -1,15 +1,16 @@
 """The records in memory: in order, and found by ID, tag or logical ID at a cost that does not grow with their number."""
 
-from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 
 from msgspec import Raw, Struct
 
 from pyinfrakit import ids
 from pyinfrakit.errors import UnknownInstance
-from pyinfrakit.record import GROUP_TAG, Record
-
-MAX_INDEXED_TAGS = 50
-"""Most tags that are indexed: a client that asks for ever new ones must not fill the memory."""
+from pyinfrakit.record import GROUP_TAG, Record, Spec, State
+from pyinfrakit.store.index import Index, Newest, TagIndex
+from pyinfrakit.store.snapshot import Snapshot
+from pyinfrakit.turns import share
 
 
 class Put(Struct, frozen=True, gc=False):
@@ -51,92 +52,8 @@ If only the live properties changed, it is called with the same record twice.
 """
 
 
-class Index:
-    """IDs by a key, in the order of the records.
-
-    If a key has one ID, as most do for a tag that tells instances apart, the ID itself is kept: a dict for
-    each would be several times as large.
-    """
-
-    __slots__ = ("_ids", "_unsorted")
-
-    def __init__(self) -> None:
-        self._ids: dict[str, str | dict[str, None]] = {}
-        self._unsorted: set[str] = set()
-
-    def change(self, id: str, old: str | None, new: str | None, is_last: bool = False) -> None:
-        """Index an ID by *new* instead of *old*; None stands for no key. *is_last*: its record is the last of all."""
-        if old == new:
-            return
-        if old is not None:
-            self._remove(old, id)
-        if new is not None:
-            self._add(new, id, is_last)
-
-    def _add(self, key: str, id: str, is_last: bool) -> None:
-        ids = self._ids.get(key)
-        if ids is None:
-            self._ids[key] = id
-            return
-        if isinstance(ids, str):
-            ids = self._ids[key] = {ids: None}
-        ids[id] = None
-        if not is_last:
-            self._unsorted.add(key)
-
-    def _remove(self, key: str, id: str) -> None:
-        ids = self._ids[key]
-        if not isinstance(ids, str):
-            del ids[id]
-            if ids:
-                return
-        del self._ids[key]
-        self._unsorted.discard(key)
-
-    def get(self, key: str, rank: Callable[[str], int]) -> Collection[str]:
-        """Return a key's IDs in the order of their *rank*. They are sorted only after one was added that was not the last."""
-        ids = self._ids.get(key)
-        if ids is None or isinstance(ids, str):
-            return () if ids is None else (ids,)
-        if key in self._unsorted:
-            ids = self._ids[key] = dict.fromkeys(sorted(ids, key=rank))
-            self._unsorted.discard(key)
-        return ids
-
-
-class TagIndex:
-    """IDs by tags. A tag is indexed once it is asked for: of all the tags that instances have, few ever are.
-
-    An index of every tag would not fit into the memory that the project allows itself per instance.
-    """
-
-    def __init__(self, records: Callable[[], Mapping[str, Record]], rank: Callable[[str], int]) -> None:
-        """*records* returns all records, in order, and *rank* an ID's place in this order."""
-        self._records = records
-        self._rank = rank
-        self._indexes: dict[str, Index] = {}
-
-    def get(self, tags: Mapping[str, str]) -> Collection[str]:
-        """Return the IDs that have all of *tags*, at least one, in order."""
-        found = [self._index(tag).get(value, self._rank) for tag, value in tags.items()]
-        if len(found) == 1:
-            return found[0]
-        return [id for id in min(found, key=len) if all(id in ids for ids in found)]
-
-    def change(self, id: str, old: Mapping[str, str], new: Mapping[str, str], is_last: bool = False) -> None:
-        """Index an ID by *new* tags instead of *old* ones. *is_last*: its record is the last of all."""
-        for tag, index in self._indexes.items():
-            index.change(id, old.get(tag), new.get(tag), is_last)
-
-    def _index(self, tag: str) -> Index:
-        index = self._indexes.get(tag)
-        if index is None:
-            if len(self._indexes) >= MAX_INDEXED_TAGS:
-                del self._indexes[next(iter(self._indexes))]
-            index = self._indexes[tag] = Index()
-            for id, record in self._records().items():
-                index.change(id, None, record.spec.tags.get(tag), is_last=True)
-        return index
+_Identity = tuple[str, str | None]
+"""A logical ID, and the group in which it is unique."""
 
 
 class Records:
@@ -149,21 +66,26 @@ class Records:
         self._ranks = {id: rank for rank, id in enumerate(self._records)}
         self._first = 0
         self._next = len(self._records)
-        self._sorted = 0
         self._by_tags = TagIndex(self._in_order, self._ranks.__getitem__)
-        self._by_logical_id = Index()
+        self._by_logical_id: Index[_Identity] = Index()
+        self._newest = Newest(self.find_members)
         self._live: dict[str, Raw] = {}
         self._subscribers: list[Subscriber] = []
         self.notes = dict(notes or {})
         """Values, JSON, that are kept beside the records, also those of other programs."""
         self.last_id = last_id
         """The last minted ID: all later ones sort before it."""
-        self.moves = 0
-        """How often the order changed, other than by a record that came last."""
+        self.unfinished = {record.id: None for record in self._records.values() if record.is_unfinished}
+        """The IDs of the records that the provider has to be called for."""
+        self._provisioning: dict[str | None, set[str]] = {}
+        self._counts = Counter(record.state for record in self._records.values())
+        self._displaced: set[str] = set()  # the IDs of records that are not in their place in the order
         for id in filter(last_id.__gt__, self._records):
             self._reserve(id)
         for record in self._records.values():
-            self._by_logical_id.change(record.id, None, record.spec.logical_id, is_last=True)
+            self._by_logical_id.change(record.id, None, _find_identity(record.spec), is_last=True)
+        for id in self.unfinished:
+            self._follow_provisioning(None, self._records[id])
 
     def __len__(self) -> int:
         return len(self._records)
@@ -184,9 +106,9 @@ class Records:
         except KeyError:
             raise UnknownInstance(id) from None
 
-    def copy(self) -> Mapping[str, Record]:
-        """Return the records by ID as they are now, in no particular order."""
-        return self._records.copy()
+    def copy(self) -> Snapshot:
+        """Return the records as they are now."""
+        return Snapshot(self._in_order().copy())
 
     def find_members(self, group: str) -> Iterable[Record]:
         """Return the members of an InfraKit group, in any state."""
@@ -194,16 +116,34 @@ class Records:
 
     def find_tagged(self, tags: Mapping[str, str]) -> Iterable[Record]:
         """Return the records that have all of *tags*, in order; without tags, all records."""
-        return [self._records[id] for id in self.find_ids(tags)] if tags else self._in_order().values()
+        return [record for record in self.narrow(tags) if tags.items() <= record.spec.tags.items()]
 
-    def find_ids(self, tags: Mapping[str, str]) -> Collection[str]:
-        """Return the IDs of the records that have all of *tags*, in order; without tags, all IDs."""
-        return self._by_tags.get(tags) if tags else self._in_order().keys()
+    def narrow(self, tags: Mapping[str, str]) -> Sequence[Record]:
+        """Return records, in order, among which are all that have *tags*, at a cost that *tags* can't drive up.
+
+        One tag is exact, and so is none; several are not.
+        """
+        if not tags:
+            return list(self._in_order().values())
+        return [self._records[id] for id in self._by_tags.narrow(tags)]
 
     def find_logical(self, logical_id: str, group: str | None) -> list[Record]:
         """Return the records, in any state, with a logical ID in a group (None: in no group)."""
-        found = (self._records[id] for id in self._by_logical_id.get(logical_id, self._ranks.__getitem__))
-        return [record for record in found if record.spec.group == group]
+        ids = self._by_logical_id.get((logical_id, group), self._ranks.__getitem__)
+        return [self._records[id] for id in ids]
+
+    def find_newest(self, group: str) -> Record | None:
+        """Return the newest ready member of a group."""
+        id = self._newest.get(group)
+        return None if id is None else self._records[id]
+
+    def find_provisioning(self, group: str) -> Collection[str]:
+        """Return the IDs of a group's members that are being provisioned."""
+        return self._provisioning.get(group, ())
+
+    def count(self, state: State) -> int:
+        """Return how many records have a state."""
+        return self._counts[state]
 
     def live(self, id: str) -> Raw | None:
         """Return an instance's live properties, or None if its provider reports none."""
@@ -220,18 +160,17 @@ class Records:
             self._live[id] = properties
             self._notify(record, record)
 
-    def show_all(self, properties: Mapping[str, Raw], newer: Container[str]) -> None:
+    async def show_all(self, properties: Mapping[str, Raw], newer: Container[str]) -> None:
         """Keep the live properties of all instances, as observed. Those of *newer* ones came from a later call."""
-        for id, seen in properties.items():
-            live = self._live.get(id)
-            if live == seen or id not in self._records or (live is not None and id in newer):
-                continue
-            self._live[id] = seen
-            self._notify(self._records[id], self._records[id])
-        for id in self._live.keys() - properties.keys():
-            if id not in newer:
-                del self._live[id]
-                self._notify(self._records[id], self._records[id])
+        async for some in share(properties.items()):
+            for id, seen in some:
+                live = self._live.get(id)
+                if live != seen and (live is None or id not in newer):
+                    self.show(id, seen)
+        async for others in share(self._live.keys() - properties.keys()):
+            for id in others:
+                if id not in newer and self._live.pop(id, None) is not None:
+                    self._notify(self._records[id], self._records[id])
 
     def apply(self, change: Change) -> Undo | Note:
         """Make a change; return what undoes it."""
@@ -267,7 +206,7 @@ class Records:
         self._add(record, self._next, is_last=True)
         self._next += 1
         self._reserve(record.id)
-        self._notify(None, record)
+        self._follow(None, record)
         return Undo(record.id, None, None)
 
     def _reserve(self, id: str) -> None:
@@ -285,38 +224,71 @@ class Records:
                 if old is not None:
                     self._remove(old)
                 self._add(record, rank)
-                self.moves += 1
-            self._notify(old, record)
+                self._displaced.add(record.id)
+            self._follow(old, record)
         elif old is not None:
             self._remove(old)
             self._live.pop(id, None)
-            self._notify(old, None)
+            self._follow(old, None)
         return undo
 
     def _add(self, record: Record, rank: int, is_last: bool = False) -> None:
-        """Add a record. Unless it *is_last*, the caller counts a move, and the order is built again when it is needed."""
+        """Add a record. Unless it *is_last*, it is displaced, until the order is needed."""
         self._records[record.id] = record
         self._ranks[record.id] = rank
         self._by_tags.change(record.id, {}, record.spec.tags, is_last)
-        self._by_logical_id.change(record.id, None, record.spec.logical_id, is_last)
+        self._by_logical_id.change(record.id, None, _find_identity(record.spec), is_last)
 
     def _remove(self, record: Record) -> None:
         del self._records[record.id], self._ranks[record.id]
         self._by_tags.change(record.id, record.spec.tags, {})
-        self._by_logical_id.change(record.id, record.spec.logical_id, None)
+        self._by_logical_id.change(record.id, _find_identity(record.spec), None)
 
     def _replace(self, old: Record, new: Record) -> None:
         self._records[new.id] = new
         if old.spec is not new.spec:
             self._by_tags.change(new.id, old.spec.tags, new.spec.tags)
-            self._by_logical_id.change(new.id, old.spec.logical_id, new.spec.logical_id)
+            self._by_logical_id.change(new.id, _find_identity(old.spec), _find_identity(new.spec))
 
     def _in_order(self) -> dict[str, Record]:
-        if self._sorted != self.moves:
-            self._records = dict(sorted(self._records.items(), key=lambda item: self._ranks[item[0]]))
-            self._sorted = self.moves
+        if self._displaced:
+            displaced = [id for id in self._displaced if id in self._records]
+            self._displaced = set()
+            moved = {id: self._records.pop(id) for id in sorted(displaced, key=self._ranks.__getitem__)}
+            first = next(iter(self._records), None)
+            self._records = {**moved, **self._records}
+            if moved and first is not None and self._ranks[next(reversed(moved))] > self._ranks[first]:
+                # A change was undone, and a record returned to its place among the others.
+                order = sorted(self._records, key=self._ranks.__getitem__)
+                self._records = dict(zip(order, map(self._records.__getitem__, order), strict=True))
         return self._records
+
+    def _follow(self, old: Record | None, new: Record | None) -> None:
+        """Follow a change of a record in all that is counted or found by its state; then notify the subscribers."""
+        if old is not None:
+            self._counts[old.state] -= 1
+            self.unfinished.pop(old.id, None)
+        if new is not None:
+            self._counts[new.state] += 1
+            if new.is_unfinished:
+                self.unfinished[new.id] = None
+        self._follow_provisioning(old, new)
+        self._newest.change(old, new)
+        self._notify(old, new)
+
+    def _follow_provisioning(self, old: Record | None, new: Record | None) -> None:
+        if old is not None and old.state is State.PROVISIONING:
+            ids = self._provisioning[old.spec.group]
+            ids.discard(old.id)
+            if not ids:
+                del self._provisioning[old.spec.group]
+        if new is not None and new.state is State.PROVISIONING:
+            self._provisioning.setdefault(new.spec.group, set()).add(new.id)
 
     def _notify(self, old: Record | None, new: Record | None) -> None:
         for subscriber in self._subscribers:
             subscriber(old, new)
+
+
+def _find_identity(spec: Spec) -> _Identity | None:
+    return None if spec.logical_id is None else (spec.logical_id, spec.group)

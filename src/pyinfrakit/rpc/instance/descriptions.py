@@ -1,19 +1,24 @@
 """Encoded descriptions, kept until they change: a describe costs no more than joining bytes."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 
 import msgspec
 from msgspec import UNSET, Raw
 
 from pyinfrakit.record import Record
 from pyinfrakit.rpc.instance.types import Description
+from pyinfrakit.rpc.jsonrpc import Reply, enclose
 from pyinfrakit.store.records import Records
+from pyinfrakit.turns import share
 
 LARGEST = 1024
 """Largest description that is kept, in bytes. To keep a larger one would double the memory of its spec."""
 
 MANY = 256
-"""Number of descriptions from which a reply is kept whole, until another such reply or a change replaces it."""
+"""Number of descriptions from which a reply is kept whole, until another such reply or a change replaces it.
+
+If as many are not kept yet, they are encoded in turns, while the reply is sent.
+"""
 
 Redact = Callable[[Record], Raw]
 """Return the properties to show of an instance."""
@@ -32,13 +37,16 @@ class Descriptions:
         self._redact = redact
         self._caches: dict[bool, _Cache] = {}
 
-    def reply(self, name: str, tags: Mapping[str, str], with_properties: bool) -> list[bytes]:
-        """Return the reply, in pieces, about the instances that have all of *tags*; *name* is its ``Type``."""
+    def reply(self, name: str, tags: Mapping[str, str], with_properties: bool) -> Reply:
+        """Return the reply about the instances that have all of *tags*; *name* is its ``Type``.
+
+        It is about one instant, also if it is encoded while it is sent.
+        """
         cache = self._caches.get(with_properties)
         if cache is None:
             cache = self._caches[with_properties] = _Cache(self._records, self._redact if with_properties else None)
         head = b'{"Type":' + (msgspec.json.encode(name) if name else b'""') + b',"Descriptions":['
-        return [head, *cache.find(tags), b"]}"]
+        return enclose(head, cache.find(tags), b"]}")
 
 
 class _Cache:
@@ -47,52 +55,64 @@ class _Cache:
     def __init__(self, records: Records, redact: Redact | None) -> None:
         self._records = records
         self._redact = redact
-        self._encoded: dict[str, bytes] = {}
-        self._missing = 0
-        self._last: tuple[Mapping[str, str], list[bytes]] | None = None
-        self._sort()
+        self._encoded = {record.id: _MISSING for record in records if record.state.described}
+        self._missing = len(self._encoded)
+        self._last: tuple[Mapping[str, str], Sequence[bytes]] | None = None
         records.subscribe(self._follow)
 
-    def find(self, tags: Mapping[str, str]) -> list[bytes]:
+    def find(self, tags: Mapping[str, str]) -> Reply:
         """Return the descriptions of the instances that have all of *tags*, as the inside of a JSON array."""
         if self._last is not None and self._last[0] == tags:
             return self._join(*self._last)
-        found = self._find_tagged(tags) if tags else self._find_all()
+        records = self._records.narrow(tags)
+        if len(records) >= MANY and (self._missing or len(tags) > 1):
+            return self._stream(records, tags)
+        if len(records) >= MANY:
+            found = list(filter(None, map(self._encoded.get, (record.id for record in records))))
+        else:
+            found = self._encode_all(records, tags)
         if found:
             found[0] = found[0][1:]
         if len(found) >= MANY and sum(map(len, found)) <= LARGEST * len(found):
             self._last = (tags, found)
         return found
 
-    def _join(self, tags: Mapping[str, str], found: list[bytes]) -> list[bytes]:
+    def _join(self, tags: Mapping[str, str], found: Sequence[bytes]) -> Sequence[bytes]:
         """Join a reply that is asked for again. The first time is too early: it may change before a second one."""
         if len(found) > 1:
             found = [b"".join(found)]
             self._last = (tags, found)
         return found
 
-    def _find_all(self) -> list[bytes]:
-        if self._moves != self._records.moves:
-            self._sort()
-        if not self._missing:
-            return list(self._encoded.values())
-        return [encoded or self._encode(id) for id, encoded in self._encoded.items()]
+    async def _stream(self, records: Sequence[Record], tags: Mapping[str, str]) -> AsyncIterator[bytes]:
+        is_first = True
+        async for some in share(records):
+            if found := b"".join(self._encode_all(some, tags)):
+                yield found[1:] if is_first else found
+                is_first = False
 
-    def _find_tagged(self, tags: Mapping[str, str]) -> list[bytes]:
-        ids = self._records.find_ids(tags)
-        if not self._missing:
-            return list(filter(None, map(self._encoded.get, ids)))
-        return [self._encoded[id] or self._encode(id) for id in ids if id in self._encoded]
+    def _encode_all(self, records: Iterable[Record], tags: Mapping[str, str]) -> list[bytes]:
+        """Return the descriptions of those of *records*, some of which may have changed, that have *tags*."""
+        wanted = tags.items()
+        return [
+            self._encoded.get(record.id) or self._encode(record)
+            if self._records.get(record.id) is record
+            else self._encode_fresh(record)
+            for record in records
+            if record.state.described and wanted <= record.spec.tags.items()
+        ]
 
-    def _encode(self, id: str) -> bytes:
-        record = self._records[id]
-        properties = UNSET if self._redact is None else self._redact(record)
-        description = Description(id, record.spec.logical_id, dict(record.spec.tags), properties)
-        encoded = b"," + msgspec.json.encode(description)
+    def _encode(self, record: Record) -> bytes:
+        encoded = self._encode_fresh(record)
         if len(encoded) <= LARGEST:
-            self._encoded[id] = encoded
+            self._encoded[record.id] = encoded
             self._missing -= 1
         return encoded
+
+    def _encode_fresh(self, record: Record) -> bytes:
+        properties = UNSET if self._redact is None else self._redact(record)
+        description = Description(record.id, record.spec.logical_id, dict(record.spec.tags), properties)
+        return b"," + msgspec.json.encode(description)
 
     def _follow(self, old: Record | None, new: Record | None) -> None:
         """Forget the encoded pieces that a change made stale."""
@@ -100,18 +120,8 @@ class _Cache:
         if new is None or not new.state.described:
             if old is not None and self._encoded.pop(old.id, None) == _MISSING:
                 self._missing -= 1
-        elif new.id not in self._encoded:
+        elif new.id not in self._encoded or (
+            (old is new or old is None or old.spec is not new.spec) and self._encoded[new.id]
+        ):
             self._encoded[new.id] = _MISSING
             self._missing += 1
-            if old is not None:
-                self._moves = -1  # it returns to its old place, which is not the end
-        elif (old is new or old is None or old.spec is not new.spec) and self._encoded[new.id]:
-            self._encoded[new.id] = _MISSING
-            self._missing += 1
-
-    def _sort(self) -> None:
-        """Take over the records' order."""
-        described = (record.id for record in self._records if record.state.described)
-        self._encoded = {id: self._encoded.get(id, _MISSING) for id in described}
-        self._missing = sum(not encoded for encoded in self._encoded.values())
-        self._moves = self._records.moves

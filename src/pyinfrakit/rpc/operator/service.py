@@ -1,8 +1,9 @@
 """Answer the Operator interface."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
+import msgspec
 from msgspec import Raw
 
 from pyinfrakit.instance.plugin import Plugin
@@ -10,9 +11,12 @@ from pyinfrakit.provider import PoolMachine
 from pyinfrakit.record import Record, Spec
 from pyinfrakit.rpc.instance.service import P, Targets
 from pyinfrakit.rpc.instance.types import OkResult, Params, require
-from pyinfrakit.rpc.jsonrpc import Handler
+from pyinfrakit.rpc.jsonrpc import Handler, Reply, enclose
 from pyinfrakit.rpc.operator import types
 from pyinfrakit.schema.decode import WrongShape
+from pyinfrakit.turns import CHUNK, share
+
+T = TypeVar("T")
 
 
 class OperatorService:
@@ -38,9 +42,11 @@ class OperatorService:
 
     async def _records(self, params: Raw) -> Any:
         request, plugin = self._read(params, types.RecordsParams)
-        wanted = None if request.Instances is None else set(request.Instances)
-        records = plugin.records.find_tagged(request.Tags or {})
-        return types.RecordsResult([_describe(plugin, each) for each in records if wanted is None or each.id in wanted])
+        tags = (request.Tags or {}).items()
+        records = plugin.records.narrow(request.Tags or {})
+        if request.Instances is not None:
+            records = list(filter(None, map(plugin.records.get, dict.fromkeys(request.Instances))))
+        return _encode_list("Records", records, lambda r: _describe(plugin, r) if tags <= r.spec.tags.items() else None)
 
     async def _set_aside(self, params: Raw) -> Any:
         request, plugin = self._read(params, types.SetAsideParams)
@@ -54,7 +60,7 @@ class OperatorService:
 
     async def _confirm(self, params: Raw) -> Any:
         _, plugin = self._read(params, Params)
-        return types.InstancesResult(plugin.confirm_losses())
+        return types.InstancesResult(await plugin.confirm_losses())
 
     async def _status(self, params: Raw) -> Any:
         _, plugin = self._read(params, Params)
@@ -64,15 +70,16 @@ class OperatorService:
             Observed=plugin.observed,
             Trouble=plugin.trouble,
             Held=sorted(plugin.held),
-            Orphans=sorted(plugin.orphans),
+            Orphans=list(plugin.orphans),
             Late=sorted(plugin.late_calls),
         )
 
     async def _orphans(self, params: Raw) -> Any:
         _, plugin = self._read(params, Params)
-        orphans = plugin.orphans.values()
-        return types.OrphansResult(
-            [types.Orphan(m.id, m.handle, m.logical_id, m.functional, m.reason, dict(m.tags)) for m in orphans]
+        return _encode_list(
+            "Orphans",
+            list(plugin.orphans.values()),
+            lambda m: types.Orphan(m.id, m.handle, m.logical_id, m.functional, m.reason, dict(m.tags)),
         )
 
     async def _adopt(self, params: Raw) -> Any:
@@ -94,11 +101,27 @@ class OperatorService:
 
     async def _machines(self, params: Raw) -> Any:
         _, plugin = self._read(params, Params)
-        return types.MachinesResult([_describe_machine(each, plugin) for each in await plugin.list_pool()])
+        return _encode_list("Machines", await plugin.list_pool(), lambda machine: _describe_machine(machine, plugin))
 
     def _read(self, params: Raw, shape: type[P]) -> tuple[P, Plugin]:
         request, sub_type = self._targets.read(params, shape)
         return request, self._targets.plugins[sub_type]
+
+
+def _encode_list(key: str, items: Sequence[T], describe: Callable[[T], Any]) -> Reply:
+    """Return the JSON of an object with a list under *key*: the descriptions of *items*, but for those that are None."""
+
+    def encode(some: Sequence[T]) -> bytes:
+        return msgspec.json.encode([each for each in map(describe, some) if each is not None])[1:-1]
+
+    async def stream() -> AsyncIterator[bytes]:
+        separator = b""
+        async for some in share(items):
+            if encoded := encode(some):
+                yield separator + encoded
+                separator = b","
+
+    return enclose(b'{"%b":[' % key.encode(), [encode(items)] if len(items) <= CHUNK else stream(), b"]}")
 
 
 def _describe(plugin: Plugin, record: Record) -> types.RecordDescription:

@@ -17,7 +17,7 @@ class RestoreParams(Params, frozen=True):
 
 
 class RecordsParams(Params, frozen=True):
-    """Which records: those with all of *Tags*; *Instances* narrows them down to these IDs."""
+    """Which records: those with all of *Tags*; or only *Instances* among them, in this order."""
 
     Tags: dict[str, str] | None = None
     Instances: list[str] | None = None
