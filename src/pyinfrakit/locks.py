@@ -80,8 +80,7 @@ class Lock:
 
     def _write(self, text: str) -> None:
         with suppress(OSError):  # a full disk: the lock holds all the same
-            os.ftruncate(self._fd, 0)
-            os.pwrite(self._fd, text.encode(), 0)
+            os.ftruncate(self._fd, os.pwrite(self._fd, text.encode(), 0))
 
     def check(self) -> None:
         """Raise `Displaced` if the lock's file or its folder is no longer at its path: then others can lock it too."""

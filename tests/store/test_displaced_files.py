@@ -275,6 +275,24 @@ def test_an_inherited_lock_names_the_process_that_holds_it(tmp_path: Path, how: 
         process.stdout.close()
 
 
+def test_two_names_of_one_folder_are_one_state(daemon: Daemon, run: Run, home: Path) -> None:
+    """A daemon finds the lock of another one through a link to the folder, and through a bind mount of it."""
+    folder = home / "elsewhere"
+    folder.mkdir()
+    (home / "link").symlink_to(daemon.state.parent)
+    paths = [home / "link" / "rack1.json", daemon.state.parent / ".." / "state" / "rack1.json"]
+    mounted = subprocess.run(["mount", "--bind", daemon.state.parent, folder], capture_output=True, check=False)
+    if mounted.returncode == 0:
+        paths.append(folder / "rack1.json")
+    try:
+        for path in paths:
+            done = command(home, "--name", "rack2", "--state", str(path))
+            assert f"is in use by plugin rack1 (process {daemon.pid})" in done.stderr
+    finally:
+        if mounted.returncode == 0:
+            subprocess.run(["umount", folder], check=True)
+
+
 def test_a_daemon_does_not_use_a_linked_state_file_twice(daemon: Daemon, run: Run, home: Path) -> None:
     """Two daemons on two names of one state file never change each other's file."""
     id = daemon.provision()

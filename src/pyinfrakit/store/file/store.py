@@ -143,7 +143,7 @@ class FileStore(_SubTypeStore):
         self._lock.note(IN_PLACE)
         if start.problem:
             log.warning(
-                "%s: %s; the journal beside it stays, and changes fail until then", self.location, start.problem
+                "%s: %s; all is described, and changes are rejected until there is room", self.location, start.problem
             )
         content = start.content
         assert content.mark is not None
@@ -292,7 +292,7 @@ class FileStore(_SubTypeStore):
         self._failed, self._due, self._is_displaced = False, NEVER, False
         log.log(NOTICE, "%s can be written again", self.location)
 
-    def _log_displaced(self, error: OSError | MemoryError) -> None:
+    def _log_displaced(self, error: BaseException) -> None:
         """Say once that nothing is acknowledged any more, because the files are not this process's own."""
         if isinstance(error, Displaced) and not self._is_displaced:
             self._is_displaced = True
@@ -325,7 +325,9 @@ class FileStore(_SubTypeStore):
         self._checkpoint.add_done_callback(lambda _: self._wake_up())
 
     def _finish_checkpoint(self, error: BaseException | None) -> None:
-        if error is not None and not self._is_behind:
+        if error is not None:
+            self._log_displaced(error)
+        if error is not None and not self._is_behind and not self._is_displaced:
             template = "%s can't be written anew: %s; no change is lost, the journal beside it holds them all"
             log.error(template, self.location, _explain(error))
         self._is_behind = error is not None
