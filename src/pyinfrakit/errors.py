@@ -110,7 +110,7 @@ class Rescued(PyInfrakitError):
     """A stop could not write the state to its place, and wrote it to *path* instead; an empty *path*: not even there."""
 
     def __init__(self, location: str, problem: str, path: str) -> None:
-        rescue = f"its content is in {path}: compare the two, and move the right one there" if path else "it is lost"
+        rescue = f"its content is in {path}: compare the two, and move the right one there" if path else "nor elsewhere"
         super().__init__(f"{location} was not written at the stop: {problem}; {rescue}")
         self.path = path
 

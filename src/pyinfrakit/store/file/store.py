@@ -378,9 +378,9 @@ class FileStore(_SubTypeStore):
         try:
             self._writer.check()
         except OSError as error:
-            if self._writer.is_whole():
-                raise StoreFailed(self._subject, _explain(error)) from None
-            raise self._rescue(_explain(error)) from None
+            if isinstance(error, Displaced) and not self._writer.is_whole():
+                raise self._rescue(_explain(error)) from None
+            raise StoreFailed(self._subject, _explain(error)) from None
         if self._failed and self._writer.is_doubtful:
             raise StoreFailed(self._subject, "the last attempt failed too")
 
