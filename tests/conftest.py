@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+from pyinfrakit.providers.process.cgroup import remove_empty_groups
 from support.executables import Examples
 from support.harness import Daemon, eventually
 from support.processes import AS_USER, Instances, kill_all
@@ -70,6 +71,7 @@ def mark() -> Iterator[str]:
     mark = f"test-{uuid.uuid4().hex}"
     yield mark
     eventually(lambda: kill_all(f"PYINFRAKIT_MARK={mark}"), "all of the test's processes end")
+    remove_empty_groups(mark)
 
 
 @pytest.fixture

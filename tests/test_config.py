@@ -15,7 +15,7 @@ from pyinfrakit.providers.simulator import Simulator
 from support.harness import Daemon, command, eventually, read_usage_error, root_only
 
 RACK = """
-from typing import Annotated
+from typing import Annotated, Literal
 from msgspec import Meta, Struct
 from pyinfrakit.provider import Machine, Provider, Secret
 
@@ -28,6 +28,7 @@ class Settings(Struct, forbid_unknown_fields=True):
     token: Secret
     port: int = 80
     tls: bool = True
+    mode: Literal["fast", "safe"] = "safe"
     networks: list[Network] = []
 
 class Wanted(Struct, forbid_unknown_fields=True):
@@ -99,6 +100,10 @@ FILES = {
         f'provider = "rack.py:Rack"\n[options]\n{RIGHT}port = "80"',
         f'/rack1.toml:5:1: options.port: expected an integer, got "80"; {EXAMPLE}',
     ),
+    "an option that is no choice": (
+        f'provider = "rack.py:Rack"\n[options]\n{RIGHT}mode = "slow"',
+        f'/rack1.toml:5:1: options.mode: expected "fast" or "safe", got "slow"; {EXAMPLE}',
+    ),
     "a sub-type's wrong option": (
         f'[types.a]\nprovider = "rack.py:Rack"\n[types.a.options]\n{RIGHT}networks = [{{ vlan = 5000 }}]',
         f"types.a.options.networks[0].vlan: expected an integer <= 4094, got 5000; {EXAMPLE}",
@@ -154,9 +159,13 @@ OPTIONS = {
     "none": ([], f"options of provider Rack: missing required field address; {FLAGS}"),
     "an unknown option": (
         ["addres=a"],
-        f"has an unknown field addres; known: address, token, port, tls, networks; {FLAGS}",
+        f"has an unknown field addres; known: address, token, port, tls, mode, networks; {FLAGS}",
     ),
     "a missing option": (["address=a"], f"missing required field token; {FLAGS}"),
+    "no choice": (
+        ["address=a", "token=env:RACK_TOKEN", "mode=slow"],
+        f'mode: expected "fast" or "safe", got "slow"; {FLAGS}',
+    ),
     "a wrong value": (["address=a", "token=env:RACK_TOKEN", "port=x"], f'port: expected an integer, got "x"; {FLAGS}'),
     "a literal secret": (
         ["address=a", "token=hunter2"],

@@ -34,12 +34,19 @@ def is_held(path: Path) -> bool:
     except FileNotFoundError:
         return False
     try:
+        return is_locked(fd)
+    finally:
+        os.close(fd)
+
+
+def is_locked(fd: int) -> bool:
+    """Return whether another process holds the lock on an open file, which is not locked here."""
+    try:
         # A shared lock, so that two observers do not take each other for the holder.
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
-    finally:
-        os.close(fd)
+    fcntl.flock(fd, fcntl.LOCK_UN)
     return False
 
 

@@ -231,8 +231,8 @@ def test_plan_exits_with_2_if_something_would_change(controller: Daemon) -> None
     assert (2, "") == (done.returncode, done.stderr)
     first, head, step = done.stdout.splitlines()
     assert "web: Adding 1 instances to increase the group size to 3; at most 1 unavailable at once" == first
-    assert ["STEP", "MEMBER", "REASON"] == head.split()
-    assert ["create", "-", "member", "2", "of", "3", "is", "missing"] == step.split()
+    assert ["STEP", "ACTION", "MEMBER", "NEW", "REASON"] == head.split()
+    assert ["1", "create", "-", "-", "member", "2", "of", "3", "is", "missing"] == step.split()
     assert "web-0\n" not in ok(controller.home, "group", "describe", "web", "-q")
 
 
@@ -240,7 +240,7 @@ def test_plan_prints_json(controller: Daemon) -> None:
     """With -o json, `plan` prints what the text has."""
     done = command(controller.home, "group", "plan", "-", "-o", "json", input=sized(3), program=INFRAKIT)
     (report,) = json.loads(done.stdout)
-    step = {"Verb": "create", "Subject": "", "Reason": "member 2 of 3 is missing"}
+    step = {"Number": 1, "Verb": "create", "Subject": "", "New": "", "Reason": "member 2 of 3 is missing"}
     assert ("web", [step], 1, True) == (report["ID"], report["Steps"], report["Budget"], report["HasChanges"])
 
 

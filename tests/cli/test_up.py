@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 import psutil  # type: ignore[import-untyped]
+import pytest
 
 from pyinfrakit.group.status import GroupStatus, MemberStatus
 from pyinfrakit.rpc.client import RemoteError
@@ -120,6 +121,37 @@ def test_a_full_pool_falls_back_to_the_next(run: Run) -> None:
     assert ["cloud", "cloud", "rack", "rack", "rack"] == sorted(each.plugin for each in members.values())
 
 
+HUNG = """\
+plugins: {{sim: {{provider: simulator}}}}
+groups:
+  - ID: {id}
+    Properties:
+      Allocation: {{Size: 5}}
+      Instance: {{Plugin: sim}}
+      Drain: {{Exec: [sh, -c, "echo {{ID}} >>{log}; sleep 60"], Timeout: 3s}}
+"""
+
+
+@pytest.mark.parametrize("is_running", [True, False])
+def test_down_drains_all_members_at_once(run: Run, home: Path, tmp_path: Path, is_running: bool) -> None:
+    """While the drain hooks of all groups hang, `down` says so; all members drain before the first one is destroyed."""
+    paths = [tmp_path / "one.yaml", tmp_path / "two.yaml"]
+    log = tmp_path / "drained"
+    paths[0].write_text(HUNG.format(id="one", log=log))
+    paths[1].write_text(HUNG.format(id="two", log=log).partition("\n")[2])
+    program = (sys.executable, "-m", "pyinfrakit", "up", *map(str, paths))
+    daemon = run(program=program, name="group")
+    ids = {*settle(daemon, "one", 5), *settle(daemon, "two", 5)}
+    if not is_running:
+        daemon.stop()
+    done = command(home, "down", *map(str, paths), "--yes", program=INFRAKIT)
+    assert (0, True) == (done.returncode, done.stdout.endswith("destroyed one, two\n"))
+    assert ids == set(log.read_text().split())
+    for group in ("one", "two"):
+        lines = [line for line in done.stderr.splitlines() if line.startswith(f"waiting for {group}: 5 members (")]
+        assert any(line.endswith("the group is being destroyed; it drains, for at most 33 s") for line in lines)
+
+
 def test_an_interrupted_down_does_not_claim_the_end(run: Run, home: Path, tmp_path: Path) -> None:
     """`down` that is interrupted exits with 130 and says of no group that it is destroyed; the next one ends it."""
     slow = "{provider: simulator}\n\ngroups: [{ID: slow, Properties: {Allocation: {Size: 1}, Instance: "
@@ -147,3 +179,25 @@ def test_a_wrong_file_is_refused_with_its_line(home: Path, tmp_path: Path) -> No
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"infrakit: {path}:10:")
     assert 'Properties.Allocation.Size: expected an integer or null, got "many"' in line
+
+
+FORMS = {
+    "yaml": "plugins: {sim: {provider: simulator}}\ngroups: {web: {Allocation: {Size: 1}, Instance: {Plugin: sim},\n"
+    "  Updating: {OnFailure: retry}}}\n",
+    "toml": 'plugins.sim.provider = "simulator"\n[groups.web]\nAllocation.Size = 1\nInstance.Plugin = "sim"\n'
+    'Updating.OnFailure = "retry"\n',
+    "json": '{"plugins": {"sim": {"provider": "simulator"}}, "groups": {"web": {"Allocation": {"Size": 1},\n'
+    '  "Instance": {"Plugin": "sim"}, "Updating": {"OnFailure": "retry"}}}}\n',
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_wrong_choice_is_refused_with_the_right_ones(home: Path, tmp_path: Path, form: str) -> None:
+    """In a fleet file of any form, a value that is none of the choices is an error that lists them."""
+    path = tmp_path / f"fleet.{form}"
+    path.write_text(FORMS[form])
+    done = command(home, "up", str(path), program=INFRAKIT)
+    assert 2 == done.returncode
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"infrakit: {path}:")
+    assert line.endswith('groups.web.Updating.OnFailure: expected "pause" or "undo", got "retry"')

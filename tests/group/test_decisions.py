@@ -90,6 +90,7 @@ CONDITIONS: Mapping[str, Mapping[str, Any]] = {
     "late": {"age": DEADLINE},
     "protected": {"is_protected": True},
     "host": {"is_own_host": True},
+    "aside": {"is_by_hand": True},
     "excused": {"is_excused": True},
 }
 

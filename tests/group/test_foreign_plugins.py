@@ -28,6 +28,19 @@ class Faulty(raw.Plugin):
         return super().DescribeInstances(params) if self.describe is None else self.describe(self, params)
 
 
+class FaultyAt(raw.Plugin):
+    """A plugin that works but for one method, as long as it has a *fault*: it does nothing then, and replies with that."""
+
+    def __init__(self, method: str) -> None:
+        super().__init__()
+        self.method = method
+        self.fault: Callable[[FaultyAt], bytes] | None = None
+
+    def answer(self, body: bytes) -> bytes:
+        fault = self.fault if json.loads(body)["method"] == f"Instance.{self.method}" else None
+        return super().answer(body) if fault is None else fault(self)
+
+
 class AnswersTooLate(raw.Plugin):
     """Makes each of the first *late* instances, lists it, and answers after the client has given up."""
 
@@ -212,6 +225,90 @@ def test_a_group_waits_for_a_faulty_plugin(controller: Controller, plugin: Fault
     plugin.describe = None
     eventually(lambda: controller.is_whole("other"), "the group goes on")
     assert SIZE == len(plugin.provisioned)
+
+
+def reply_never(plugin: FaultyAt) -> bytes:
+    plugin.over.wait()
+    raise raw.NoReply
+
+
+def break_off(plugin: FaultyAt) -> bytes:
+    raise raw.NoReply
+
+
+def reply(result: Any) -> Callable[[FaultyAt], bytes]:
+    return lambda plugin: json.dumps({"jsonrpc": "2.0", "result": result, "id": 1}).encode()
+
+
+REPLIES: dict[str, tuple[Callable[[FaultyAt], bytes], str]] = {
+    "hangs": (reply_never, "15"),
+    "closes": (break_off, "other"),
+    "errors": (
+        lambda plugin: b'{"jsonrpc": "2.0", "error": {"code": -32000, "message": "no\\nluck"}, "id": 1}',
+        "no",
+    ),
+    "an odd error": (lambda plugin: b'{"jsonrpc": "2.0", "error": [7], "id": 1}', "other"),
+    "no JSON": (lambda plugin: b"<html>busy</html>", "other"),
+    "nothing": (lambda plugin: b"", "other"),
+    "no result": (lambda plugin: b'{"jsonrpc": "2.0", "id": 1}', "other"),
+    "deep": (lambda plugin: b'{"jsonrpc": "2.0", "id": 1, "result": ' + b"[" * 100_000, "other"),
+    "no text": (lambda plugin: b'{"jsonrpc": "2.0", "id": 1, "result": "\xff\xfe"}', "other"),
+    "a text": (reply("gone"), "other"),
+    "a list": (reply([{"OK": True}]), "other"),
+    "a number": (reply(7), "other"),
+    "null": (reply(None), "other"),
+}
+
+
+@pytest.mark.parametrize("fault", REPLIES)
+def test_a_group_waits_for_a_destroy_that_fails(controller: Controller, fault: str) -> None:
+    """While a plugin's replies to `Destroy` are wrong, the group repeats it and says why. Other groups go on."""
+    plugin, sound = FaultyAt("Destroy"), raw.Plugin()
+    controller.serve("other", plugin)
+    controller.serve("sound", sound)
+    controller.start()
+    controller.commit("other", size=3)
+    controller.commit("sound", size=3)
+    eventually(lambda: controller.is_whole("other", 3) and controller.is_whole("sound", 3), "the groups are whole")
+
+    plugin.fault, reason = REPLIES[fault]
+    controller.commit("other", size=2)
+    controller.commit("sound", size=2)
+    eventually(lambda: controller.is_whole("sound", 2), "the other group shrinks")
+    eventually(lambda: is_said(controller.why("other"), "destroy failed", reason), "the group says why it waits")
+    assert (3, 3) == (len(plugin.instances), len(plugin.provisioned))
+
+    plugin.over.set()
+    plugin.fault = None
+    eventually(lambda: controller.is_whole("other", 2), "the group goes on")
+    assert (2, 3) == (len(plugin.instances), len(plugin.provisioned))
+
+
+@pytest.mark.parametrize("fault", REPLIES)
+def test_a_group_waits_for_a_label_that_fails(controller: Controller, fault: str) -> None:
+    """While a plugin's replies to `Label` are wrong, an adoption is repeated and says why. Other groups go on."""
+    plugin = FaultyAt("Label")
+    tags = {"infrakit.group": "other", "infrakit.config_sha": "bootstrap"}
+    with plugin.lock:
+        plugin.Provision({"Spec": {"LogicalID": None, "Tags": tags, "Properties": {"version": 1}}})
+    plugin.fault, reason = REPLIES[fault]
+    controller.serve("other", plugin)
+    controller.serve("sound", raw.Plugin())
+    controller.start()
+    controller.commit("other", size=2)
+    controller.commit("sound", size=2)
+    eventually(lambda: controller.is_whole("sound", 2), "the other group is whole")
+    eventually(lambda: is_said(controller.why("other"), "not labeled", reason), "the group says why it waits")
+
+    plugin.over.set()
+    plugin.fault = None
+    eventually(lambda: controller.is_whole("other", 2), "the member is adopted")
+    assert 2 == len(plugin.provisioned)
+
+
+def is_said(text: str, *words: str) -> bool:
+    """Return whether one line of a text has all words."""
+    return any(all(word in line for word in words) for line in text.splitlines())
 
 
 def test_null_descriptions_are_an_empty_list(controller: Controller, plugin: Faulty) -> None:

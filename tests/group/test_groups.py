@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pyinfrakit.rpc.client import RemoteError
-from support.harness import PATIENCE, Daemon, command, eventually
+from support.harness import INFRAKIT, PATIENCE, Daemon, command, eventually
 
 GROUP = (str(Path(sys.executable).with_name("infrakit-group")),)
 QUICK = ("--poll-interval", "500ms")
@@ -150,6 +150,125 @@ def test_an_unhealthy_member_stops_the_update(controller: Daemon) -> None:
     assert {"current"} == {each["Config"] for each in status(controller)["Members"]}
 
 
+def plan(controller: Daemon, size: int, **more: Any) -> tuple[int, list[str]]:
+    """Return the exit status of `infrakit group plan`, and its lines after the heads."""
+    instance = {"Plugin": "rack1", "Properties": {"delay": 0.1}}
+    spec = {"ID": "web", "Properties": {"Allocation": {"Size": size}, "Instance": instance, **more}}
+    done = command(controller.home, "group", "plan", "-", input=json.dumps(spec), program=INFRAKIT)
+    assert "" == done.stderr
+    return done.returncode, [" ".join(line.split()) for line in done.stdout.splitlines()[2:]]
+
+
+def test_a_plan_comes_true(controller: Daemon) -> None:
+    """`plan` says which member is replaced in each step, and a commit replaces them in this order."""
+    commit(controller, 3)
+    before = sorted(settle(controller, 3))
+    reason = "its configuration is outdated; it goes first"
+    expected = [f"{number} replace {id} rack1 {reason}" for number, id in enumerate(before, 1)]
+    assert (2, expected) == plan(controller, 3)
+    controller.call("Groups.Protect", ID="web", Instance=before[0])
+    held = f"- hold {before[0]} - outdated; not replaced yet: it is protected"
+    expected = [f"{number} replace {id} rack1 {reason}" for number, id in enumerate(before[1:], 1)]
+    assert (2, [*expected, held]) == plan(controller, 3)
+
+    controller.call("Groups.Protect", ID="web", Instance=before[0], Protected=False)
+    commit(controller, 3, instance={"delay": 0.1})
+    settle(controller, 3)
+    destroyed = [each["Subject"] for each in read_events(controller) if each["Type"] == "destroy"]
+    assert [f"group/web/{id}" for id in before] == destroyed
+    assert (0, []) == plan(controller, 3)
+
+
+def test_a_member_set_aside_by_hand_is_kept(controller: Daemon, simulated: Daemon) -> None:
+    """A member that an operator sets aside is replaced and kept, also over a restart, until the operator destroys it."""
+    commit(controller, 2)
+    first, second = settle(controller, 2)
+    simulated.call("Operator.SetAside", Instance=first, Reason="new disk")
+    reason = "set aside by hand: new disk; kept until an operator restores or destroys it"
+    held = [{"Verb": "hold", "Subject": first, "Reason": reason}]
+
+    def is_replaced() -> bool:
+        now = status(controller)
+        return (held, 2) == (now["Steps"], now["Healthy"])
+
+    eventually(is_replaced, "the member is replaced, and kept")
+    restart(controller)
+    eventually(is_replaced, "the member is still kept")
+    assert first in simulated.machines()
+    simulated.call("Instance.Destroy", Type="", Instance=first)
+    eventually(lambda: first not in simulated.machines(), "the operator destroys it")
+    assert second in settle(controller, 2)
+
+
+def test_a_member_set_aside_by_the_controller_is_not_kept_by_hand(controller: Daemon, simulated: Daemon) -> None:
+    """A member that the controller set aside is kept as long as `Keep` says, also over a restart."""
+    sick = controller.home / "sick"
+    sick.write_text("none")
+    check = {"Exec": ["sh", "-c", f"test {{ID}} != $(cat {sick})"], "Interval": "100ms", "Unhealthy": 1}
+    commit(controller, 2, Health=[check], Keep=1)
+    first, _ = settle(controller, 2)
+    sick.write_text(first)
+    eventually(lambda: state_of(controller, first) == "non-functional", "the unhealthy member is set aside")
+    eventually(lambda: 2 == status(controller)["Healthy"], "it is replaced")
+    restart(controller)
+    commit(controller, 2, Health=[check], Keep=0)
+    eventually(lambda: first not in simulated.machines(), "it is destroyed")
+    settle(controller, 2)
+
+
+def test_a_group_ends_with_the_members_set_aside(controller: Daemon, simulated: Daemon) -> None:
+    """`DestroyGroup` destroys all members, also one that an operator set aside."""
+    commit(controller, 2)
+    first, _ = settle(controller, 2)
+    simulated.call("Operator.SetAside", Instance=first, Reason="new disk")
+    eventually(lambda: state_of(controller, first) == "non-functional", "the member is set aside")
+    controller.call("Group.DestroyGroup", ID="web")
+    eventually(lambda: simulated.machines() == [], "no machine is left")
+
+
+def state_of(controller: Daemon, id: str) -> str:
+    return next((str(each["State"]) for each in status(controller)["Members"] if each["ID"] == id), "")
+
+
+def test_members_held_for_one_reason_make_one_event(controller: Daemon) -> None:
+    """At the start of an update, one event names some of the members that wait; `why` has the reason of each."""
+    commit(controller, 6)
+    settle(controller, 6)
+    commit(controller, 6, instance={"delay": 30})
+    eventually(lambda: len(held_members(controller)) >= 5, "the others wait")
+    events = [each for each in read_events(controller) if each["Type"] == "held" and "outdated" in each["Reason"]]
+    assert ["group/web"] == [each["Subject"] for each in events]
+    first, second, third, *_ = held_members(controller)
+    names = f"5 members ({first}, {second}, {third} and 2 more): "
+    assert events[0]["Reason"].startswith(f"{names}outdated; not replaced yet: 1 replacement under way")
+
+
+def held_members(controller: Daemon) -> list[str]:
+    return sorted(each["Subject"] for each in status(controller)["Steps"] if each["Verb"] == "hold")
+
+
+def read_events(controller: Daemon) -> list[dict[str, Any]]:
+    done = command(controller.home, "events", "group/web", "-o", "json", program=INFRAKIT)
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_a_long_plan_is_short_to_read(controller: Daemon) -> None:
+    """More than ten steps that are alike share a line."""
+    lines = ["1 create 40: - rack1 a member is missing"]
+    assert (2, lines) == plan(controller, 40)
+
+
+def test_a_plan_for_a_takeover_sees_the_members(controller: Daemon, simulated: Daemon) -> None:
+    """`plan` for a group that the controller does not have yet counts the members that its plugin has."""
+    tags = {"infrakit.group": "web", "infrakit.config_sha": "bootstrap"}
+    (id,) = [simulated.call("Instance.Provision", Type="", Spec={"Properties": {}, "Tags": tags})["ID"]]
+    lines = [
+        f"1 adopt {id} - adopt the member, which has the hash bootstrap",
+        "1 create - rack1 a member is missing",
+    ]
+    assert (2, lines) == plan(controller, 2)
+
+
 def test_a_damaged_state_stops_the_start(controller: Daemon) -> None:
     """A damaged file stops the start: the message names it, and the file stays as it is."""
     commit(controller)
@@ -161,6 +280,65 @@ def test_a_damaged_state_stops_the_start(controller: Daemon) -> None:
     assert str(path) in done.stderr
     assert "Traceback" not in done.stderr
     assert damaged == path.read_bytes()
+
+
+def corrupt(place: str, value: Any) -> Callable[[Any], None]:
+    """Return what puts a value at a place, such as `Properties/Allocation/Size`, of a stored record."""
+
+    def change(record: Any) -> None:
+        *path, last = [int(part) if part.isdigit() else part for part in place.split("/")]
+        for part in path:
+            record = record[part]
+        record[last] = value
+
+    return change
+
+
+REFUSED = {
+    "Properties.Allocation.Size": (
+        corrupt("Properties/Allocation/Size", -1),
+        "expected a number from 0 to 1000000, got -1",
+    ),
+    "Properties.Updating.OnFailure": (corrupt("Properties/Updating", {"OnFailure": "retry"}), '"pause"'),
+    "Properties": (corrupt("Properties/Colour", "red"), "has an unknown field Colour"),
+    "Previous.Instance.Plugin": (
+        corrupt("Previous", {"Allocation": {"Size": 1}}),
+        "expected the name of an instance plugin",
+    ),
+    "History[0].Properties.Allocation": (corrupt("History/0/Properties/Allocation", {}), "must not be blank"),
+    "Phase": (corrupt("Phase", "jumping"), '"rolling"'),
+}
+
+
+@pytest.mark.parametrize("where", REFUSED)
+def test_a_stored_spec_that_makes_no_sense_stops_the_start(controller: Daemon, where: str) -> None:
+    """A record that this version refuses stops the start, also of other groups: it says where and why, and touches none.
+
+    With the file as it was, both groups keep their members.
+    """
+    before = {}
+    for id in ("db", "web"):
+        commit(controller, id=id)
+        before[id] = settle(controller, 2, id)
+    controller.stop()
+    path = controller.home / "state" / "group.groups" / "web.json"
+    sound = path.read_bytes()
+    entry = json.loads(sound)
+    change, problem = REFUSED[where]
+    change(entry["Value"])
+    path.write_text(refused := json.dumps(entry))
+
+    done = command(controller.home, program=GROUP)
+    assert 2 == done.returncode
+    (line,) = done.stderr.splitlines()
+    assert f"{path}: Value.{where}: " in line
+    assert problem in line
+    assert line.endswith("it was left untouched; restore it from a copy, or correct it with the controller stopped")
+    assert refused == path.read_text()
+
+    path.write_bytes(sound)
+    controller.start()
+    assert before == {id: settle(controller, 2, id) for id in before}
 
 
 def test_two_controllers_on_one_state(controller: Daemon) -> None:

@@ -54,6 +54,7 @@ def _check_victims(now: Situation, decided: Plan) -> None:
     assert [] == [m.id for m in destroyed if m.is_protected], "no protected member is destroyed"
     if now.is_ending:
         return
+    assert [] == [m.id for m in destroyed if m.is_by_hand], "none that was set aside by hand is destroyed"
     victims = _find_victims(now, decided)
     floor = now.spec.size - now.spec.budget
     running = [m for m in now.members if m.state is MemberState.RUNNING]
@@ -161,7 +162,7 @@ def _sicken(world: World, place: int, is_sick: bool) -> None:
 
 def _set_aside(world: World, place: int, is_aside: bool) -> None:
     if machine := world.find(place):
-        machine.is_aside = is_aside
+        machine.is_aside = machine.is_by_hand = is_aside
 
 
 def _kill(world: World, place: int) -> None:
@@ -252,7 +253,7 @@ def calm(world: World) -> None:
     for machine in world.machines.values():
         machine.is_sick = machine.is_sick and world.spec.properties.remediate
         if not world.spec.properties.remediate:
-            machine.is_aside = False
+            machine.is_aside = machine.is_by_hand = False
 
 
 def is_settled(now: Situation, decided: Plan) -> bool:

@@ -19,7 +19,7 @@ from pyinfrakit.daemon.listener import Listener
 from pyinfrakit.errors import UnknownGroup, UnknownInstance, WrongCall
 from pyinfrakit.group.groups import Groups
 from pyinfrakit.group.spec import GroupSpec, parse
-from pyinfrakit.group.status import Commit, GroupStatus, MemberStatus, Phase, PlanReport, Step, Verb
+from pyinfrakit.group.status import Commit, CourseStep, GroupStatus, MemberStatus, Phase, PlanReport, Step, Verb
 from pyinfrakit.rpc import info
 from pyinfrakit.rpc.group.service import GroupService
 from pyinfrakit.rpc.jsonrpc import Dispatcher
@@ -43,9 +43,8 @@ class PaperGroups(Groups):
     async def plan(self, id: str, properties: Raw) -> PlanReport:
         spec = parse(id, properties.copy())
         have = len(self._status[id].members) if id in self._status else 0
-        steps = [
-            Step(Verb.CREATE, "", f"member {number} of {spec.size} is missing") for number in range(have, spec.size)
-        ]
+        missing = range(have, spec.size)
+        steps = [CourseStep(1, Verb.CREATE, "", "", f"member {number} of {spec.size} is missing") for number in missing]
         return PlanReport(self._explain(spec), steps, spec.budget, bool(steps))
 
     async def free(self, id: str) -> None:

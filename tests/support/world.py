@@ -52,6 +52,7 @@ class Machine(Struct):
     latency: Latency
     is_sick: bool = False
     is_aside: bool = False
+    is_by_hand: bool = False
     leaves: int | None = None
 
     def describe(self, now: int) -> MemberState | None:
@@ -284,6 +285,7 @@ class World:
             is_proven=machine.id in memory.proven,
             is_excused=machine.id in memory.excused,
             is_protected=machine.id in self.protected,
+            is_by_hand=machine.is_by_hand,
             reason=reason,
         )
 

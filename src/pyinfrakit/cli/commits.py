@@ -6,6 +6,7 @@ import socket
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ from pyinfrakit.cli.arguments import read_bytes
 from pyinfrakit.cli.group import id_argument, pass_groups
 from pyinfrakit.cli.output import format_table, print_json
 from pyinfrakit.errors import CannotStart, UnknownGroup
-from pyinfrakit.group.status import PlanReport
+from pyinfrakit.group.status import CourseStep, PlanReport
 from pyinfrakit.rpc.client import RemoteError
 from pyinfrakit.rpc.group.client import GroupClient
 
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 
 WOULD_CHANGE = 2
 """Exit status of `plan` if a commit would change something."""
+
+MOST_ALIKE = 10
+"""Most steps that have a line each in a plan although they are alike."""
 
 file_argument = click.argument("file", metavar="FILE|-")
 yaml_option = click.option(
@@ -96,7 +100,10 @@ class _Plan(click.Command):
 @yaml_option
 @output_option
 def plan(groups: GroupClient, file: str, output: str | None) -> int:
-    """Show what a commit of FILE would do, member by member, with reasons.
+    """Show what a commit of FILE would do, member by member, in order and with reasons, if nothing failed.
+
+    Steps with the same number begin together. Those without one are left alone. More than 10 steps that are alike share
+    a line; -o json has all of them.
 
     Exit status 0: nothing. 2: something. 1: FILE can't be committed. FILE has the same form as for `commit`.
     """
@@ -113,8 +120,29 @@ def plan(groups: GroupClient, file: str, output: str | None) -> int:
 
 def _format_plan(id: str, report: PlanReport) -> str:
     head = f"{id}: {report.details}; at most {report.budget} unavailable at once"
-    rows = [[step.verb.value, step.subject or "-", step.reason] for step in report.steps]
-    return "\n".join([head, format_table([["STEP", "MEMBER", "REASON"], *rows])] if rows else [head])
+    alike = groupby(report.steps, lambda step: (step.number > 0, step.verb, step.reason))
+    rows = [row for _, steps in alike for row in _format_steps(list(steps))]
+    return "\n".join([head, format_table([_COLUMNS, *rows])] if rows else [head])
+
+
+def _format_steps(steps: Sequence[CourseStep]) -> Sequence[Sequence[str]]:
+    """Return a row for each of some steps that differ only in number and members, or one for all of them."""
+    if len(steps) <= MOST_ALIKE:
+        return [
+            [str(each.number or "-"), each.verb, each.subject or "-", each.new or "-", each.reason] for each in steps
+        ]
+    first, last = steps[0], steps[-1]
+    numbers = _join(str(first.number or "-"), "-", str(last.number or "-"))
+    members = f"{len(steps)}: {_join(first.subject or '-', ' … ', last.subject or '-')}"
+    return [[numbers, first.verb, members, _join(first.new or "-", " … ", last.new or "-"), first.reason]]
+
+
+def _join(first: str, separator: str, last: str) -> str:
+    """Return a range, or the one text that both of its ends have."""
+    return first if first == last else f"{first}{separator}{last}"
+
+
+_COLUMNS = ["STEP", "ACTION", "MEMBER", "NEW", "REASON"]
 
 
 @click.command()

@@ -10,6 +10,7 @@ from msgspec import UNSET, Raw
 from pyinfrakit.cli.arguments import Tags, decode_spec, in_infrakit_form, pass_plugin, read_json, read_spec
 from pyinfrakit.cli.output import format_member, format_row, format_table, format_tags, print_json
 from pyinfrakit.errors import PyInfrakitError, TryAgain, UnknownInstance
+from pyinfrakit.group.plugins import BY_CONTROLLER
 from pyinfrakit.rpc.client import RemoteError
 from pyinfrakit.rpc.instance.types import Description
 from pyinfrakit.rpc.operator.client import OperatorClient
@@ -65,7 +66,8 @@ def _format_instance(instance: Description, properties: bool) -> list[str]:
     cells = [instance.ID, instance.LogicalID or "-"]
     if isinstance(instance, RecordDescription):
         since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(instance.Since)) if instance.Since else "-"
-        reason = f"by hand: {instance.Reason}" if instance.ByHand else instance.Reason or "-"
+        is_by_hand = instance.ByHand and not instance.Reason.startswith(BY_CONTROLLER)
+        reason = f"by hand: {instance.Reason}" if is_by_hand else instance.Reason or "-"
         cells += [instance.State, since, f"held: {instance.Held}" if instance.Held else reason]
     cells.append(format_tags(instance.Tags or {}))
     if properties:

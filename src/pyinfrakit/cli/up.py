@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ import click
 
 from pyinfrakit.cli.arguments import directory_option, log_option
 from pyinfrakit.cli.controller import Interval
-from pyinfrakit.errors import CannotStart, InvalidSpec, PyInfrakitError
+from pyinfrakit.errors import CannotStart, InvalidSpec, PyInfrakitError, UnknownGroup
 from pyinfrakit.rpc.client import Client, RemoteError
 from pyinfrakit.rpc.group.client import GroupClient
 
@@ -19,6 +20,13 @@ if TYPE_CHECKING:
     from pyinfrakit.events import EventLog
     from pyinfrakit.fleet import Fleet, GroupEntry
     from pyinfrakit.group.groups import Groups
+    from pyinfrakit.group.status import GroupStatus
+
+LOOK_INTERVAL = 1.0
+"""Seconds between looks at groups that are being destroyed."""
+
+MOST_CALLS = 32
+"""Groups that a running controller is asked to destroy at the same time. A call returns late: at the group's end."""
 
 UP = "up"
 """The cause of a commit from a fleet file, in a group's history."""
@@ -112,13 +120,57 @@ async def _keep_up(fleet: "Fleet", groups: "Groups", log: "EventLog") -> None:
 
 
 async def _wait_for_end(ids: Sequence[str], gone: set[str], groups: "Groups", log: "EventLog") -> None:
-    """Show events until the groups are gone; add their IDs to *gone* then."""
+    """Show events, and what the groups wait for, until they are gone; add their IDs to *gone* then."""
     with log.subscribe() as subscription:
         showing = asyncio.create_task(_show(subscription))
+        watching = asyncio.create_task(_watch(ids, groups))
         if await groups.wait_for_end(ids):
             gone.update(ids)
+        watching.cancel()
         subscription.close()
         await showing
+
+
+async def _watch(ids: Sequence[str], groups: "Groups") -> None:
+    """Say what the groups wait for, whenever that has changed."""
+    waits = _Waits()
+    while True:
+        await asyncio.sleep(LOOK_INTERVAL)
+        waits.say([group for id in ids if (group := _find(groups, id))])
+
+
+def _find(groups: "Groups", id: str) -> "GroupStatus | None":
+    try:
+        return groups.describe(id)
+    except UnknownGroup:
+        return None
+
+
+class _Waits:
+    """What was last said of groups that are being destroyed."""
+
+    def __init__(self) -> None:
+        self._said: list[str] = []
+
+    def say(self, groups: "Sequence[GroupStatus]") -> None:
+        """Say what these groups wait for, if that has changed."""
+        lines = [f"waiting for {group.id}: {text}" for group in groups for text in _explain(group)]
+        if lines != self._said:
+            click.echo("\n".join(lines), err=True, nl=bool(lines))
+            self._said = lines
+
+
+def _explain(group: "GroupStatus") -> Iterator[str]:
+    """Yield what a group waits for; one text for all members with the same reason."""
+    from pyinfrakit.group.holds import summarize
+
+    if group.trouble:
+        yield group.trouble
+    subjects: dict[str, list[str]] = {}
+    for step in group.steps:
+        subjects.setdefault(step.reason, []).append(step.subject)
+    for reason, ids in subjects.items():
+        yield ": ".join(filter(None, summarize(reason, ids)))
 
 
 async def _show(subscription: Any) -> None:
@@ -164,22 +216,30 @@ def _list_running(path: Path) -> list[str] | None:
 
 
 def _destroy(path: Path, ids: Sequence[str]) -> None:
-    """Have the controller at *path* destroy groups, and wait until they are gone."""
+    """Have the controller at *path* destroy groups, all at once, and wait until they are gone."""
+    waits = _Waits()
+    with ThreadPoolExecutor(MOST_CALLS) as pool, Client(path) as client:
+        calls = [pool.submit(_begin_end, path, id) for id in ids]
+        while left := [group for id in ids if (group := _ask(GroupClient(client), id))]:
+            for call in filter(Future.done, calls):
+                call.result()  # a refusal ends the wait
+            waits.say(left)
+            time.sleep(LOOK_INTERVAL)
+
+
+def _begin_end(path: Path, id: str) -> None:
     with Client(path, timeout=30) as client:
-        controller = GroupClient(client)
-        for id in ids:
-            controller.destroy(id)
-        while left := [id for id in ids if _exists(controller, id)]:
-            click.echo(f"waiting for {', '.join(left)}", err=True)
-            time.sleep(1)
+        GroupClient(client).destroy(id)
 
 
-def _exists(controller: GroupClient, id: str) -> bool:
+def _ask(controller: GroupClient, id: str) -> "GroupStatus | None":
+    """Return the status of a group, or None once it is gone."""
     try:
-        controller.status(id)
-    except RemoteError:
-        return False
-    return True
+        return controller.status(id)
+    except RemoteError as error:
+        if error.kind != UnknownGroup.kind:
+            raise
+        return None
 
 
 def _count(number: int, noun: str) -> str:

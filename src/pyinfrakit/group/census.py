@@ -22,14 +22,17 @@ class Census:
         self.size = now.spec.size
         self.budget = now.spec.budget
         here = (MemberState.CREATING, MemberState.RUNNING, MemberState.LOST)
+        self._most_surge = min(now.spec.properties.updating.surge.of(self.size), self.size)
         self.present = {m.id: m for m in now.members if m.state in here}
+        running = [m for m in now.members if m.state is MemberState.RUNNING]
+        working = [m for m in running if m.health is not Health.UNHEALTHY]
+        healthy = [m for m in working if m.health is Health.HEALTHY]
+        self._available = {m.id for m in healthy if m.is_proven or m.healthy_for >= now.min_ready}
         self.going = [m for m in now.members if m.state is MemberState.DRAINING]
         self.failed = [m for m in now.members if m.state is MemberState.FAILED]
         self.asked: list[Asked] = list(now.asked)
         # Counted once: a group of thousands must not take a step for each pair of members.
-        self.available = sum(map(self.is_available, self.present.values()))
-        self.healthy = sum(m.health is Health.HEALTHY and may_work(m) for m in self.present.values())
-        self.working = sum(map(may_work, self.present.values()))
+        self.available, self.healthy, self.working = len(self._available), len(healthy), len(working)
         self.outdated = sum(m.config is Config.OUTDATED for m in self.present.values())
         self.pools = Counter(m.pool for m in [*self.present.values(), *self.going])
         self.pools.update(each.pool for each in self.asked)
@@ -53,8 +56,7 @@ class Census:
 
     def is_available(self, member: Member) -> bool:
         """Return whether a member does its work, and has for long enough if it is a replacement."""
-        is_healthy = member.health is Health.HEALTHY and member.state is MemberState.RUNNING
-        return is_healthy and (member.is_proven or member.healthy_for >= self.now.min_ready)
+        return member.id in self._available
 
     def count_under_way(self) -> int:
         """Return the number of replacements that are missing, asked for, or not available yet."""
@@ -122,18 +124,22 @@ class Census:
 
     def find_surge(self) -> int:
         """Return how many members may exist beyond the size: one for each that can be replaced, up to the surge."""
+        if not self._most_surge:
+            return 0
         stale = sum(not m.is_protected and m.state is not MemberState.LOST for m in self.list_outdated())
         return self._limit_surge(stale or min(1, len(self.list_misplaced())))
 
     def find_surge_in_use(self) -> int:
         """Return how many members beyond the size are replacements of others that are still here."""
+        if not self._most_surge:
+            return 0
         stale = sum(not m.is_protected for m in self.list_outdated())
         if stale:
             return self._limit_surge(min(stale, len(self.present) - stale))
         return self._limit_surge(min(1, len(self.list_misplaced())))
 
     def _limit_surge(self, wanted: int) -> int:
-        return min(wanted, self.spec.properties.updating.surge.of(self.size), self.size)
+        return min(wanted, self._most_surge)
 
     def find_canary_floor(self) -> int:
         """Return how many outdated members have to stay until the canaries are proven."""

@@ -1,17 +1,18 @@
 """Before a commit: what only plugins and flavors can check of a spec, and the effect of a commit."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import msgspec
 from msgspec import Raw
 from msgspec.structs import replace
 
 from pyinfrakit.errors import Damaged, InvalidSpec, Refused, UnknownInstance
-from pyinfrakit.group.flavors import FindFlavor
+from pyinfrakit.group.flavors import FindFlavor, Health
 from pyinfrakit.group.plugins import FindPlugin
 from pyinfrakit.group.record import GroupRecord, decode
-from pyinfrakit.group.situation import Member, MemberState
+from pyinfrakit.group.roster import Roster
+from pyinfrakit.group.situation import Member, MemberState, Situation
 from pyinfrakit.group.spec import GroupSpec, parse
 from pyinfrakit.group.templates import check_template
 from pyinfrakit.group.wishes import Wishes
@@ -44,6 +45,23 @@ async def _check_pool(spec: GroupSpec, number: int, find_plugin: FindPlugin) -> 
         await plugin.validate(pool.properties)
     except InvalidSpec as error:
         raise InvalidSpec(f"{where}.{error.field}", error.problem) from None
+
+
+async def survey(wishes: Wishes, find_plugin: FindPlugin, room: int | None, own: Collection[str]) -> Situation:
+    """Return the situation of a group that is new here: plugins may have members of it, from another controller.
+
+    Raise `Unreachable` for a plugin that does not run.
+    """
+    roster = Roster()
+    for pool in wishes.plugins:
+        plugin = await find_plugin(pool)
+        roster.observe(pool, await plugin.describe(wishes.spec.id), 0.0, 0.0)
+    members = roster.judge(0.0, 0.0, _know_no_health, wishes.compare, {}, (), {}, (), own)
+    return Situation(spec=wishes.spec, members=members, room=room)
+
+
+def _know_no_health(_: str) -> tuple[Health, str]:
+    return Health.UNKNOWN, ""
 
 
 def _check_templates(spec: GroupSpec) -> None:
@@ -119,11 +137,23 @@ def shrink(id: str, record: GroupRecord, members: Sequence[Member], now: float) 
 
 
 def read_stored(id: str, value: Raw, location: str) -> GroupRecord:
-    """Return the record of group *id* that is stored at *location*. Raise `Damaged` if it or a spec makes no sense."""
+    """Return the record of group *id* that is stored at *location*. Raise `Damaged` if it or a spec makes no sense.
+
+    Earlier specs count, too: the group may have members at their plugins.
+    """
     record = decode(value, location)
-    try:
-        _ = Wishes(id, record).plugins
-    except InvalidSpec as error:
-        advice = "it was left untouched; correct it with the controller stopped"
-        raise Damaged(location, f"Value.{error.field}", error.problem, advice) from None
+    previous = record.rollout.previous
+    earlier = {f"Value.History[{index}].Properties": commit.properties for index, commit in enumerate(record.history)}
+    specs = {
+        "Value.Properties": record.properties,
+        **({} if previous is None else {"Value.Previous": previous}),
+        **earlier,
+    }
+    for where, properties in specs.items():
+        try:
+            parse(id, properties)
+        except InvalidSpec as error:
+            place = where + error.field.removeprefix("Properties") if error.field != "ID" else "Key"
+            advice = "it was left untouched; restore it from a copy, or correct it with the controller stopped"
+            raise Damaged(location, place, error.problem, advice) from None
     return record

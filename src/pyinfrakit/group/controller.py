@@ -20,6 +20,7 @@ from pyinfrakit.group import losses
 from pyinfrakit.group.backoff import CRASH_TIME, Setbacks
 from pyinfrakit.group.flavors import FindFlavor, Health
 from pyinfrakit.group.health import HealthChecks
+from pyinfrakit.group.holds import Holds, summarize
 from pyinfrakit.group.plan import plan
 from pyinfrakit.group.plugins import FindPlugin
 from pyinfrakit.group.record import GroupRecord
@@ -93,7 +94,7 @@ class Controller:
         self._refreshed: dict[str, float] = {}
         self._setbacks = Setbacks()
         self._members: Sequence[Member] = ()
-        self._held_subjects: frozenset[str] = frozenset()
+        self._holds = Holds()
         self._news = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         now, wall = time.monotonic(), time.time()
@@ -171,8 +172,7 @@ class Controller:
         elif due:
             await asyncio.gather(*map(self._describe, due))
         if due:
-            descriptions = [track.description for _, track in self.roster]
-            self._checks.update(self.wishes.spec, descriptions)
+            self._checks.update(self.wishes.spec, [track.description for _, track in self.roster])
 
     async def _describe(self, pool: str) -> None:
         self._refreshed[pool] = time.monotonic()
@@ -222,13 +222,14 @@ class Controller:
         here = [id for id in self.roster.list_in(pool) if id not in gone]
         known = {id: self.roster[id].description.logical_id for id in sorted(here)}
         elsewhere = {id: reason for id, reason in record.held.items() if id in self.roster and id not in here}
-        held = elsewhere | dict.fromkeys(sorted(verdict.held), _MASS_LOSS)
+        held = elsewhere | dict.fromkeys(sorted(verdict.held), losses.HELD)
         pools = {**record.known, pool: known}
         changed = replace(record, held=held, losses=verdict.recent, known=pools)
         if changed != record:
             await self._put(changed)
-            for id in held.keys() - record.held.keys():
-                self._record("held", _MASS_LOSS, id)
+            if new := sorted(held.keys() - record.held.keys()):
+                subject, reason = summarize(losses.HELD, new)
+                self._record("held", reason, subject)
 
     def _note_end(self, id: str, now: float) -> None:
         """Take note of a member that failed by itself: its creation failed, or it may be in a crash loop."""
@@ -255,7 +256,7 @@ class Controller:
             return
         await self._destroy_doomed(wishes.record)
         wishes = self.wishes  # a call may have changed it meanwhile
-        situation = self.assess(wishes, wishes.record.rollout.phase, wishes.record.rollout.reason)
+        situation = self._assess(wishes)
         self._members = situation.members
         decided = plan(situation)
         if (turn := wishes.advance(decided, time.time())) is not None:
@@ -267,7 +268,8 @@ class Controller:
         self.plan = decided
         count = sum(m.state not in (MemberState.FAILED, MemberState.LEAVING) for m in situation.members)
         self._setbacks.note_shortness(count < situation.spec.size, time.monotonic())
-        self._report_holds(decided)
+        for member, reason in self._holds.note(decided.holds, self.roster):
+            self._record("held", reason, member)
         self._carry_out(situation, decided)
         if wishes.record.destroying and not len(self.roster) and not self.work.asked:
             self._ended(self.id)
@@ -281,15 +283,10 @@ class Controller:
         if here != record.doomed:
             await self._put(replace(record, doomed=here))
 
-    def assess(self, wishes: Wishes, phase: Phase, reason: str) -> Situation:
-        """Return the situation under *wishes*, in a phase of the update."""
+    def _assess(self, wishes: Wishes) -> Situation:
         now = time.monotonic()
         record = wishes.record
-        min_ready = max(
-            wishes.spec.properties.updating.min_ready,
-            wishes.spec.properties.updating.duration,
-            wishes.spec.properties.updating.count * self._poll,
-        )
+        min_ready = wishes.spec.properties.updating.find_min_ready(self._poll)
         members = self.roster.judge(
             now,
             min_ready,
@@ -305,9 +302,10 @@ class Controller:
             spec=wishes.spec,
             members=members,
             asked=self.work.asked,
-            phase=phase,
-            phase_reason=reason,
+            phase=record.rollout.phase,
+            phase_reason=record.rollout.reason,
             closed={**self.work.explain_closed(now), **self._explain_unready(now)},
+            unlabeled=self.work.explain_unlabeled(now),
             rest=self._setbacks.explain_rest(now),
             room=self._measure_room(),
             min_ready=min_ready,
@@ -347,15 +345,6 @@ class Controller:
         if member.health is Health.UNHEALTHY and not member.is_proven:
             self._setbacks.note_crash(member.id, time.monotonic(), random.random())
 
-    def _report_holds(self, decided: Plan) -> None:
-        """Record each hold once. Its reason may count seconds, so that only its subject tells it from others."""
-        holds = {(step.subject, step.reason) for step in decided.holds if step.verb is Verb.HOLD}
-        subjects = frozenset(subject for subject, _ in holds)
-        for subject, reason in sorted(holds):
-            if subject not in self._held_subjects:
-                self._record("held", reason, subject if subject in self.roster else "")
-        self._held_subjects = subjects
-
     async def _put(self, record: GroupRecord) -> None:
         """Make a change of the record durable. Raise nothing: what could not be written is decided again."""
         try:
@@ -380,10 +369,19 @@ class Controller:
         working = (MemberState.CREATING, MemberState.RUNNING)
         return sum(t.state in working and wishes.compare(t) is Config.OUTDATED for _, t in self.roster)
 
-    def raise_trouble(self) -> None:
-        """Raise `TryAgain` if the group can't be judged now."""
+    def foresee(self, wishes: Wishes) -> Situation:
+        """Return the situation right after a commit of *wishes*. Raise `TryAgain` if the group can't be judged now."""
         if self.trouble:
             raise TryAgain(f"group {self.id} can't be planned now: {self.trouble}")
+        members = [replace(m, config=wishes.compare(self.roster[m.id])) for m in self._members if m.id in self.roster]
+        return Situation(
+            spec=wishes.spec,
+            members=members,
+            asked=self.work.asked,
+            closed=self.roster.blind,
+            room=self._measure_room(),
+            min_ready=wishes.spec.properties.updating.find_min_ready(self._poll),
+        )
 
     def release(self, ids: Collection[str]) -> None:
         """Forget members whose loss an operator confirmed."""
@@ -399,6 +397,3 @@ class Controller:
         """Return the group as it was last seen."""
         members = [(m, self.roster[m.id]) for m in self._members if m.id in self.roster]
         return describe_group(self.id, self.wishes, members, self.plan.steps, self.trouble)
-
-
-_MASS_LOSS = "its plugin no longer describes it, like many others: mend the plugin, or confirm the loss"

@@ -15,6 +15,11 @@ FLAVOR_TIMEOUT = 30.0
 """Seconds before a flavor's drain times out."""
 
 
+def find_bound(hook: DrainHook | None) -> float:
+    """Return after how many seconds a drain is over at the latest."""
+    return FLAVOR_TIMEOUT if hook is None else FLAVOR_TIMEOUT + hook.timeout
+
+
 async def drain(hook: DrainHook | None, flavor: Flavor, spec: GroupSpec, member: Description) -> str:
     """Have the flavor drain a member, then the hook. Return the problems in one line, or an empty text."""
     if spec.skips_drain:

@@ -15,17 +15,25 @@ from msgspec.structs import replace
 
 from pyinfrakit.errors import InvalidSpec, PyInfrakitError, Refused, UnknownGroup, UnknownInstance, WrongCall
 from pyinfrakit.events import EventLog
-from pyinfrakit.group.commits import check_member, check_spec, read_stored, reallocate, shrink, summarize_change
+from pyinfrakit.group.commits import (
+    check_member,
+    check_spec,
+    read_stored,
+    reallocate,
+    shrink,
+    summarize_change,
+    survey,
+)
 from pyinfrakit.group.controller import Controller
+from pyinfrakit.group.course import describe_course
 from pyinfrakit.group.flavors import FindFlavor
 from pyinfrakit.group.health import HealthChecks
-from pyinfrakit.group.plan import plan
 from pyinfrakit.group.plugins import FindPlugin, InstancePlugin
 from pyinfrakit.group.record import GroupRecord, encode
-from pyinfrakit.group.situation import Config, Situation
 from pyinfrakit.group.spec import GroupSpec, parse
 from pyinfrakit.group.state import GroupStore
-from pyinfrakit.group.status import Commit, GroupStatus, Phase, PlanReport
+from pyinfrakit.group.status import Commit, GroupStatus, PlanReport
+from pyinfrakit.group.threads import call_apart
 from pyinfrakit.group.wishes import Wishes
 
 log = logging.getLogger(__name__)
@@ -217,21 +225,19 @@ class Groups:
         return details
 
     async def plan(self, id: str, properties: Raw) -> PlanReport:
-        """Return what a commit of these properties would do. Raise `InvalidSpec`."""
+        """Return what a commit of these properties would do if nothing failed. Raise `InvalidSpec` or `TryAgain`."""
         spec = await self._check(id, properties)
         group = self._groups.get(id)
         record = GroupRecord(properties=properties) if group is None else group.controller.wishes.record
-        changed = record.commit(id, properties, time.time(), "", "plan", "")
-        wishes = Wishes(id, changed)
+        wishes = Wishes(id, record.commit(id, properties, time.time(), "", "plan", ""))
         if group is None:
-            steps = plan(Situation(spec=spec)).steps
+            now = await survey(wishes, self._find_any_plugin, self._measure_room(), self._own)
         else:
-            group.controller.raise_trouble()
-            situation = group.controller.assess(wishes, Phase.IDLE, "")
-            is_mixed = any(member.config is Config.OUTDATED for member in situation.members)
-            steps = plan(replace(situation, phase=Phase.ROLLING if is_mixed else Phase.IDLE)).steps
-        is_same = bytes(properties) == bytes(record.properties) or self._summarize(spec) == "Noop"
-        return PlanReport(self._summarize(spec), steps, spec.budget, group is None or not is_same)
+            now = group.controller.foresee(wishes)
+        steps = await call_apart(lambda: describe_course(wishes, now))  # a large group takes seconds
+        details = self._summarize(spec)
+        is_noop = group is not None and (bytes(properties) == bytes(record.properties) or details == "Noop")
+        return PlanReport(details, steps, spec.budget, not is_noop)
 
     async def free(self, id: str) -> None:
         """Forget a group, and leave its members alone."""

@@ -7,7 +7,7 @@ from msgspec import Raw
 
 from pyinfrakit.errors import PyInfrakitError
 from pyinfrakit.group.failures import restore
-from pyinfrakit.group.plugins import Description, InstancePlugin
+from pyinfrakit.group.plugins import BY_CONTROLLER, Description, InstancePlugin
 from pyinfrakit.instance.plugin import Plugin
 from pyinfrakit.record import Record, Spec
 
@@ -61,6 +61,7 @@ class LocalPlugin(InstancePlugin):
             properties=self._plugin.records.live(record.id) or record.spec.properties,
             state=record.state,
             reason="; ".join(filter(None, reasons)),
+            by_hand=record.by_hand and not record.reason.startswith(BY_CONTROLLER),
         )
 
     def _note(self, old: Record | None, new: Record | None) -> None:

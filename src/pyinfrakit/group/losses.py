@@ -13,6 +13,9 @@ WINDOW = 600.0
 FLOOR = 3
 SHARE = 0.2
 
+HELD = "its plugin no longer describes it, like many others: mend the plugin, or confirm the loss"
+"""The reason for a loss that is held."""
+
 
 class Verdict(Struct, frozen=True):
     """The members that are gone, and those whose loss is held; *recent* are the times of recent losses by ID."""

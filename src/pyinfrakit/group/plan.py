@@ -12,7 +12,7 @@ The rules, in the order in which they apply. ``docs/decisions.md`` has examples 
 | return     | an earlier pool has room again, and members are to return    | the same, with surge only |
 | adopt      | a member that stays has the word ``bootstrap`` as its hash   | label it with the current one |
 | grow       | fewer members than wanted, counting those that were asked for | create, in the first pool that has room |
-| clean up   | a failed member is kept by nothing                           | destroy it, once the group is whole again |
+| clean up   | a failed member is kept by nothing, also not by hand         | destroy it, once the group is whole again |
 
 What a rule wants, and something prevents, is a hold with its reason. Three guards apply to every rule:
 
@@ -98,9 +98,9 @@ class _Planner:
     def hold(self, subject: str, reason: str, verb: Verb = Verb.HOLD) -> None:
         self.holds.append(Step(verb, subject, reason))
 
-    def destroy(self, member: Member, reason: str, is_update: bool = False) -> None:
+    def destroy(self, member: Member, reason: str, is_update: bool = False, is_surplus: bool = False) -> None:
         self.census.remove(member)
-        self.actions.append(Destroy(member.id, reason, is_update))
+        self.actions.append(Destroy(member.id, reason, is_update, is_surplus))
 
     # --- Rules
 
@@ -111,7 +111,7 @@ class _Planner:
             if held := self.census.explain_guard(member, -self.size):
                 self.hold(member.id, f"{reason}; not destroyed: {held}")
             else:
-                self.destroy(member, reason)
+                self.destroy(member, reason, is_surplus=True)
         for member in self.census.failed:
             self.end_failed(member, reason)
 
@@ -119,14 +119,15 @@ class _Planner:
         if member.is_protected:
             self.hold(member.id, f"{reason}; not destroyed: it is protected")
         else:
-            self.actions.append(Destroy(member.id, reason))
+            self.actions.append(Destroy(member.id, reason, is_surplus=True))
 
     def find_failure(self) -> str:
         """Return why the update has to stop, or an empty string."""
         if self.now.failure:
             return f"replacement {self.now.failure}"
         deadline = self.properties.updating.deadline
-        for member in [*self.census.present.values(), *self.census.failed]:
+        unproven = [m for m in [*self.census.present.values(), *self.census.failed] if not m.is_proven]
+        for member in unproven:
             if not self.is_new(member) or member.is_excused or member.state is MemberState.LOST:
                 continue
             if member.state is MemberState.FAILED or member.health is Health.UNHEALTHY:
@@ -156,7 +157,7 @@ class _Planner:
                 self.hold(member.id, f"{reason}; not replaced: {held}")
                 continue
             left -= member.is_proven
-            if len(self.census.failed) < self.properties.keep:
+            if sum(not m.is_by_hand for m in self.census.failed) < self.properties.keep:
                 self.census.remove(member)
                 self.census.failed.append(member)
                 self.actions.append(SetAside(member.id, reason))
@@ -190,7 +191,7 @@ class _Planner:
             if reason := self.census.explain_guard(member, floor):
                 held.append((member, reason))
             else:
-                self.destroy(member, self.explain_surplus(member))
+                self.destroy(member, self.explain_surplus(member), is_surplus=True)
                 excess -= 1
         for member, reason in held[:excess]:
             self.hold(member.id, f"{self.explain_surplus(member)}; not destroyed: {reason}")
@@ -255,7 +256,11 @@ class _Planner:
     def adopt(self) -> None:
         """Label members that were handed over."""
         for member in self.census.present.values():
-            if member.config is Config.TO_ADOPT and member.state is MemberState.RUNNING:
+            if member.config is not Config.TO_ADOPT or member.state is not MemberState.RUNNING:
+                continue
+            if problem := self.now.unlabeled.get(member.id):
+                self.hold(member.id, f"to be adopted; not labeled: {problem}")
+            else:
                 self.actions.append(Adopt(member.id, "adopt the member, which has the hash bootstrap"))
 
     def grow(self) -> None:
@@ -267,7 +272,10 @@ class _Planner:
         elif self.census.list_misplaced():
             missing = max(missing, self.size + self.census.find_surge() - counted)
         for new, logical_id in enumerate(self.list_vacant(missing)):
-            reason = self.explain_growth(logical_id)
+            is_ahead = self.census.count_all() >= self.size
+            if is_ahead and not self.is_rolling and not self.census.list_misplaced():
+                return  # the members before it have taken the last places of the earlier pool
+            reason = self.explain_growth(logical_id, is_ahead)
             pool = self.census.choose_pool()
             if held := self.explain_limit(new):
                 self.hold(logical_id or "", f"{reason}; not created: {held}")
@@ -278,7 +286,7 @@ class _Planner:
                 return
             config = Config.OUTDATED if self.uses_previous else Config.CURRENT
             self.census.add(Asked(pool.plugin, logical_id, config))
-            self.actions.append(Create(pool.plugin, reason, logical_id, self.uses_previous))
+            self.actions.append(Create(pool.plugin, reason, logical_id, self.uses_previous, is_ahead))
 
     @property
     def uses_previous(self) -> bool:
@@ -317,8 +325,8 @@ class _Planner:
             return "the fleet's limit is reached"
         return ""
 
-    def explain_growth(self, logical_id: str | None) -> str:
-        if self.census.count_all() >= self.size:
+    def explain_growth(self, logical_id: str | None, is_ahead: bool) -> str:
+        if is_ahead:
             stays = "outdated member" if self.census.outdated else "member of a later pool"
             return f"a replacement, before the {stays} goes"
         missing = f"logical ID {logical_id} has no member" if logical_id else "a member is missing"
@@ -328,14 +336,18 @@ class _Planner:
         """Destroy failed members beyond those to keep: once the group is whole again, or if they are too many."""
         keep = self.properties.keep
         is_whole = self.census.available >= self.size
-        failed = [m for m in self.census.failed if m.state is MemberState.FAILED]
+        for member in self.census.failed:
+            if member.is_by_hand:
+                reason = explain("set aside by hand", member.reason)
+                self.hold(member.id, f"{reason}; kept until an operator restores or destroys it")
+        failed = [m for m in self.census.failed if m.state is MemberState.FAILED and not m.is_by_hand]
         failed.sort(key=lambda m: (m.age, m.id))
         for place, member in enumerate(failed[keep:]):
             reason = explain("failed", member.reason)
             if held := self.explain_failed(member):
                 self.hold(member.id, f"{reason}; not destroyed: {held}")
             elif is_whole or place >= max(1, self.size):
-                self.actions.append(Destroy(member.id, f"{reason}; {keep} are kept"))
+                self.actions.append(Destroy(member.id, f"{reason}; {keep} are kept", is_surplus=True))
             else:
                 self.hold(member.id, f"{reason}; kept until the group is whole again", Verb.WAIT)
 
@@ -350,7 +362,7 @@ class _Planner:
     def wait(self) -> None:
         """Say what is under way."""
         for member in self.now.members:
-            if waited := self.explain_wait(member):
+            if not self.census.is_available(member) and (waited := self.explain_wait(member)):
                 self.hold(member.id, waited, Verb.WAIT)
         for asked in self.now.asked:
             self.hold(asked.logical_id or asked.pool, "asked for, and not described yet", Verb.WAIT)
@@ -367,7 +379,7 @@ class _Planner:
             return "being created"
         if member.health is Health.UNKNOWN:
             return explain("not healthy yet", member.reason or "no check has said so")
-        if member.health is Health.HEALTHY and not self.census.is_available(member):
+        if member.health is Health.HEALTHY:
             return f"healthy for {member.healthy_for:g}s of {self.now.min_ready:g}s"
         return ""
 

@@ -13,7 +13,8 @@ class Description(Struct, frozen=True, gc=False):
     """An instance as its plugin describes it.
 
     *state* and *reason* are those of the plugin's record, if the plugin tells; *state* is empty otherwise:
-    the instance exists, and that is all that is known. *properties* are its live ones, or those of its spec.
+    the instance exists, and that is all that is known. *by_hand*: an operator set it aside, and no controller.
+    *properties* are its live ones, or those of its spec.
     """
 
     id: str
@@ -22,6 +23,11 @@ class Description(Struct, frozen=True, gc=False):
     properties: Raw | None = None
     state: str = ""
     reason: str = ""
+    by_hand: bool = False
+
+
+BY_CONTROLLER = "by the group controller: "
+"""The beginning of the reason with which a controller sets a member aside. Whatever else is set aside is by hand."""
 
 
 class InstancePlugin(ABC):

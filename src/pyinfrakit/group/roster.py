@@ -179,6 +179,7 @@ class Roster:
                     is_excused=track.is_excused,
                     is_protected=id in protected or description.tags.get(PROTECTED_TAG, "") not in ("", "false"),
                     is_own_host=id in own or description.logical_id in own,
+                    is_by_hand=description.by_hand,
                     reason=reason,
                 )
             )

@@ -39,7 +39,7 @@ class Member(Struct, frozen=True, kw_only=True, gc=False):
     *pool* is the name of its plugin. *healthy_for* and *age* are in seconds; *age* counts from when the
     controller first saw it. *is_proven*: it was healthy for `Updating.MinReady` once, or is older than the
     controller's start. *is_excused*: its failure was known when an operator resumed the update. *is_own_host*: the
-    controller runs on it.
+    controller runs on it. *is_by_hand*: an operator set it aside.
     """
 
     id: str
@@ -54,6 +54,7 @@ class Member(Struct, frozen=True, kw_only=True, gc=False):
     is_excused: bool = False
     is_protected: bool = False
     is_own_host: bool = False
+    is_by_hand: bool = False
     reason: str = ""
 
 
@@ -68,7 +69,8 @@ class Asked(Struct, frozen=True, gc=False):
 class Situation(Struct, frozen=True, kw_only=True):
     """Everything that a plan depends on.
 
-    *closed* are the pools in which nothing can be created now, with the reason. *rest* is why a crash loop
+    *closed* are the pools in which nothing can be created now, and *unlabeled* the members whose label failed lately,
+    with the reasons. *rest* is why a crash loop
     backs off, or empty. *room* is how many more members the fleet allows, or None. *short_for* is for how many
     seconds the group has had fewer members than wanted, since the update began or was resumed. *failure* says how a
     replacement ended that was never proven and is gone now, such as ``x1 failed: exit status 1``, or is empty.
@@ -81,6 +83,7 @@ class Situation(Struct, frozen=True, kw_only=True):
     phase: Phase = Phase.IDLE
     phase_reason: str = ""
     closed: Mapping[str, str] = {}
+    unlabeled: Mapping[str, str] = {}
     rest: str = ""
     room: int | None = None
     min_ready: float = 0.0
@@ -91,20 +94,28 @@ class Situation(Struct, frozen=True, kw_only=True):
 
 
 class Create(Struct, frozen=True):
-    """Create a member in *pool*, with the committed configuration or the previous one."""
+    """Create a member in *pool*, with the committed configuration or the previous one.
+
+    *is_ahead*: it takes the place of a member that goes later.
+    """
 
     pool: str
     reason: str
     logical_id: str | None = None
     is_previous: bool = False
+    is_ahead: bool = False
 
 
 class Destroy(Struct, frozen=True):
-    """Drain and destroy a member. *is_update*: to replace it with one of another configuration."""
+    """Drain and destroy a member.
+
+    *is_update*: to replace it with one of another configuration. *is_surplus*: no other takes its place.
+    """
 
     id: str
     reason: str
     is_update: bool = False
+    is_surplus: bool = False
 
 
 class SetAside(Struct, frozen=True):

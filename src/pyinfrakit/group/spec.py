@@ -163,6 +163,10 @@ class Updating(_Part, frozen=True):
     count: Annotated[int, Meta(ge=0)] = 0
     skip_before_instance_destroy: str | None = None
 
+    def find_min_ready(self, poll: float) -> float:
+        """Return the longest of the three forms of *min_ready*, for polls of *poll* seconds."""
+        return max(self.min_ready, self.duration, self.count * poll)
+
 
 class Check(_Part, frozen=True, kw_only=True):
     """A health check: one of *http* (GET answers with a status of 200-399), *tcp* (a connection is accepted)

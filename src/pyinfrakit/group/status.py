@@ -7,10 +7,11 @@ from msgspec import Raw, Struct
 
 
 class Verb(StrEnum):
-    """What a step does."""
+    """What a step does. Only a course has REPLACE: a plan destroys and creates."""
 
     CREATE = "create"
     DESTROY = "destroy"
+    REPLACE = "replace"
     ADOPT = "adopt"
     SET_ASIDE = "set aside"
     HOLD = "hold"
@@ -26,7 +27,7 @@ class _Shown(Struct, frozen=True, rename=_spell):
     """What clients get to see."""
 
 
-class Step(_Shown, frozen=True):
+class Step(_Shown, frozen=True, gc=False):
     """A step of a plan, and its reason. *subject* is a member's ID, a logical ID, a pool, or empty for the group.
 
     HOLD is a step that a rule or an operator prevents; WAIT is one that follows something under way.
@@ -100,10 +101,24 @@ class GroupStatus(_Shown, frozen=True):
         return not self.steps and not self.trouble
 
 
+class CourseStep(_Shown, frozen=True):
+    """A step of the course that a commit takes.
+
+    Steps of one *number* begin together; 0 is for what is left alone. *subject* is a member's ID, or empty if none goes.
+    *new* is the logical ID or pool of the member that is created, or empty.
+    """
+
+    number: int
+    verb: Verb
+    subject: str
+    new: str
+    reason: str
+
+
 class PlanReport(_Shown, frozen=True):
-    """What a commit would do: InfraKit's text, and each step with its reason. *budget* is in members."""
+    """What a commit would do: InfraKit's text, and all that follows if nothing fails. *budget* is in members."""
 
     details: str
-    steps: Sequence[Step]
+    steps: Sequence[CourseStep]
     budget: int
     has_changes: bool

@@ -17,10 +17,10 @@ from msgspec import Struct
 from pyinfrakit.errors import GiveUp, InvalidSpec, PyInfrakitError, UnknownInstance, Unreachable
 from pyinfrakit.events import EventLog
 from pyinfrakit.group.backoff import Backoff
-from pyinfrakit.group.drain import drain
+from pyinfrakit.group.drain import drain, find_bound
 from pyinfrakit.group.flavors import FindFlavor, Index
 from pyinfrakit.group.hash import hash_configuration, tag_configuration, tag_member
-from pyinfrakit.group.plugins import Description, FindPlugin, InstancePlugin
+from pyinfrakit.group.plugins import BY_CONTROLLER, Description, FindPlugin, InstancePlugin
 from pyinfrakit.group.roster import Roster
 from pyinfrakit.group.situation import Adopt, Asked, Config, Create, Destroy, MemberState, SetAside
 from pyinfrakit.group.spec import GroupSpec
@@ -80,6 +80,7 @@ class Work:
         self._going: dict[str, _Going] = {}
         self._ended: dict[str, float] = {}
         self._pools: dict[str, Backoff] = {}
+        self._labels: dict[str, Backoff] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._busy: set[str] = set()
         self.refusal = ""
@@ -110,6 +111,11 @@ class Work:
         """Return the pools in which nothing is created now, with the reasons."""
         reasons = {pool: backoff.explain(now) for pool, backoff in self._pools.items()}
         return {pool: reason for pool, reason in reasons.items() if reason}
+
+    def explain_unlabeled(self, now: float) -> dict[str, str]:
+        """Return the members whose label failed, and is not repeated yet, with the reasons."""
+        reasons = {id: backoff.explain(now) for id, backoff in self._labels.items() if id in self._roster}
+        return {id: reason for id, reason in reasons.items() if reason}
 
     def settle(self, pool: str, new: tuple[str, ...], missing: tuple[str, ...], now: float) -> None:
         """Match requests with a description of *pool*: its *new* members, and those that it lacks."""
@@ -149,6 +155,7 @@ class Work:
     def reopen(self) -> None:
         """Forget the failures: the spec has changed, or an operator asks to go on."""
         self._pools.clear()
+        self._labels.clear()
         self.refusal = ""
 
     # --- Actions
@@ -266,8 +273,10 @@ class Work:
             plugin = await self._find_plugin(pool)
             if going.failures == 0 and self._is_running(action.id):
                 flavor = await self._find_flavor(spec.properties.flavor.plugin)
+                going.reason = f"{action.reason}; it drains, for at most {find_bound(spec.properties.drain):g} s"
                 if problem := await drain(spec.properties.drain, flavor, spec, description):
                     self._record(action.id, "drain failed", problem)
+                going.reason = action.reason
             await plugin.destroy(action.id, _choose_reason(plugin, action))
         except UnknownInstance:
             pass  # it is gone already
@@ -288,7 +297,7 @@ class Work:
     ) -> None:
         try:
             plugin = await self._find_plugin(pool)
-            await plugin.set_aside(action.id, action.reason)
+            await plugin.set_aside(action.id, f"{BY_CONTROLLER}{action.reason}")
         except GiveUp:
             await self._destroy(Destroy(action.id, action.reason), going, pool, description, spec)
             return
@@ -304,8 +313,10 @@ class Work:
             plugin = await self._find_plugin(pool_name)
             await plugin.label(id, tags)
         except PyInfrakitError as error:
+            self._labels[id] = self._labels.get(id, Backoff()).fail(error, time.monotonic(), random.random())
             self._record(id, "adopt failed", str(error))
-            await asyncio.sleep(5)  # the next plan asks again
+            return
+        self._labels.pop(id, None)
 
     def _record(self, member: str, type: str, reason: str) -> None:
         subject = f"group/{self._id}/{member}" if member else f"group/{self._id}"

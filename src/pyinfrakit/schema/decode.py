@@ -7,13 +7,14 @@ msgspec validates. This module turns its messages into the project's form,
 import json
 import re
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
 from typing import Any, TypeVar
 
 import msgspec
 from msgspec import Raw
 
+from pyinfrakit.schema.paths import find_choices
 from pyinfrakit.schema.secrets import contains_secret
 
 T = TypeVar("T")
@@ -25,8 +26,8 @@ _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
 
-_MESSAGE = re.compile(r"Expected (?P<want>.+?)(?:, got `(?P<got>[^`]+)`)?(?: - at `\$(?P<at>.*)`)?$")
-_OTHER = re.compile(r"(?P<problem>.+?)(?: - at `\$(?P<at>.*)`)?$")
+_MESSAGE = re.compile(r"Expected (?P<want>.+?)(?:, got `(?P<got>[^`]+)`)?(?: - at (?P<key>`key` in )?`\$(?P<at>.*)`)?$")
+_OTHER = re.compile(r"(?P<problem>.+?)(?: - at (?P<key>`key` in )?`\$(?P<at>.*)`)?$")
 _PATH_STEP = re.compile(r"\.([^.\[]+)|\[(\d+|\.\.\.)\]")
 _WORDS = {
     "str": "a string",
@@ -139,20 +140,35 @@ def _explain_shape(error: msgspec.ValidationError, data: Raw, shape: Any, root: 
     match = _MESSAGE.match(text) or _OTHER.match(text)
     assert match is not None
     at, expected = match["at"] or "", match.groupdict().get("want")
-    path, value = _find(data, at, match["got"] if expected else None)
+    steps = _split_path(at)
+    is_secret = contains_secret(shape, tuple(steps))
+    choices, is_all = find_choices(shape, steps, is_key=match["key"] is not None)
+    if choices and (is_all if expected else text.startswith("Invalid enum value")):
+        path, value = _find_invalid(data, at, choices, is_key=match["key"] is not None)
+        expected = _enumerate(choices, is_all) + (" as a key" if match["key"] else "")
+    else:
+        path, value = _find(data, at, match["got"] if expected else None)
+        expected = _translate(expected) if expected else None
     where = root + path if root else path.lstrip(".")
-    is_secret = contains_secret(shape, tuple(_split_path(at)))
     if expected:
         got = "something else, not shown because it may hold a secret" if is_secret else _quote(value)
-        return WrongShape(where, f"expected {_translate(expected)}, got {got}")
-    problem = (
-        match["problem"].replace("`", "").replace("Object missing", "missing").replace("Object contains", "has an")
-    )
+        return WrongShape(where, f"expected {expected}, got {got}")
+    return WrongShape(where, _word_problem(match["problem"], shape, path, "" if is_secret else _quote(value)))
+
+
+def _word_problem(text: str, shape: Any, path: str, got: str) -> str:
+    """Return msgspec's text for a problem that is not a wrong type, in this project's words. *got* may be empty."""
+    problem = text.replace("`", "").replace("Object missing", "missing").replace("Object contains", "has an")
     if "unknown field" in problem and not path and isinstance(shape, type) and issubclass(shape, msgspec.Struct):
         problem += f"; known: {', '.join(field.encode_name for field in msgspec.structs.fields(shape))}"
     if problem == "Number out of range":
-        problem = "got a number that 64 bits can't hold" + ("" if is_secret else f", {_quote(value)}")
-    return WrongShape(where, problem.removesuffix("."))
+        problem = ", ".join(filter(None, ["got a number that 64 bits can't hold", got]))
+    return problem.removesuffix(".")
+
+
+def _enumerate(choices: Sequence[Any], is_all: bool) -> str:
+    words = [msgspec.json.encode(each).decode() for each in choices] + ([] if is_all else ["another type"])
+    return f"{', '.join(words[:-1])} or {words[-1]}" if len(words) > 1 else words[0]
 
 
 def _split_path(at: str) -> list[str]:
@@ -184,6 +200,25 @@ def _find(data: Raw, at: str, got: str | None) -> tuple[str, Raw]:
         if _find_type(value) in ((got,) if got else ("int", "float")):
             return path, value
     return found[0] if found else (at, data)
+
+
+def _find_invalid(data: Raw, at: str, choices: Sequence[Any], is_key: bool) -> tuple[str, Raw]:
+    """Return the full path and the value, or the key there, at msgspec's path *at*: the first that is no choice."""
+    valid = [msgspec.json.encode(each) for each in choices]  # in Python, True is equal to 1
+    for path, value in _walk(data, _split_path(at), ""):
+        for each in map(_encode, msgspec.json.decode(value, type=dict[str, Raw])) if is_key else [_normalize(value)]:
+            if each not in valid:
+                return path, Raw(each)
+    return at, data
+
+
+def _encode(text: str) -> bytes:
+    return msgspec.json.encode(text)
+
+
+def _normalize(value: Raw) -> bytes:
+    """Return a string in msgspec's form, and anything else as it is: it may be a number that nothing can hold."""
+    return _encode(msgspec.json.decode(value, type=str)) if _find_type(value) == "str" else bytes(value).strip()
 
 
 def _walk(value: Raw, steps: list[str], path: str) -> Iterator[tuple[str, Raw]]:

@@ -13,7 +13,9 @@ from typing import Any
 
 import msgspec
 from msgspec import Raw
-from msgspec.inspect import CustomType, Field, Metadata, Type, UnionType, type_info
+from msgspec.inspect import CustomType, Type, type_info
+
+from pyinfrakit.schema.paths import find_types, list_parts
 
 PLACEHOLDER = "***"
 
@@ -139,10 +141,7 @@ def contains_secret(shape: Any, steps: tuple[str, ...] = ()) -> bool:
 
     If a step can't be followed, everything below the last known step counts.
     """
-    nodes = [type_info(shape)]
-    for step in steps:
-        nodes = [part for node in nodes for part in _follow(node, step)]
-    return Secret in _custom_types(nodes)
+    return Secret in _custom_types(find_types(shape, steps))
 
 
 def find_unknown_types(shape: Any) -> set[type]:
@@ -162,23 +161,5 @@ def _custom_types(nodes: Sequence[Type]) -> set[type]:
         seen.add(id(node))
         if isinstance(node, CustomType):
             found.add(node.cls)
-        left.extend(_parts(node))
+        left.extend(list_parts(node))
     return found
-
-
-def _follow(node: Type, step: str) -> Iterator[Type]:
-    if isinstance(node, Metadata | UnionType):
-        for part in _parts(node):
-            yield from _follow(part, step)
-        return
-    fields = [field.type for field in getattr(node, "fields", ()) if field.encode_name == step]
-    yield from fields or _parts(node)
-
-
-def _parts(node: Type) -> Iterator[Type]:
-    for value in (getattr(node, name) for name in node.__struct_fields__):
-        for part in value if isinstance(value, tuple) else (value,):
-            if isinstance(part, Type):
-                yield part
-            elif isinstance(part, Field):
-                yield part.type

@@ -3,7 +3,9 @@
 import contextlib
 import json
 import os
+import pwd
 import random
+import shutil
 import sys
 import threading
 import time
@@ -22,7 +24,7 @@ from pyinfrakit.providers.exec.runner import Runner
 from pyinfrakit.rpc.client import RemoteError
 from support import executables
 from support.executables import BUILT, Examples
-from support.harness import PROGRAMS, Daemon, command, eventually
+from support.harness import PROGRAMS, Daemon, command, eventually, root_only
 
 Run = Callable[..., Daemon]
 
@@ -354,6 +356,45 @@ def test_a_vanished_executable_is_an_error(run: Run, machines: Path, shell: Call
     assert [daemon.provision()] == daemon.described()
 
 
+def test_a_removed_folder_is_made_again(run: Run, machines: Path, shell: Callable[[str], Path]) -> None:
+    """If somebody removes the folder of requests, the next request makes it again, for the daemon's user alone."""
+    daemon = run(*options(shell("provision() { sleep 1; }")), "--provision-wait", "0.1")
+    first = daemon.provision()
+    folder = daemon.state.parent / "rack1.exec"
+    shutil.rmtree(folder)
+    second = daemon.provision()
+    assert 0o700 == folder.stat().st_mode & 0o777
+    eventually(lambda: all(each["State"] == "ready" for each in daemon.saved()["Instances"]), "all provisions end well")
+    assert {first, second} == set(daemon.described())
+    assert 0 == daemon.stop()
+    assert not folder.exists()
+
+
+def test_a_file_in_place_of_the_folder_is_an_error(run: Run, machines: Path, shell: Callable[[str], Path]) -> None:
+    """While something else is in the place of the folder, requests fail, and work again once it is gone."""
+    daemon = run(*options(shell("")))
+    folder = daemon.state.parent / "rack1.exec"
+    daemon.call("Instance.DescribeInstances")
+    shutil.rmtree(folder)
+    folder.touch()
+    with pytest.raises(RemoteError, match=r"rack1.exec: "):
+        daemon.provision()
+    folder.unlink()
+    assert [daemon.provision()] == daemon.described()
+
+
+@root_only
+def test_a_folder_of_another_user_stops_the_start(run: Run, home: Path, shell: Callable[[str], Path]) -> None:
+    """The daemon refuses a folder of requests that another user made: that user could replace requests."""
+    folder = home / "state" / "rack1.exec"
+    folder.mkdir(parents=True)
+    os.chown(folder, pwd.getpwnam("nobody").pw_uid, -1)
+    option = f"command={shell('')}"
+    result = command(home, "--name", "rack1", "--provider", "exec", "--option", option, "--log", "1")
+    assert 2 == result.returncode
+    assert "rack1.exec: expected a folder of this user with mode 0700" in result.stderr
+
+
 def test_a_stop_ends_executables_and_leaves_nothing(run: Run, machines: Path, shell: Callable[[str], Path]) -> None:
     """An orderly stop leaves no running executable and no request file."""
     daemon = run(*options(shell("provision() { echo $$ >$MACHINES/pid; sleep 600; }")), "--provision-wait", "0.1")
@@ -531,6 +572,24 @@ def test_a_provision_that_outlives_its_daemon_is_not_doubled(run: Run, tmp_path:
     assert alone(machines)
     second.stop()
     assert not (second.state.parent / "rack1.exec").exists()
+
+
+def test_a_running_executable_is_known_without_its_file(run: Run, tmp_path: Path, machines: Path) -> None:
+    """The next daemon waits for an executable of a killed one, also after somebody removed the folder of requests."""
+    path = executables.slow_machines(tmp_path / "slow")
+    (machines / "hold").touch()
+    first = run(*options(path), "--provision-wait", "0.1")
+    id = first.provision()
+    eventually(lambda: has_run(machines, f"provision {id}"), "the executable works")
+    first.kill()
+
+    second = run(*options(path))
+    shutil.rmtree(second.state.parent / "rack1.exec")
+    eventually(lambda: f"still works on {id}" in second.log, "the wait is logged")
+    (machines / "hold").unlink()
+    eventually(lambda: at_rest(second, machines), "records and machines agree")
+    assert [id] == list_machines(machines)
+    assert alone(machines)
 
 
 def test_a_destroy_that_outlives_its_daemon_is_not_doubled(run: Run, tmp_path: Path, machines: Path) -> None:

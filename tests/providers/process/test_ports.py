@@ -1,7 +1,10 @@
 """Ports of instances: tests with real daemons, and with programs that take ports themselves."""
 
 import contextlib
+import fcntl
 import json
+import os
+import pwd
 import random
 import socket
 from concurrent.futures import ThreadPoolExecutor
@@ -12,9 +15,10 @@ from typing import Any
 import pytest
 
 from pyinfrakit.rpc.client import RemoteError
-from support.harness import Daemon, command, eventually
+from support.harness import Daemon, command, eventually, root_only
 from support.processes import (
     AS_USER,
+    USER,
     Instances,
     Start,
     destroy,
@@ -46,13 +50,39 @@ def listen(port: int, address: str = "127.0.0.1") -> socket.socket:
 
 
 def read_ports(daemon: Daemon, id: str) -> Any:
-    return eventually(lambda: (read_live(daemon, id) or {}).get("ports"), f"{id} has ports")
+    """Return an instance's ports by name, once they are observed: until then, its properties are those of the spec."""
+    eventually(lambda: isinstance((read_live(daemon, id) or {}).get("ports"), dict), f"{id} has ports")
+    return read_live(daemon, id)["ports"]
 
 
 def read_metadata(daemon: Daemon, id: str) -> Any:
     """Return the metadata in an instance's folder, once it exists."""
     path = daemon.state.with_name(f"{daemon.name}.processes") / id / "instance.json"
     return json.loads(eventually(lambda: path.exists() and path.read_text(), f"{id} has a folder"))
+
+
+@root_only
+def test_another_users_folder_is_no_folder_of_instances(start: Start, home: Path) -> None:
+    """A folder beside the provider's that belongs to another user neither takes ports nor makes the provider wait."""
+    daemon = start()
+    foreign = daemon.state.with_name("foreign.processes") / "x"
+    foreign.mkdir(parents=True)
+    os.mkfifo(foreign / "instance.json")
+    os.chown(foreign.parent, pwd.getpwnam(USER).pw_uid, -1)
+    assert "http" in read_ports(daemon, daemon.provision(sleep_command(ports=["http"])))
+
+
+def test_a_locked_folder_fails_the_provision(start: Start) -> None:
+    """If another program keeps the folder locked, a provision with ports fails in time, and others succeed."""
+    daemon = start("--provision-wait", "14")
+    fd = os.open(daemon.state.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        with pytest.raises(RemoteError, match="another program has locked it"):
+            daemon.provision(sleep_command(ports=["http"]))
+        daemon.provision(sleep_command())
+    finally:
+        os.close(fd)
 
 
 def test_a_process_gets_the_ports_that_it_asks_for(start: Start) -> None:

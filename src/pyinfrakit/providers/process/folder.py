@@ -2,19 +2,22 @@
 
     instance.json       mark, logical ID and tags, from which a lost record is restored, and ports by name
     stdout, stderr      output of the process
+  cgroup              path of its control group, if it has one
     life                the process so far, in lines:
       boot ID SECONDS     the daemon is about to start the shell
       parent STAT         the shell runs; STAT is its line of /proc/PID/stat
-      failed REASON       the command can't run
+      failed REASON       the command can't run: directory, command, executable, init STATUS, start ERRNO
       main STAT           the command runs
       exit STATUS         the command has ended
 
 The shell writes the lines after ``boot``, with or without a daemon. The first line of a kind counts:
-the shell writes it before anything runs that the instance's owner chose.
+the shell writes it before Init and the command run. But the processes of the instance's user can get at the shell's
+open file. So the lines are taken as that user's words: they may name no other user's process, and not all make sense.
 """
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 from collections.abc import Iterator, Mapping
@@ -28,10 +31,19 @@ from pyinfrakit.disk import Disk, temporary_path
 from pyinfrakit.errors import GiveUp, TryAgain
 from pyinfrakit.locks import acquire, is_held
 from pyinfrakit.providers.process import proc
+from pyinfrakit.providers.process.cgroup import ControlGroup
 from pyinfrakit.providers.process.proc import ProcessID
 from pyinfrakit.schema.decode import NotJSON, WrongShape, decode
 
-METADATA, LIFE, STDOUT, STDERR = "instance.json", "life", "stdout", "stderr"
+METADATA, LIFE, STDOUT, STDERR, GROUP = "instance.json", "life", "stdout", "stderr", "cgroup"
+
+LIFE_SIZE = 65536
+"""Bytes of the file ``life`` that are read. The shell writes less."""
+
+_SAFE = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+"""How files of the instance's user are opened: its lease on a file would otherwise make the opener wait."""
+
+_FAILURE = re.compile("directory|command|executable|(init|start) [0-9]{1,3}")
 
 NO_STATUS = "ended with unknown exit status"
 
@@ -59,7 +71,7 @@ class Life(Struct, frozen=True):
         """Return the reason why the command does not run in the current *boot*; empty if it runs."""
         if self.main is None:
             kind, _, status = self.failure.partition(" ")
-            if status:
+            if kind == "init":
                 return f"Init {describe_exit(int(status))}"
             return "its command can't run" if kind else "its start was interrupted"
         if self.status is not None:
@@ -78,26 +90,33 @@ def describe_exit(status: int) -> str:
 
 
 def _parse_life(text: str) -> Life:
-    """Ignore lines that make no sense: a crash may leave them."""
+    """Ignore lines that make no sense: a crash may leave them, and the instance's user may write them."""
     lines: dict[str, str] = {}
     for line in text.splitlines():
         kind, _, rest = line.partition(" ")
         lines.setdefault(kind, rest)
     boot, _, boot_time = lines.get("boot", "").partition(" ")
-    status = lines.get("exit", "")
+    failure = lines.get("failed")
     return Life(
         boot=boot,
-        boot_time=int(boot_time) if boot_time.isdigit() else 0,
+        boot_time=_parse_number(boot_time, 10**11) or 0,
         shell=_parse_process(lines.get("parent", "")),
-        failure=lines.get("failed", ""),
+        failure="" if failure is None else failure if _FAILURE.fullmatch(failure) else "unknown",
         main=_parse_process(lines.get("main", "")),
-        status=int(status) if status.isdigit() else None,
+        status=_parse_number(lines.get("exit", ""), 256),
     )
 
 
 def _parse_process(stat: str) -> ProcessID | None:
     try:
         return proc.parse_status(stat).id
+    except ValueError:
+        return None
+
+
+def _parse_number(text: str, end: int) -> int | None:
+    try:
+        return proc.parse_number(text, end)
     except ValueError:
         return None
 
@@ -134,9 +153,23 @@ class InstanceFolder:
     def read_life(self) -> Life:
         """Return the life of the process; an empty one before its start."""
         try:
-            return _parse_life((self.path / LIFE).read_text(errors="replace"))
+            with (self.path / LIFE).open("rb") as file:
+                return _parse_life(file.read(LIFE_SIZE).decode(errors="replace"))
         except FileNotFoundError:
             return Life()
+
+    def note_group(self, group: ControlGroup) -> None:
+        """Write the control group's path. It need not outlive a power cut: no group does."""
+        new = temporary_path(self.path / GROUP)
+        new.write_bytes(os.fsencode(group.path))
+        new.replace(self.path / GROUP)
+
+    def read_group(self) -> ControlGroup | None:
+        """Return the control group of the processes; None if they have none."""
+        try:
+            return ControlGroup(Path(os.fsdecode((self.path / GROUP).read_bytes())))
+        except FileNotFoundError:
+            return None
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[int | None]:
@@ -157,12 +190,12 @@ class InstanceFolder:
 
     def open(self, name: str, mode: int = os.O_WRONLY) -> int:
         """Return a descriptor that appends to one of the files."""
-        return os.open(self.path / name, mode | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        return os.open(self.path / name, mode | os.O_APPEND | os.O_CREAT | _SAFE, 0o600)
 
     def trim(self, limit: int) -> None:
         """Cut an output file of more than *limit* bytes to its last half, from the start of a line."""
         for name in (STDOUT, STDERR):
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(FileNotFoundError, BlockingIOError):
                 size = (self.path / name).stat().st_size
                 if size <= limit:
                     continue
@@ -175,7 +208,10 @@ class InstanceFolder:
     def read_last_lines(self) -> list[str]:
         """Return the last lines of stderr, up to three; those of stdout if stderr is empty."""
         for name in (STDERR, STDOUT):
-            with contextlib.suppress(FileNotFoundError), (self.path / name).open("rb") as file:
+            with (
+                contextlib.suppress(FileNotFoundError, BlockingIOError),
+                os.fdopen(os.open(self.path / name, os.O_RDONLY | _SAFE), "rb") as file,
+            ):
                 file.seek(max(0, file.seek(0, os.SEEK_END) - 4096))
                 if tail := file.read().decode(errors="replace").strip():
                     return tail.split("\n")[-3:]

@@ -3,7 +3,6 @@
 import os
 import pwd
 import re
-import shutil
 from typing import Annotated
 
 from msgspec import Meta, Struct
@@ -72,13 +71,13 @@ def parse_ports(text: str) -> range:
 
 
 class Account(Struct, frozen=True):
-    """A user of the machine. *switch* starts a command line whose rest then runs as this user."""
+    """A user of the machine. *groups* are all of its groups; None if it is the plugin's own."""
 
     name: str
     uid: int
     gid: int
     home: str
-    switch: tuple[str, ...] = ()
+    groups: tuple[int, ...] | None = None
 
 
 def find_account(name: str | None) -> Account:
@@ -99,12 +98,8 @@ def find_account(name: str | None) -> Account:
         raise CannotStart(f"option user: there is no user {name!r}") from None
     if entry.pw_uid == 0:
         raise CannotStart(f"option user: expected a user other than {name!r}: no process runs as root")
-    # Python itself could switch only between fork and exec, which is not safe in a daemon with threads.
-    setpriv = shutil.which("setpriv", path="/usr/bin:/bin:/usr/sbin:/sbin")
-    if setpriv is None:
-        raise CannotStart("option user: the command setpriv is missing; install util-linux")
-    switch = (setpriv, f"--reuid={entry.pw_uid}", f"--regid={entry.pw_gid}", "--init-groups", "--")
-    return Account(name, entry.pw_uid, entry.pw_gid, entry.pw_dir, switch)
+    groups = tuple(os.getgrouplist(name, entry.pw_gid))
+    return Account(name, entry.pw_uid, entry.pw_gid, entry.pw_dir, groups)
 
 
 def _find_own() -> Account:

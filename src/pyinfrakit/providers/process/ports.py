@@ -3,16 +3,21 @@
 import contextlib
 import os
 import socket
+import time
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from msgspec.structs import replace
 
-from pyinfrakit.errors import NoCapacity
+from pyinfrakit.errors import NoCapacity, TryAgain
 from pyinfrakit.locks import acquire
 from pyinfrakit.providers.process.folder import METADATA, InstanceFolder, Metadata
+from pyinfrakit.providers.process.proc import pauses
 from pyinfrakit.schema.decode import NotJSON, WrongShape, decode
+
+LOCK_TIME = 5.0
+"""Seconds to wait while another daemon assigns ports."""
 
 ADDRESS = "127.0.0.1"
 """The address of all instances, which they listen on."""
@@ -56,19 +61,28 @@ class Ports:
         return (*self._numbers[start:], *self._numbers[:start])
 
     def _list_folders(self) -> Iterator[str]:
-        """Yield the paths of all instances' folders, also those of daemons beside this one."""
+        """Yield the paths of all instances' folders, also those of this user's daemons beside this one."""
         for path in {self._path, *self._path.parent.glob("*.processes")}:
-            with contextlib.suppress(OSError):  # it is gone, or belongs to another user
-                yield from (f"{path}/{name}" for name in os.listdir(path) if not name.startswith("."))
+            with contextlib.suppress(OSError):  # it is gone
+                if path.lstat().st_uid == os.geteuid():
+                    yield from (f"{path}/{name}" for name in os.listdir(path) if not name.startswith("."))
 
     @contextlib.contextmanager
     def _lock(self) -> Iterator[None]:
         fd = os.open(self._path.parent, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            acquire(fd, wait=True)
+            self._wait_for(fd)
             yield
         finally:
             os.close(fd)
+
+    def _wait_for(self, fd: int) -> None:
+        """Lock the folder. Another user may be able to do so too, and to keep it: then raise `TryAgain`."""
+        for pause in pauses(LOCK_TIME, longest=0.05):
+            if acquire(fd):
+                return
+            time.sleep(pause)
+        raise TryAgain(f"folder {self._path.parent}: another program has locked it for {LOCK_TIME:g} s")
 
 
 def name_variables(ports: Mapping[str, object]) -> dict[str, str]:

@@ -3,13 +3,18 @@
 import contextlib
 import os
 import signal
+import time
 from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 
 from msgspec import Struct
 
 INSTANCE_VARIABLE, MARK_VARIABLE = "INFRAKIT_INSTANCE", "PYINFRAKIT_MARK"
 """Environment variables by which an instance's processes are recognized. Children inherit them."""
+
+YOUTH = 1.0
+"""Seconds within which a new process is likely to begin its program."""
 
 TICKS = os.sysconf("SC_CLK_TCK")
 """Ticks per second: the unit of a process's start time."""
@@ -23,12 +28,25 @@ class ProcessID(Struct, frozen=True):
 
 
 class ProcessStatus(Struct, frozen=True):
-    """A process at one moment. One that has ended is a zombie until its parent waits for it."""
+    """A process at one moment. One that has ended is a zombie until its parent waits for it.
+
+    *threads* may live on after the first thread, whose end makes the process look like a zombie.
+    """
 
     id: ProcessID
     parent: int
     session: int
-    has_ended: bool
+    state: str
+    threads: int
+
+    @property
+    def has_ended(self) -> bool:
+        return self.state in "ZX" and self.threads <= 1
+
+    @property
+    def is_young(self) -> bool:
+        """Return whether the process is likely to begin its program right now."""
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - self.id.start / TICKS < YOUTH
 
 
 def parse_status(line: str) -> ProcessStatus:
@@ -38,7 +56,16 @@ def parse_status(line: str) -> ProcessStatus:
     fields = rest.rpartition(") ")[2].split()
     if len(fields) < 20:
         raise ValueError(f"not a line of /proc/PID/stat: {line!r}")
-    return ProcessStatus(ProcessID(int(pid), int(fields[19])), int(fields[1]), int(fields[3]), fields[0] in "ZX")
+    id = ProcessID(parse_number(pid, 1 << 31), parse_number(fields[19], 1 << 40))
+    return ProcessStatus(id, int(fields[1]), int(fields[3]), fields[0], int(fields[17]))
+
+
+def parse_number(text: str, end: int) -> int:
+    """Return a decimal number below *end*. Raise ValueError if it is something else."""
+    number = int(text) if text.isascii() and text.isdigit() and len(text) < 20 else end
+    if number >= end:
+        raise ValueError(f"expected a number below {end}, got {text[:20]!r}")
+    return number
 
 
 def read_status(pid: int) -> ProcessStatus | None:
@@ -82,6 +109,15 @@ def send(process: ProcessID, *signals: signal.Signals) -> None:
         os.close(fd)
 
 
+def pauses(seconds: float, longest: float) -> Iterator[float]:
+    """Yield pauses between looks, for *seconds*: short at first, as most commands start or end soon."""
+    end = time.monotonic() + seconds
+    pause = 0.002
+    while time.monotonic() < end:
+        yield pause
+        pause = min(longest, pause * 1.5)
+
+
 def read_boot() -> tuple[str, int]:
     """Return the ID of the machine's current boot, and its time in seconds since 1970."""
     lines = Path("/proc/stat").read_text().splitlines()
@@ -90,60 +126,129 @@ def read_boot() -> tuple[str, int]:
 
 
 class ProcessTable:
-    """The processes of the machine at one moment, except this one and zombies."""
+    """The processes of the machine at one moment, except this one and zombies.
 
-    def __init__(self, mark: str) -> None:
-        """Read all of them. Those with *mark* in their environment are found by their instance's ID."""
-        pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]
-        statuses = [status for pid in pids if pid != os.getpid() and (status := read_status(pid)) is not None]
-        self._statuses = {status.id.pid: status for status in statuses if not status.has_ended}
+    A process can start another one and end, again and again. The kernel lists processes by their numbers, and each new
+    one gets the next higher number, until the highest one was used. So such a chain can't stay behind the listing: at
+    least one of its processes is in it. But this one may have ended before it is read. *is_complete* is False if that
+    is possible.
+    """
+
+    def __init__(
+        self,
+        mark: str,
+        uid: int,
+        earlier: "ProcessTable | None" = None,
+        seize: Callable[[ProcessStatus, Collection[str]], bool] | None = None,
+    ) -> None:
+        """Read all processes. The user's with *mark* in their environment are found by their instance's ID.
+
+        *earlier* is the table before this one, if any. A process is stopped as soon as it is read if *seize* says so;
+        *seize* gets its status and the instances in its environment.
+        """
+        self.is_complete = True
+        self._ended: set[ProcessID] = set()
+        self._statuses: dict[int, ProcessStatus] = {}
         self._children: defaultdict[int, set[int]] = defaultdict(set)
         self._sessions: defaultdict[int, set[int]] = defaultdict(set)
         self._marked: defaultdict[str, set[int]] = defaultdict(set)
-        for pid, status in self._statuses.items():
-            self._children[status.parent].add(pid)
-            self._sessions[status.session].add(pid)
-            for id in _read_instances(pid, mark):
-                self._marked[id].add(pid)
+        pids = {int(name) for name in os.listdir("/proc") if name.isdigit()} - {os.getpid()}
+        for pid in sorted(pids, reverse=True):  # short-lived ones first, of which most have a high number
+            ids = _read_instances(pid, mark, uid)
+            status = read_status(pid)  # after its environment: if it is alive now, that was its environment
+            if status is None:
+                self.is_complete = False
+            elif status.has_ended:
+                self._ended.add(status.id)
+                self.is_complete &= earlier is not None and status.id in earlier._ended
+            else:
+                self.is_complete &= ids is not None or not status.is_young
+                if seize is not None and seize(status, ids or ()):
+                    _stop(status.id)
+                self._add(status, ids or ())
+
+    def _add(self, status: ProcessStatus, ids: Iterable[str]) -> None:
+        pid = status.id.pid
+        self._statuses[pid] = status
+        self._children[status.parent].add(pid)
+        self._sessions[status.session].add(pid)
+        for id in ids:
+            self._marked[id].add(pid)
 
     @property
     def ids(self) -> frozenset[str]:
         """The IDs of all instances with a marked process."""
         return frozenset(self._marked)
 
-    def find(self, id: str, shell: ProcessID | None, main: ProcessID | None, uid: int) -> set[ProcessID]:
-        """Return an instance's processes: marked or recorded ones, the shell's session, all descendants.
-
-        *shell* and *main* are the recorded ones. They count only if they belong to the user *uid*.
-        """
-        pids = self._marked[id] | {each.pid for each in (shell, main) if each is not None and self._has(each, uid)}
-        # A session's number is its leader's PID, which the kernel reuses only once the session is empty. So
-        # a session with one of the instance's processes is the shell's, even if the shell is gone.
-        if shell is not None and any(self._statuses[pid].session == shell.pid for pid in pids):
-            pids |= self._sessions[shell.pid]
-        new = pids
+    def find(self, id: str, known: Iterable[ProcessID], pids: Iterable[int]) -> set[ProcessID]:
+        """Return an instance's processes: marked ones, those in *known* or *pids*, and all their descendants."""
+        found = self._marked[id] | {each.pid for each in known if self._has(each)} | (self._statuses.keys() & {*pids})
+        new = found
         while new:
-            new = {child for pid in new for child in self._children.get(pid, ())} - pids
-            pids |= new
-        return {self._statuses[pid].id for pid in pids}
+            new = {child for pid in new for child in self._children.get(pid, ())} - found
+            found |= new
+        return {self._statuses[pid].id for pid in found}
 
-    def _has(self, process: ProcessID, uid: int) -> bool:
-        """Return whether a process exists and is the user's.
+    def list_session(self, number: int) -> set[int]:
+        """Return the PIDs in a session."""
+        return self._sessions.get(number, set())
 
-        The user's processes can write into the file that records them, and could name another user's.
-        """
+    def is_reused(self, process: ProcessID) -> bool:
+        """Return whether another process has this one's PID."""
+        return process.pid in self._statuses and not self._has(process)
+
+    def is_of(self, process: ProcessID, uid: int) -> bool:
+        """Return whether a process exists and is the user's."""
+        return self._has(process) and _is_of(process.pid, uid)
+
+    def _has(self, process: ProcessID) -> bool:
         status = self._statuses.get(process.pid)
-        is_same = status is not None and status.id == process
-        return is_same and f"\nUid:\t{uid}\t".encode() in _read(process.pid, "status")
+        return status is not None and status.id == process
 
 
-def _read_instances(pid: int, mark: str) -> list[str]:
-    """Return the instance IDs in the environment of a process; none if it has another mark."""
-    variables = _read(pid, "environ").split(b"\0")
-    if f"{MARK_VARIABLE}={mark}".encode() not in variables:
+def _stop(process: ProcessID) -> None:
+    with contextlib.suppress(PermissionError):
+        send(process, signal.SIGSTOP)
+
+
+def _read_instances(pid: int, mark: str, uid: int) -> list[str] | None:
+    """Return the instance IDs in the environment of a process; none if it has another mark, or is another user's.
+
+    Return None if its environment is empty, as it is for an instant while it begins another program.
+    """
+    # Another user's process may have any environment, and may make its reader wait.
+    if not _is_of(pid, uid):
         return []
+    environment = _read_environment(pid)
+    variables = environment.split(b"\0")
+    if f"{MARK_VARIABLE}={mark}".encode() not in variables:
+        return [] if environment else None
     prefix = f"{INSTANCE_VARIABLE}=".encode()
     return [each.removeprefix(prefix).decode(errors="replace") for each in variables if each.startswith(prefix)]
+
+
+def _read_environment(pid: int) -> bytes:
+    """Return the environment of a process. If its first thread has ended, only the others have it."""
+    if data := _read(pid, "environ"):
+        return data
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        return next(filter(None, (_read(pid, f"task/{each}/environ") for each in os.listdir(f"/proc/{pid}/task"))), b"")
+    return b""
+
+
+def _is_of(pid: int, uid: int) -> bool:
+    """Return whether a process is a user's, by any of its user IDs; False if it is gone."""
+    try:
+        owner = os.stat(f"/proc/{pid}").st_uid
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    # The owner is root if the process is protected from its user, such as one that has changed users.
+    return owner == uid or (owner == 0 and str(uid).encode() in _read_uids(pid))
+
+
+def _read_uids(pid: int) -> list[bytes]:
+    lines = _read(pid, "status").split(b"\n")
+    return next((line.split()[1:] for line in lines if line.startswith(b"Uid:")), [])
 
 
 def _read(pid: int, name: str) -> bytes:

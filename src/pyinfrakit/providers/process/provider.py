@@ -12,25 +12,23 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from signal import SIGCONT, SIGKILL, SIGTERM
 from typing import Any
 
 from pyinfrakit.errors import CannotStart, GiveUp, TryAgain
-from pyinfrakit.paths import make_private
+from pyinfrakit.paths import check_trusted, make_private
 from pyinfrakit.provider import Machine, Provider
 from pyinfrakit.providers.process import proc, shell
+from pyinfrakit.providers.process.cgroup import remove_empty_groups
 from pyinfrakit.providers.process.folder import InstanceFolder, InstanceFolders, Life, Metadata
 from pyinfrakit.providers.process.options import Options as ProcessOptions
 from pyinfrakit.providers.process.options import Properties as ProcessProperties
 from pyinfrakit.providers.process.options import find_account, parse_ports
 from pyinfrakit.providers.process.ports import ADDRESS, Ports
-from pyinfrakit.providers.process.proc import ProcessID, ProcessTable
+from pyinfrakit.providers.process.proc import ProcessTable, pauses
 from pyinfrakit.providers.process.shell import Launch
+from pyinfrakit.providers.process.termination import Termination
 from pyinfrakit.providers.process.watch import Watch
 from pyinfrakit.record import Record, Spec
-
-KILL_TIME = 5.0
-"""Seconds from SIGKILL until a process that is still there counts as an error."""
 
 
 class Process(Provider):
@@ -63,6 +61,8 @@ class Process(Provider):
         self._ports = Ports(parse_ports(self.options.ports), self._folders.path)
         self._boot, _ = proc.read_boot()
         make_private(self._folders.path)
+        check_trusted(self._folders.path)
+        remove_empty_groups(self.mark)
         self._folders.clean()
         self._check_folders()
         _close_on_exec()
@@ -70,7 +70,7 @@ class Process(Provider):
     def _check_folders(self) -> None:
         """Raise `CannotStart` if the folders of instances are missing whose processes run: they are elsewhere, not gone."""
         missing = {record.id for record in self.known if not self._folders.has(record.id)}
-        if missing and (running := missing & ProcessTable(self.mark).ids):
+        if missing and (running := missing & ProcessTable(self.mark, self._account.uid).ids):
             problem = f"folder {self._folders.path} lacks {min(running)}, which runs"
             raise CannotStart(f"{problem}: set the option folder to the folder of the instances")
 
@@ -90,7 +90,7 @@ class Process(Provider):
     def _begin(self, folder: InstanceFolder, launch: Launch) -> Life:
         """Start the shell, unless an earlier call did. Return the life once the command runs or can't."""
         has_started = False
-        for pause in _pauses(self.options.init_timeout, longest=0.05):
+        for pause in pauses(self.options.init_timeout, longest=0.02):
             with folder.lock() as lock:
                 # The shell settles the life before it unlocks the file. An unlocked file without a command
                 # therefore means that no shell is at work: none ever was, or it was killed.
@@ -121,36 +121,9 @@ class Process(Provider):
         return errors
 
     def _end(self, folders: Iterable[InstanceFolder], finish: Callable[[InstanceFolder], bool]) -> dict[str, TryAgain]:
-        """End all processes of instances: SIGTERM, then SIGKILL after the grace. Return errors by ID.
-
-        *finish* is called for an instance without processes. It returns False if there may still come some.
-        """
-        waiting = {folder.id: folder for folder in folders}
-        alive: dict[str, set[ProcessID]] = {}
-        idle: set[str] = set()
-        warned: set[ProcessID] = set()
-        kill_at = time.monotonic() + self.options.grace
-        for pause in _pauses(self.options.grace + KILL_TIME, longest=0.1):
-            if not waiting:
-                break
-            table = ProcessTable(self.mark)
-            for id, folder in waiting.items():
-                life = folder.read_life()
-                # No process of an earlier boot exists, even if its ID does.
-                recorded = (life.shell, life.main) if life.boot == self._boot else (None, None)
-                alive[id] = table.find(id, *recorded, self._account.uid)
-            was_idle, idle = idle, {id for id in waiting if not alive[id]}
-            # Reading /proc takes time: a process that starts a child and ends meanwhile may hide the child.
-            # So an instance is done only if two consecutive looks find none of its processes.
-            for id in idle & was_idle:
-                if finish(waiting[id]):
-                    del waiting[id]
-            for process in {process for id in waiting for process in alive[id]}:
-                _signal(process, time.monotonic() >= kill_at, warned)
-            if idle <= was_idle:
-                time.sleep(pause)
-        left = {id: ", ".join(sorted(str(process.pid) for process in alive[id])) for id in waiting}
-        return {id: TryAgain(f"still there after SIGKILL: {pids or 'its folder'}") for id, pids in left.items()}
+        """End all processes of instances. Return errors by ID. *finish* is called for an instance without processes."""
+        with _disk_errors():
+            return Termination(self.mark, self._account, self._boot, self.options.grace).end(folders, finish)
 
     def observe(self) -> list[Machine]:
         self._reap()
@@ -206,31 +179,13 @@ class Process(Provider):
                 self._children.remove(pid)
 
 
-def _pauses(seconds: float, longest: float) -> Iterator[float]:
-    """Yield pauses between looks, for *seconds*: short at first, as most commands start or end soon."""
-    end = time.monotonic() + seconds
-    pause = 0.002
-    while time.monotonic() < end:
-        yield pause
-        pause = min(longest, pause * 1.5)
-
-
-def _signal(process: ProcessID, is_late: bool, warned: set[ProcessID]) -> None:
-    """Ask a process to end once, and later force it to."""
-    # A process that refuses the signal is reported in the end, because it is still there.
-    with contextlib.suppress(PermissionError):
-        if is_late:
-            proc.send(process, SIGKILL)
-        elif process not in warned:
-            proc.send(process, SIGTERM, SIGCONT)  # a stopped process handles SIGTERM only once it continues
-            warned.add(process)
-
-
 def _remove(folder: InstanceFolder) -> bool:
     """Remove a folder, unless somebody starts a process there right now. Return whether it is gone."""
     try:
         with folder.lock() as lock:
             if lock is not None:
+                if (group := folder.read_group()) is not None:
+                    group.remove()
                 folder.remove()
             return lock is not None
     except OSError:

@@ -3,20 +3,24 @@
 It runs `Init`, then the command, and writes the result into the file ``life``, on which it holds a lock.
 """
 
-import errno
 import fcntl
 import os
 import signal
+import sys
 from collections.abc import Mapping
 
 from msgspec import Struct
 
-from pyinfrakit.errors import GiveUp, TryAgain
-from pyinfrakit.providers.process import proc
+from pyinfrakit.errors import TryAgain
+from pyinfrakit.providers.process import launcher, proc
+from pyinfrakit.providers.process.cgroup import make_group
 from pyinfrakit.providers.process.folder import STDERR, STDOUT, InstanceFolder, describe_exit
 from pyinfrakit.providers.process.options import Account, Properties
 from pyinfrakit.providers.process.ports import name_variables
 from pyinfrakit.schema.secrets import Redactor, find_words
+
+_GROUP = 7
+"""The descriptor by which the launcher enters the control group."""
 
 PATH = "/usr/local/bin:/usr/bin:/bin"
 
@@ -81,7 +85,7 @@ class Launch(Struct, frozen=True):
 
 
 def start(folder: InstanceFolder, lock: int, launch: Launch) -> int:
-    """Start the shell, which inherits *lock*, and return its PID."""
+    """Start the shell in a control group, if there can be one. It inherits *lock*. Return its PID."""
     os.ftruncate(lock, 0)
     boot, boot_time = proc.read_boot()
     os.write(lock, f"boot {boot} {boot_time}\n".encode())
@@ -96,6 +100,10 @@ def start(folder: InstanceFolder, lock: int, launch: Launch) -> int:
         if launch.init:
             files[4] = _move_up(_open_script(launch.init, account))
         files[5] = _move_up(_open_script(_SCRIPT, account))
+        files[launcher.ENVIRONMENT] = _move_up(_open_environment(launch.variables))
+        if group := make_group(launch.mark, launch.id):
+            folder.note_group(group)
+            files[_GROUP] = _move_up(group.open())
         return _spawn(files, launch)
     finally:
         for fd in files.values():
@@ -103,14 +111,16 @@ def start(folder: InstanceFolder, lock: int, launch: Launch) -> int:
 
 
 def _spawn(files: Mapping[int, int], launch: Launch) -> int:
-    properties = launch.properties
+    account, properties = launch.account, launch.properties
     arguments = (properties.directory, "init" if launch.init else "", properties.command, *properties.arguments)
-    shell = (*launch.account.switch, "/bin/sh", "/proc/self/fd/5", *arguments)
+    user = ("", "", "") if account.groups is None else (account.uid, account.gid, ",".join(map(str, account.groups)))
+    group = _GROUP if _GROUP in files else ""
+    program = (sys.executable, "-I", "-S", launcher.__file__, *map(str, (*user, group)))
     try:
         return os.posix_spawn(
-            shell[0],
-            shell,
-            launch.variables,
+            sys.executable,
+            (*program, "/bin/sh", "/proc/self/fd/5", *arguments),
+            {},
             file_actions=[
                 (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
                 *((os.POSIX_SPAWN_DUP2, fd, number) for number, fd in files.items()),
@@ -120,14 +130,13 @@ def _spawn(files: Mapping[int, int], launch: Launch) -> int:
             setsigdef=signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP},
         )
     except OSError as error:
-        problem = f"the process can't be started: {error.strerror}"
-        raise (GiveUp(problem) if error.errno == errno.E2BIG else TryAgain(problem)) from None
+        raise TryAgain(f"the process can't be started: {error.strerror}") from None
 
 
 def _move_up(fd: int) -> int:
     """Return a descriptor of 10 or above in place of *fd*.
 
-    The child's descriptors are copied one by one onto the numbers up to 5. A source with such a number
+    The child's descriptors are copied one by one onto the numbers up to 7. A source with such a number
     would be overwritten, or, copied onto itself, still be closed at the exec.
     """
     try:
@@ -152,6 +161,15 @@ def _open_script(script: str, account: Account) -> int:
         return os.open(f"/proc/self/fd/{writer}", os.O_RDONLY | os.O_CLOEXEC)
 
 
+def _open_environment(variables: Mapping[str, str]) -> int:
+    """Return a descriptor from which the launcher reads variables. As arguments, everybody on the machine could."""
+    fd = os.memfd_create("environment", os.MFD_CLOEXEC)
+    with open(fd, "wb", closefd=False) as file:
+        file.write(b"".join(os.fsencode(f"{name}={value}") + b"\0" for name, value in variables.items()))
+    os.lseek(fd, 0, os.SEEK_SET)
+    return fd
+
+
 def describe_failure(folder: InstanceFolder, failure: str, launch: Launch) -> str:
     """Return the reason why the command did not begin, in one line that shows no word of `Init`."""
     kind, _, status = failure.partition(" ")
@@ -159,4 +177,6 @@ def describe_failure(folder: InstanceFolder, failure: str, launch: Launch) -> st
         redactor = Redactor(find_words(launch.init))
         output = " | ".join(redactor.redact(line) for line in folder.read_last_lines())
         return f"Init {describe_exit(int(status))}" + (f": {output}" if output else "")
-    return FAILURES[kind].format(launch) if kind in FAILURES else failure
+    if kind == "start":
+        return f"the process can't be started: {os.strerror(int(status))}"
+    return FAILURES[kind].format(launch) if kind in FAILURES else "its command can't run"

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from msgspec import UNSET, Raw, Struct, UnsetType
 
 from pyinfrakit.errors import GiveUp, Unreachable
-from pyinfrakit.group.plugins import Description, InstancePlugin
+from pyinfrakit.group.plugins import BY_CONTROLLER, Description, InstancePlugin
 from pyinfrakit.record import GROUP_TAG, Spec
 from pyinfrakit.rpc.channel import Channel
 from pyinfrakit.rpc.endpoint import Endpoint
@@ -38,6 +38,7 @@ class _Description(Struct, frozen=True, forbid_unknown_fields=True):
     State: str | None = None
     Reason: str | None = None
     Held: str | None = None
+    ByHand: bool | None = None
 
 
 class _Descriptions(Struct, frozen=True, forbid_unknown_fields=True):
@@ -152,4 +153,5 @@ def _describe(seen: _Description) -> Description:
         properties=own(seen.Properties),
         state=seen.State or "",
         reason="; ".join(filter(None, (seen.Reason, seen.Held))),
+        by_hand=bool(seen.ByHand) and not (seen.Reason or "").startswith(BY_CONTROLLER),
     )
