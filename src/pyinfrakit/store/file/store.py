@@ -375,14 +375,21 @@ class FileStore(_SubTypeStore):
         for _ in range(3):
             if self._failed or self._writer.has_journals:
                 await self.checkpoint()
-        try:
-            self._writer.check()
-        except OSError as error:
-            if isinstance(error, Displaced) and not self._writer.is_whole():
-                raise self._rescue(_explain(error)) from None
-            raise StoreFailed(self._subject, _explain(error)) from None
+        await self._check_end()
         if self._failed and self._writer.is_doubtful:
             raise StoreFailed(self._subject, "the last attempt failed too")
+
+    async def _check_end(self) -> None:
+        """Raise `StoreFailed` if the files are not this process's own, or `Rescued` if they don't hold everything."""
+        try:
+            await self._appending.do(self._writer.check)
+        except OSError as error:
+            if isinstance(error, Displaced):
+                try:
+                    await self._appending.do(self._writer.check_content)
+                except OSError:
+                    raise self._rescue(_explain(error)) from None
+            raise StoreFailed(self._subject, _explain(error)) from None
 
     def _rescue(self, problem: str) -> Rescued:
         """Write everything beside the state file, or wherever that is possible."""

@@ -88,7 +88,8 @@ class Writer:
     @property
     def is_quick(self) -> bool:
         """Whether the next append is likely to be short enough to be done on the event loop."""
-        return self._journal is not None and self._average < QUICK
+        is_free = not self._state_in_use.locked()  # a checkpoint is about to end, and may have to wait for the disk
+        return self._journal is not None and is_free and self._average < QUICK
 
     def check(self) -> None:
         """Raise `Displaced` unless the lock, the folder and the state file are still this process's own."""
@@ -99,14 +100,13 @@ class Writer:
         self._lock.check()
         self._state.check()
 
-    def is_whole(self) -> bool:
-        """Return whether the files at their paths hold all acknowledged changes, whoever has the lock."""
-        try:
-            with self._state_in_use:
-                self._state.check()
-            return all(os.path.lexists(path) for path in (*self._old, *self._current))
-        except OSError:
-            return False
+    def check_content(self) -> None:
+        """Raise OSError unless the files at their paths hold all acknowledged changes, whoever has the lock."""
+        with self._state_in_use:
+            self._state.check()
+        for path in (*self._old, *self._current):
+            if not os.path.lexists(path):
+                raise Displaced(f"journal {path} was removed")
 
     def append(self, payload: bytes) -> None:
         """Make an entry durable. It uses up a sequence number even if it fails."""
