@@ -7,6 +7,7 @@ else may be there, in part or in any order, or not.
 
 import errno
 import fcntl
+import math
 import os
 import stat
 from collections.abc import Iterable
@@ -17,12 +18,26 @@ SYNC_EVERY = 4 * 1024 * 1024
 """Bytes of a large file between two syncs: one long sync would delay all shorter ones."""
 
 
+class Displaced(OSError):
+    """A file or folder at its path is no longer the one that this process put or found there."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(errno.ESTALE, problem)
+
+
 class AppendFile:
     """A file that grows at its end."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
-        self._end = 0
+        status = os.fstat(fd)
+        self._end = status.st_size
+        self._version = _read_version(status)
+
+    @property
+    def size(self) -> int:
+        """The length in bytes, without room that is only reserved."""
+        return self._end
 
     def append(self, data: bytes) -> None:
         """Write all of *data* at the end. If this raises OSError, part of it may be there."""
@@ -31,6 +46,17 @@ class AppendFile:
             count = os.pwrite(self._fd, rest, self._end)
             self._end += count
             rest = rest[count:]
+
+    def overwrite(self, data: bytes, start: int) -> None:
+        """Replace bytes within the file, all in one sector, so that a power cut leaves either all old or all new.
+
+        Raise `Displaced` if somebody else has written to the file.
+        """
+        if _read_version(os.fstat(self._fd)) != self._version:
+            raise Displaced("another program wrote to the file")
+        if os.pwrite(self._fd, data, start) != len(data):
+            raise OSError(errno.EIO, "a short write")
+        self._version = _read_version(os.fstat(self._fd))
 
     def reserve(self, length: int) -> None:
         """Fill the room after the end with zeros, if the system can.
@@ -52,7 +78,22 @@ class AppendFile:
 
     def is_at(self, path: Path) -> bool:
         """Return whether this file is at *path*."""
-        return is_at(self._fd, path)
+        try:
+            status = os.stat(str(path))
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        return (status.st_dev, status.st_ino) == self._version[:2]
+
+    def is_untouched(self, path: Path) -> bool:
+        """Return whether this file is at *path*, and nobody has written to it since it was opened, except `overwrite`."""
+        try:
+            return _read_version(os.stat(str(path))) == self._version
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+
+    def is_shared(self) -> bool:
+        """Return whether the file has more than one name."""
+        return os.fstat(self._fd).st_nlink > 1
 
     def close(self) -> None:
         os.close(self._fd)
@@ -76,6 +117,16 @@ class Disk:
         """Create a file with mode 0600. It replaces an existing one."""
         path.unlink(missing_ok=True)
         return AppendFile(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+
+    def open(self, path: Path) -> AppendFile:
+        """Open a file that exists."""
+        return AppendFile(os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK))
+
+    def room(self, folder: Path) -> float:
+        """Return the bytes that new data in *folder* may take. A file system that does not tell has no limit."""
+        status = os.statvfs(folder)
+        free = status.f_bfree if os.geteuid() == 0 else status.f_bavail
+        return free * status.f_frsize if status.f_blocks else math.inf
 
     def rename(self, old: Path, new: Path) -> None:
         """Rename a file. It replaces an existing one."""
@@ -142,8 +193,13 @@ def is_at(fd: int, path: Path) -> bool:
     """Return whether an open file is at *path*. Someone may have removed or moved it."""
     try:
         return os.path.samestat(os.fstat(fd), os.stat(path))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
+
+
+def _read_version(status: os.stat_result) -> tuple[int, int, int, int]:
+    """Return what changes if a file is replaced or written to. Its name and its links do not count."""
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def sync(fd: int) -> None:

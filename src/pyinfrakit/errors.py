@@ -10,6 +10,7 @@ PyInfrakitError
 │   └── StoreFailed          once the store works
 ├── GiveUp                 the provider can't do it: ask for something else
 │   └── NoCapacity           or for the same elsewhere, or later
+├── Rescued                move the file that it names to its place
 ├── Unreachable            the plugin did not answer: check that it runs
 └── CannotStart            fix the setting, path or file that it names
     ├── InUse                or stop its holder
@@ -103,6 +104,15 @@ class NoCapacity(GiveUp):
     """There is no room for another machine now."""
 
     kind = "no-capacity"
+
+
+class Rescued(PyInfrakitError):
+    """A stop could not write the state to its place, and wrote it to *path* instead; an empty *path*: not even there."""
+
+    def __init__(self, location: str, problem: str, path: str) -> None:
+        rescue = f"its content is in {path}: compare the two, and move the right one there" if path else "nor elsewhere"
+        super().__init__(f"{location} was not written at the stop: {problem}; {rescue}")
+        self.path = path
 
 
 class Unreachable(PyInfrakitError):

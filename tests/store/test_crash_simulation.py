@@ -396,7 +396,9 @@ def test_a_failed_change_never_returns_after_a_later_commit(tmp_path: Path) -> N
     async def story(run: Run) -> None:
         run.open()
         await run.commit(Put(record("a")))
-        run.disk.fail = lambda step: Fault() if step.kind in ("is_at", "truncate") else None
+        run.disk.fail = lambda step: (
+            Fault() if step.kind in ("is_at", "truncate") and ".journal" in step.path.name else None
+        )
         await run.commit(Put(record("failed")))
         run.disk.fail = lambda step: None
         await run.commit(Put(record("b")))
@@ -410,6 +412,75 @@ def test_a_failed_change_never_returns_after_a_later_commit(tmp_path: Path) -> N
     assert [True, False, True, True] == [commit.outcome for commit in run.history.commits]
     for image in run.images:
         check(image, path, image.possible(), run.dice, nested=0)
+
+
+def test_the_journal_leaves_room_for_a_new_file(tmp_path: Path) -> None:
+    """Changes that come while no new file can be written never fill the disk so far that none ever can be."""
+    path = tmp_path / "state.json"
+
+    async def story(run: Run) -> None:
+        run.open()
+        run.disk.size = 1_000_000
+        for round in range(4):
+            number = 0
+            run.disk.fail = lambda step: (
+                Fault() if (step.kind, step.path.name) == ("create", ".state.json.new") else None
+            )
+            while await outcome(run, labelled(f"i{number % 50}", f"{round} {number}" + "x" * 3000)):
+                number += 1
+            assert number > 50
+            run.disk.fail = lambda step: None
+            assert await outcome(run, labelled("i1", f"{round}"))
+        await run.flush()
+        assert {path} == set(run.disk.files)
+        await run.close()
+
+    run = played(story, path, FaultyDisk(), lambda run: None)
+    assert run.history.memory.seen == open_and_read(run.disk, path)
+
+
+async def outcome(run: Run, change: Change) -> bool:
+    """Return whether a commit succeeds."""
+    try:
+        await run.begin(change)
+    except StoreFailed:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("is_clean", [False, True])
+def test_a_start_needs_no_room(tmp_path: Path, is_clean: bool) -> None:
+    """A start on a full disk, after a kill or a stop, has everything; changes fail until there is room."""
+    path = tmp_path / "state.json"
+
+    async def fill(run: Run) -> None:
+        run.open()
+        for number in range(20):
+            await run.commit(labelled(f"i{number}", "x" * 1000))
+            if number == 10:
+                await run.checkpoint()
+        if is_clean:
+            await run.flush()
+        await run.close()
+
+    async def go_on(run: Run) -> None:
+        run.disk.size = sum(map(len, run.disk.files.values()))
+        for _ in range(3):
+            run.store = FileStore(path, "test", disk=run.disk)
+            assert filled.history.memory.seen == held(run.store.records)
+            assert not await outcome(run, labelled("i1", "y" * 1000))
+            await run.store.flush()
+            await run.close()
+        run.disk.size = 1_000_000
+        run.store = FileStore(path, "test", disk=run.disk)
+        assert await outcome(run, labelled("i1", "y" * 1000))
+        await run.flush()
+        await run.close()
+        assert {path} == set(run.disk.files)
+
+    filled = played(fill, path, FaultyDisk(), lambda run: None)
+    run = played(go_on, path, filled.disk.killed(), lambda run: None)
+    assert run.history.memory.seen == open_and_read(run.disk, path)
 
 
 class Passing(Disk):
@@ -457,7 +528,7 @@ def test_a_flush_leaves_one_file_also_after_a_checkpoint_that_failed(tmp_path: P
     async def story(run: Run) -> None:
         run.open()
         await run.commit(Put(record("a")))
-        run.disk.fail = lambda step: Fault() if step.path.name == ".state.json.new" else None
+        run.disk.fail = lambda step: Fault() if (step.kind, step.path.name) == ("create", ".state.json.new") else None
         await run.checkpoint()
         await run.commit(Put(record("b")))
         run.disk.fail = lambda step: None

@@ -160,6 +160,50 @@ def test_a_full_disk_loses_nothing_and_brings_nothing_back(small_disk: Path, run
     check(daemon, [caller])
 
 
+@pytest.mark.parametrize("by_kill", [True, False])
+def test_a_start_on_a_full_disk_works(small_disk: Path, run: Run, by_kill: bool) -> None:
+    """A start on a full disk describes all instances; changes fail until there is room, and a stop loses nothing."""
+    state, filler = small_disk / "state.json", small_disk / "filler"
+    daemon = run("--state", str(state), *FAST)
+    ids = [daemon.provision({"x": "x" * 3000}) for _ in range(10)]
+    if by_kill:
+        daemon.kill()
+    else:
+        assert 0 == daemon.stop()
+    fill(filler, 0)
+    for _ in range(2):
+        daemon.start()
+        assert sorted(ids) == sorted(daemon.described())
+        with pytest.raises(RemoteError, match="No space left on device"):
+            daemon.provision({"x": "x" * 3000})
+        assert 0 == daemon.stop()
+    filler.unlink()
+    daemon.start()
+    ids.append(daemon.provision())
+    assert sorted(ids) == sorted(daemon.described())
+    assert 0 == daemon.stop()
+    assert [state] == list(small_disk.iterdir())
+
+
+def test_the_journal_never_fills_the_disk_for_good(small_disk: Path, run: Run) -> None:
+    """A daemon alone on a small disk accepts changes again soon, however many came before."""
+    daemon = run("--state", str(small_disk / "state.json"), *FAST)
+    id = daemon.provision()
+
+    def label(number: int) -> bool:
+        try:
+            daemon.call("Instance.Label", Instance=id, Labels={"x": f"{number} " + "x" * 5000})
+        except RemoteError:
+            return False
+        return True
+
+    for number in range(300):
+        eventually(lambda number=number: label(number), "the change is accepted")  # type: ignore[misc]
+    daemon.kill()
+    daemon.start()
+    assert [id] == daemon.described(x="299 " + "x" * 5000)
+
+
 # Many instances
 
 MANY = 100_000

@@ -41,7 +41,7 @@ DESTROYING = Record(
 
 @pytest.mark.parametrize("name", ["killed", "stopped"])
 def test_files_of_an_earlier_version_load(tmp_path: Path, name: str) -> None:
-    """The store has every record, note and mark of the earlier files, and writes the same file as the earlier version."""
+    """The store has every record, note and mark of the earlier files, and writes the same entries as the earlier version."""
     folder = tmp_path / name
     shutil.copytree(EARLIER / name, folder)
     with FileStore(folder / "rack1.json", "test") as store:
@@ -49,4 +49,5 @@ def test_files_of_an_earlier_version_load(tmp_path: Path, name: str) -> None:
         assert {"Other": Raw(b'{"kept": true}'), "Watch": Raw(b'{"Losses":{"x":1.0},"Held":{}}')} == store.records.notes
         assert ("0123456789abcdef", DESTROYING.id) == (store.mark, store.records.last_id)
     assert ["rack1.json"] == [path.name for path in folder.iterdir()]
-    assert (EARLIER / "stopped" / "rack1.json").read_bytes() == (folder / "rack1.json").read_bytes()
+    earlier, now = ((each / "rack1.json").read_bytes() for each in (EARLIER / "stopped", folder))
+    assert earlier.partition(b',"Checkpoint"')[0] == now.partition(b',"Sums"')[0]

@@ -31,6 +31,7 @@ from pyinfrakit.store.file.document import Content
 from pyinfrakit.store.file.fsck import Examination
 from pyinfrakit.store.file.journal import journal_path
 from pyinfrakit.store.file.recovery import Pair
+from pyinfrakit.store.file.stamp import verify_stamp
 from pyinfrakit.store.records import Change, Drop, Note, Put, Records
 from support.harness import COMMAND, Daemon, command, environment
 
@@ -323,7 +324,7 @@ CHANGES = st.lists(
 
 
 def digest(file: bytes) -> str:
-    stamp = document.verify_stamp(file)
+    stamp = verify_stamp(file)
     assert stamp is not None
     return stamp.digest
 

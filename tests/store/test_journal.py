@@ -16,6 +16,7 @@ from pyinfrakit.record import Record, Spec, State
 from pyinfrakit.store.file import FileStore, document, journal, recovery
 from pyinfrakit.store.file.document import Content
 from pyinfrakit.store.file.journal import BrokenJournal, Journal
+from pyinfrakit.store.file.stamp import verify_stamp
 from pyinfrakit.store.records import Change, Drop, Note, Put
 from support.harness import command
 from support.model import Plain, Seen, held
@@ -235,7 +236,7 @@ def test_changes_that_the_file_holds_are_skipped(count: int, rotated: int) -> No
 def test_a_journal_may_begin_with_a_file_of_another_epoch() -> None:
     """Until a run's first checkpoint, the file has an earlier epoch, and the journal names the file's digest."""
     file = file_with(0, OTHER)
-    stamp = document.verify_stamp(file)
+    stamp = verify_stamp(file)
     assert stamp is not None
     head = journal.encode_header(EPOCH, stamp.digest, 0)
     found = head + b"".join(entries(STORY)[1:])

@@ -801,7 +801,7 @@ def test_commits_on_top_of_a_failed_commit_fail_too(tmp_path: Path) -> None:
     in_store(path, story)
 
 
-def test_flush_replaces_a_file_of_unknown_content(tmp_path: Path) -> None:
+def test_flush_fails_on_a_full_disk_after_a_failed_commit(tmp_path: Path) -> None:
     """After a failed commit a flush writes a fresh file; it fails if the disk is still full."""
     path = tmp_path / "s" / "state.json"
 
@@ -812,7 +812,6 @@ def test_flush_replaces_a_file_of_unknown_content(tmp_path: Path) -> None:
                 await store.commit(Put(ready("b")))
             with pytest.raises(StoreFailed):
                 await store.flush()
-        path.write_bytes(b"any content that a failing disk may leave")
         await store.flush()
         assert ["a"] == on_disk(path)
 
@@ -906,9 +905,9 @@ def test_a_failed_checkpoint_is_retried_soon(tmp_path: Path) -> None:
     failures = [OSError("a test"), None]
 
     class Flaky(Disk):
-        def replace(self, path: Path, pieces: Iterable[bytes]) -> None:
+        def write(self, path: Path, pieces: Iterable[bytes]) -> None:
             if not failures or (failure := failures.pop()) is None:  # the first is the store's start
-                super().replace(path, pieces)
+                super().write(path, pieces)
                 return
             next(iter(pieces))
             raise failure

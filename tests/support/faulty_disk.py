@@ -6,6 +6,7 @@ After a failed sync, its bytes may never reach the disk, although later syncs su
 """
 
 import errno
+import math
 import os
 import threading
 from collections.abc import Callable, Mapping
@@ -51,6 +52,8 @@ class Inode:
         """Contents since the last sync, which may still be on the disk."""
         self.room = 0
         """The length up to which it is filled with zeros."""
+        self.overwritten: list[tuple[int, bytes]] = []
+        """Bytes before each overwrite since the last sync, which may still be on the disk, and their places."""
 
     @property
     def seen(self) -> bytes:
@@ -59,6 +62,11 @@ class Inode:
     def append(self, data: bytes) -> None:
         self.before.append(self.content)
         self.content += data
+
+    def overwrite(self, data: bytes, start: int) -> None:
+        end = start + len(data)
+        self.overwritten.append((start, self.content[start:end]))
+        self.content = self.content[:start] + data + self.content[end:]
 
     def truncate(self, length: int) -> None:
         self.before.append(self.content)
@@ -70,6 +78,7 @@ class Inode:
     def sync(self) -> None:
         self.firm = len(self.content)
         self.before = []
+        self.overwritten = []
 
     def fail_sync(self) -> None:
         self.doubtful.append((self.firm, len(self.content)))
@@ -77,6 +86,7 @@ class Inode:
     def copy(self) -> "Inode":
         new = Inode(self.content, private=self.private)
         new.firm, new.doubtful, new.before, new.room = self.firm, list(self.doubtful), list(self.before), self.room
+        new.overwritten = list(self.overwritten)
         return new
 
     def after_crash(self, random: Random) -> "Inode":
@@ -88,6 +98,9 @@ class Inode:
         sources = random.choice(["as written", "any"])
         while len(data) < length:
             data += _sector(versions, len(data), length, sources, random)
+        for start, old in random.sample(self.overwritten, min(1, len(self.overwritten))):
+            if random.random() < 0.7:  # a sector is replaced as a whole, so one of the values is there
+                data[start : start + len(old)] = old
         for start, end in self.doubtful:
             if random.random() < 0.7:
                 data[start:end] = _nothing(len(data[start:end]), random)
@@ -131,6 +144,8 @@ class FaultyDisk(Disk):
         self._unsynced: list[Entry] = []
         self.lock = threading.RLock()
         self.steps = 0
+        self.size = math.inf
+        """The bytes that all files together may have."""
         self.is_off = False
         self.wait: Callable[[Step], None] = _nothing_happens
         self.look: Callable[[Step], None] = _nothing_happens
@@ -221,6 +236,14 @@ class FaultyDisk(Disk):
     def create(self, path: Path) -> AppendFile:
         return self.do("create", path, lambda: self._create(path))
 
+    def open(self, path: Path) -> AppendFile:
+        return self.do("open", path, lambda: FaultyFile(self, path, self._inode(path)))
+
+    def room(self, folder: Path) -> float:
+        with self.lock:
+            used = sum(len(inode.seen) for inode in {id(each): each for each in self._names.values()}.values())
+            return self.size - used
+
     def rename(self, old: Path, new: Path) -> None:
         self.do("rename", old, lambda: self._rename(old, new))
 
@@ -283,6 +306,10 @@ class FaultyFile(AppendFile):
         self._disk.do("append", self._path, lambda: self._append(data), lambda done: self._append_some(data, done))
 
     def _append(self, data: bytes) -> None:
+        room = self._disk.room(self._path.parent) + len(self._inode.seen) - len(self._inode.content)
+        if len(data) > room:
+            self._inode.append(data[: int(room)])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         half = len(data) // 2
         self._inode.append(data[:half])
         self._disk.look_again("append", self._path)
@@ -291,10 +318,25 @@ class FaultyFile(AppendFile):
     def _append_some(self, data: bytes, done: float) -> None:
         self._inode.append(data[: int(len(data) * done)])
 
+    @property
+    def size(self) -> int:
+        return len(self._inode.content)
+
+    def overwrite(self, data: bytes, start: int) -> None:
+        self._disk.do("overwrite", self._path, lambda: self._inode.overwrite(data, start))
+
+    def is_untouched(self, path: Path) -> bool:
+        return self.is_at(path)
+
+    def is_shared(self) -> bool:
+        return False
+
     def reserve(self, length: int) -> None:
         self._disk.do("reserve", self._path, lambda: self._reserve(length))
 
     def _reserve(self, length: int) -> None:
+        if length > self._disk.room(self._path.parent):
+            return
         self._inode.room = len(self._inode.content) + length
 
     def sync(self) -> None:

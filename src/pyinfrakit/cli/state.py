@@ -3,6 +3,7 @@
 import io
 import os
 import re
+import secrets
 import sys
 import time
 from contextlib import nullcontext
@@ -39,7 +40,10 @@ def state_file(path: Path) -> Path:
     "--repair", is_flag=True, help="Replace the file with everything that can be saved; keep copies of the old files."
 )
 @click.option("--without-journal", is_flag=True, help="Use the file alone, without the changes in its journal.")
-def fsck(path: Path, repair: bool, without_journal: bool) -> None:
+@click.option(
+    "--accept-edit", is_flag=True, help="Print what an editor changed in the file, and let the plugin start with it."
+)
+def fsck(path: Path, repair: bool, without_journal: bool, accept_edit: bool) -> None:
     """Report the problems of a state file and its journal.
 
     Exit status 0: there are no problems, or they are repaired. 1: there are problems.
@@ -47,9 +51,14 @@ def fsck(path: Path, repair: bool, without_journal: bool) -> None:
     real = state_file(path)
     if isinstance(sys.stdout, io.TextIOWrapper):  # a file may hold letters that the terminal's encoding lacks
         sys.stdout.reconfigure(errors="backslashreplace")
-    if repair:
+    if accept_edit and (repair or without_journal):
+        raise click.UsageError("--accept-edit: use it alone, after a clean stop; --repair is for damage")
+    if repair or accept_edit:
         with recovery.lock(real, f"state file {path}", "fsck"):
-            _repair(real, not without_journal)
+            if accept_edit:
+                _accept(real)
+            else:
+                _repair(real, not without_journal)
     else:
         _report(real, not without_journal)
 
@@ -65,6 +74,7 @@ def _report(path: Path, with_journals: bool) -> None:
         changed = ", ".join(examination.changed)
         _print(f"would apply the journal's changes to {changed}; `--without-journal` skips them")
     _list_losses("would lose", examination)
+    _list_edits(examination)
     problems = _count(len(examination.problems), "problem")
     raise click.ClickException(f"{problems} in {path}: `--repair` would save {saved} and keep copies of the old files")
 
@@ -77,6 +87,27 @@ def _examine_live(path: Path, with_journals: bool) -> Examination:
         examination = checks.examine(pair, with_journals)
         if not examination.problems or time.monotonic() > end or recovery.read_existing(Disk(), path) == pair:
             return examination
+
+
+def _accept(path: Path) -> None:
+    pair = recovery.read_existing(Disk(), path)
+    examination = checks.examine(pair)
+    saved = _count(len(examination.content.records), "instance")
+    if not examination.problems:
+        _print(f"no problems, nothing changed: {saved}")
+        return
+    _list_problems(examination)
+    if not examination.edits:
+        raise click.ClickException(f"{path} has other problems than an edit: see `infrakit-instance fsck {path}`")
+    _list_edits(examination)
+    for copy in checks.repair(Disk(), pair, examination.content):
+        _print(f"kept {copy}")
+    _print(f"accepted {path}: {saved}")
+
+
+def _list_edits(examination: Examination) -> None:
+    for line in examination.edits:
+        _print(f"edit: {line}")
 
 
 def _repair(path: Path, with_journals: bool) -> None:
@@ -124,7 +155,8 @@ def export(path: Path, output: Path | None) -> None:
     """
     state = state_file(path)
     target = None if output is None else _resolve_output(output, state)
-    chunks = document.dump(recovery.read_live(Disk(), state).content)
+    content = recovery.read_live(Disk(), state).content
+    chunks = document.dump_stamped(content, secrets.token_hex(8), 0)
     if target is None:
         if sys.stdout is None:
             raise click.ClickException("there is no standard output")

@@ -4,6 +4,7 @@ Changes that come during a write are written together next: each file is synced,
 """
 
 import asyncio
+import tempfile
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,8 +14,8 @@ from weakref import WeakSet
 from msgspec import Raw
 
 from pyinfrakit import paths
-from pyinfrakit.disk import Disk
-from pyinfrakit.errors import CannotStart, InvalidSpec, Refused, StoreFailed, TryAgain
+from pyinfrakit.disk import Disk, Displaced
+from pyinfrakit.errors import CannotStart, InvalidSpec, Refused, Rescued, StoreFailed, TryAgain
 from pyinfrakit.group.state.folder import Change, Folder
 from pyinfrakit.group.state.store import Entry, GroupStore, Leadership
 from pyinfrakit.locks import Lock
@@ -76,7 +77,9 @@ class FileGroupStore(GroupStore):
 
     @asynccontextmanager
     async def lead(self) -> AsyncIterator[Leadership]:
-        with self._take_lock():
+        with self._take_lock() as lock:
+            self._folder.check = lock.check
+            self._folder.check_rescued()
             entries = self._folder.read()
             try:
                 self._folder.clean()
@@ -92,6 +95,27 @@ class FileGroupStore(GroupStore):
                 await writer.end()
                 for watcher in self._watchers:
                     watcher.end()
+            self._check_end(lock, list(writer.entries.values()))
+
+    def _check_end(self, lock: Lock, entries: Sequence[Entry]) -> None:
+        """Make sure that the folder has all *entries*. Raise `Rescued` if it does not, or `StoreFailed`."""
+        missing = [entry for entry in entries if not self._has(entry)]
+        if missing:
+            folders = (self._path, lock.find_folder(), Path(tempfile.gettempdir()))
+            paths = self._folder.rescue(missing, [folder for folder in folders if folder is not None])
+            keys = ", ".join(entry.key for entry in missing)
+            problem = f"the files of {keys} were removed, replaced or changed by another program"
+            raise Rescued(self.location, problem, ", ".join(map(str, paths)))
+        try:
+            lock.check()
+        except Displaced as error:
+            raise StoreFailed(self.location, error.strerror or str(error)) from None
+
+    def _has(self, entry: Entry) -> bool:
+        try:
+            return self._folder.has(entry)
+        except OSError:
+            return False
 
     def _take_lock(self) -> Lock:
         """Lock the folder. Create it if it does not exist."""

@@ -7,8 +7,10 @@ can't be read, or makes no sense, is never taken for a group that does not exist
 """
 
 import hashlib
+import os
 import re
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
@@ -17,12 +19,15 @@ from urllib.parse import quote
 import msgspec
 from msgspec import Meta, Raw, Struct
 
-from pyinfrakit.disk import Disk, temporary_path
+from pyinfrakit.disk import Disk, Displaced, temporary_path
 from pyinfrakit.errors import CannotStart, Damaged
 from pyinfrakit.group.state.store import Entry
 from pyinfrakit.schema.decode import NotJSON, WrongShape, check, check_keys, decode
 
 SUFFIX = ".json"
+
+RESCUED = f"{SUFFIX}.rescued-"
+"""What follows a key in the name of a file that a stop had to write beside the group's own."""
 
 LONGEST = 200
 """Longest encoded key in a file name. File systems take 255 bytes."""
@@ -43,12 +48,20 @@ class Change(Struct, frozen=True):
     new: Entry
 
 
+def _nothing_to_check() -> None:
+    pass
+
+
 class Folder:
-    """The files in the folder at *path*. One process at a time may write them."""
+    """The files in the folder at *path*. One process at a time may write them.
+
+    It calls *check* before and after it writes, which raises `Displaced` if the folder is not its own any more.
+    """
 
     def __init__(self, disk: Disk, path: Path) -> None:
         self._disk = disk
         self._path = path
+        self.check: Callable[[], None] = _nothing_to_check
         self._doubtful: dict[str, Entry] = {}
         """Entries that a failed write may have replaced. They are restored before anything else is written."""
 
@@ -62,6 +75,17 @@ class Folder:
             if _TEMPORARY.fullmatch(name):
                 self._disk.remove(self._path / name)
         self._disk.sync_folder(self._path)
+
+    def check_rescued(self) -> None:
+        """Raise `CannotStart` if an earlier stop had to write an entry beside its file."""
+        try:
+            found = next((name for name in sorted(self._disk.names(self._path)) if RESCUED in name), None)
+        except OSError as error:
+            raise CannotStart(f"group state {self._path} can't be read: {error.strerror or error}") from None
+        if found is not None:
+            name = found.partition(RESCUED)[0] + SUFFIX
+            advice = f"move it to {name} to use it, or move it away to use what is there"
+            raise CannotStart(f"group state {self._path}: a stop could not write {name}, and left {found}; {advice}")
 
     def read(self) -> dict[str, Entry]:
         """Return all entries. Raise `Damaged`, or `CannotStart` if the folder can't be read."""
@@ -94,6 +118,7 @@ class Folder:
 
         All changes share one sync of the folder. If this raises OSError, nothing was changed.
         """
+        self.check()
         self._restore()
         # Also after an error that nobody foresaw, nothing is written before these are as they were.
         self._doubtful = {change.old.key: change.old for change in changes}
@@ -101,6 +126,7 @@ class Folder:
         placed: list[Change] = []
         for change in changes:
             try:
+                self._check_file(change.old)
                 self._prepare(change.new)
                 placed.append(change)
             except OSError as error:
@@ -112,12 +138,41 @@ class Folder:
                 failures[change.new.key] = error
         try:
             self._disk.sync_folder(self._path)
+            self.check()
         except OSError as error:
             failures |= {change.new.key: error for change in placed}
         self._doubtful = {change.old.key: change.old for change in placed if change.old.key in failures}
         with suppress(OSError):  # the next write tries again
             self._restore()
         return failures
+
+    def _check_file(self, entry: Entry) -> None:
+        """Raise `Displaced` unless an entry's file is as this process wrote or read it."""
+        if not self.has(entry):
+            path = self.locate(entry.key)
+            raise Displaced(f"{path} was removed, replaced or changed by another program: put it back")
+
+    def has(self, entry: Entry) -> bool:
+        """Return whether the folder has an entry's file as it should be. Raise OSError."""
+        path = self.locate(entry.key)
+        try:
+            return _decode(self._disk.read(path), path.name) == entry
+        except FileNotFoundError:
+            return entry.value is None
+        except (NotJSON, WrongShape):
+            return False
+
+    def rescue(self, entries: Iterable[Entry], folders: Sequence[Path]) -> Sequence[Path]:
+        """Write the files of *entries*, with names of their own, into the first of *folders* that takes them."""
+        end = f"{RESCUED}{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+        for folder in folders:
+            with suppress(OSError):
+                paths = {folder / (_encode_key(entry.key) + end): entry for entry in entries}
+                for path, entry in paths.items():
+                    self._disk.write(path, [_encode(entry)])
+                self._disk.sync_folder(folder)
+                return list(paths)
+        return []
 
     def _prepare(self, entry: Entry) -> None:
         """Write an entry beside its place."""
@@ -143,6 +198,7 @@ class Folder:
         """Undo failed changes: a process that is killed now must not leave what it reported as failed."""
         if not self._doubtful:
             return
+        self.check()
         for entry in self._doubtful.values():
             if self._read_value(entry.key) != (entry.value and _encode(entry)):
                 self._prepare(entry)

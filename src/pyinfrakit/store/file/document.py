@@ -6,8 +6,8 @@ A file that the C demo wrote loads as it is, and the C demo can read a file that
 keys that they don't know. The list that holds an entry counts more than the entry's ``State``, because the C
 demo moves entries and does not know that key; only ``destroying`` stays.
 
-The file ends with its stamp: the changes that it holds, and a digest of all bytes before. If the digest is
-wrong, another program has written the file.
+The file ends with its stamp. If the stamp is wrong, another program has written the file. ``Sums``, before the
+stamp, has two checksums for each entry, by which `fsck` names the entries that an editor changed.
 """
 
 import hashlib
@@ -22,6 +22,8 @@ from msgspec.structs import replace
 from pyinfrakit import ids
 from pyinfrakit.record import Attachment, Record, Spec, State
 from pyinfrakit.schema.decode import NotJSON, WrongShape, check_depth, check_text, decode
+from pyinfrakit.store.file.edits import Sums
+from pyinfrakit.store.file.stamp import OF_THE_FILE, encode_stamp
 
 SLICE = 64
 """Entries that are encoded at a time. Python keeps the interpreter's lock meanwhile, for about 0.15 ms."""
@@ -55,17 +57,7 @@ LISTS = ("Instances", "NonFunctional")
 
 _NONE: Mapping[str, Raw] = MappingProxyType({})
 _STATES = {state.value: state for state in State}
-_STAMP = re.compile(rb'"Checkpoint":\{"Epoch":"([0-9a-f]+)","Sequence":(\d+),"Digest":"([0-9a-f]{64})"\}\}\}\n\Z')
-_END = b'"}}}\n'
 _FALSE_LINE = re.compile(rb'\n["{\]]')
-
-
-class Stamp(Struct, frozen=True):
-    """The changes in a state file: all of *epoch* up to number *sequence*. *digest* covers the bytes before it."""
-
-    epoch: str
-    sequence: int
-    digest: str
 
 
 class Content(Struct, frozen=True):
@@ -122,7 +114,8 @@ def _to_content(
     _check_unique(described, aside)
     records = [in_service(record) for record in described] + [out_of_service(record) for record in aside]
     notes = _copy_values(own, "Provider.")
-    notes.pop("Checkpoint", None)
+    for key in OF_THE_FILE:
+        notes.pop(key, None)
     mark = decode(notes.pop("Mark"), str, "Provider.Mark") if "Mark" in notes else None
     last = (decode(notes.pop("LastID"), str, "Provider.LastID") if "LastID" in notes else "") or ids.NEVER
     if last != ids.NEVER and not ids.is_minted(last):
@@ -218,20 +211,6 @@ def out_of_service(record: Record) -> Record:
     return record
 
 
-def verify_stamp(data: bytes) -> Stamp | None:
-    """Return a state file's stamp, or None if it has none or its bytes differ from the stamped ones."""
-    stamp = find_stamp(data)
-    if stamp is None or hashlib.sha256(memoryview(data)[: -len(stamp.digest) - len(_END)]).hexdigest() != stamp.digest:
-        return None
-    return stamp
-
-
-def find_stamp(data: bytes) -> Stamp | None:
-    """Return the stamp at the end of a state file, whether right or not, or None."""
-    match = _STAMP.search(data, max(0, len(data) - 250))  # no stamp is longer
-    return Stamp(match[1].decode(), int(match[2]), match[3].decode()) if match else None
-
-
 def dump(content: Content) -> Iterator[bytes]:
     """Yield a state file's bytes in pieces, with an entry on each line and without a stamp."""
     yield from _dump_open(content)
@@ -239,30 +218,37 @@ def dump(content: Content) -> Iterator[bytes]:
 
 
 def dump_stamped(content: Content, epoch: str, sequence: int) -> Iterator[bytes]:
-    """Yield a state file's bytes like `dump`, with a stamp for all changes of *epoch* up to *sequence*."""
-    digest = hashlib.sha256()
-    for piece in _dump_open(content):
+    """Yield a state file's bytes like `dump`, with a stamp for all changes of *epoch* up to *sequence*.
+
+    The last piece holds the whole stamp.
+    """
+    digest, length = hashlib.sha256(), 0
+    for piece in _dump_open(content, Sums()):
         digest.update(piece)
+        length += len(piece)
         yield piece
-    last = b',"Checkpoint":{"Epoch":' + _encode(epoch) + b',"Sequence":' + _encode(sequence) + b',"Digest":"'
-    digest.update(last)
-    yield last + digest.hexdigest().encode() + _END
+    yield encode_stamp(epoch, sequence, digest, length)
 
 
-def _dump_open(content: Content) -> Iterator[bytes]:
-    """Yield everything except the brackets that close ``Provider``, the last key, and the document."""
+def _dump_open(content: Content, sums: Sums | None = None) -> Iterator[bytes]:
+    """Yield everything except the brackets that close ``Provider``, the last key, and the document.
+
+    If there are *sums*, fill them, and put them into ``Provider``.
+    """
     aside: list[Record] = []
     yield b'{"Instances":['
-    yield from _dump_array(content.records, aside)
+    yield from _dump_array(content.records, sums, aside)
     yield b'],\n"NonFunctional":['
-    yield from _dump_array(aside)
+    yield from _dump_array(aside, sums)
     mark = {} if content.mark is None else {"Mark": content.mark}
     unknown = b"".join(_encode(key) + b":" + _unfold(bytes(value)) + b",\n" for key, value in content.unknown.items())
     provider = _unfold(_encode({**mark, "LastID": content.last_id, **content.notes})[:-1])
     yield b"],\n" + unknown + b'"Provider":' + provider
+    if sums is not None:
+        yield b',"Sums":' + sums.encode()
 
 
-def _dump_array(records: Sequence[Record], aside: list[Record] | None = None) -> Iterator[bytes]:
+def _dump_array(records: Sequence[Record], sums: Sums | None, aside: list[Record] | None = None) -> Iterator[bytes]:
     """Yield the entries of *records* in pieces. If there is a list *aside*, move the records out of service there."""
     separator = b"\n"
     for start in range(0, len(records), SLICE):
@@ -270,8 +256,11 @@ def _dump_array(records: Sequence[Record], aside: list[Record] | None = None) ->
         if aside is not None:
             aside.extend(record for record in some if not record.state.described)
             some = [record for record in some if record.state.described]
+        entries = [dump_entry(record) for record in some]
+        if sums is not None:
+            sums.add(some, entries)
         if some:
-            yield separator + b",\n".join([dump_entry(record) for record in some])
+            yield separator + b",\n".join(entries)
             separator = b",\n"
     if separator != b"\n":
         yield b"\n"

@@ -24,8 +24,10 @@ from pyinfrakit.record import Record
 from pyinfrakit.schema.decode import NotJSON, WrongShape, check, check_text, decode
 from pyinfrakit.store.file import document, journal, recovery
 from pyinfrakit.store.file.document import LISTS, Content
+from pyinfrakit.store.file.edits import Sums, find_edits
 from pyinfrakit.store.file.journal import BrokenJournal, Entry, Gap
 from pyinfrakit.store.file.recovery import Pair
+from pyinfrakit.store.file.stamp import OF_THE_FILE, read_own, verify_stamp
 from pyinfrakit.store.records import Records, Undo
 
 T = TypeVar("T")
@@ -52,12 +54,14 @@ class Problem(Struct, frozen=True):
 class Examination(Struct, frozen=True):
     """The problems of a state file with its journals, and the content that can be saved.
 
-    *changed* names the instances and notes that this content has from the journals.
+    *changed* names the instances and notes that this content has from the journals. *edits* has the changes of a file
+    that an editor wrote, if nothing else is wrong: a person can accept them.
     """
 
     problems: Sequence[Problem]
     content: Content
     changed: Sequence[str] = ()
+    edits: Sequence[str] = ()
 
 
 class _Piece(Struct, frozen=True):
@@ -84,10 +88,43 @@ def examine(pair: Pair, with_journals: bool = True) -> Examination:
             alone = Pair(pair.path, None, [(journal.journal_path(pair.path, 0), data)])
             skipped = ", ".join(sorted(_replay(alone, Content(), [])[1])) or "nothing"
             problems.append(Problem(path.name, "skipped", f"the journal's changes to {skipped}"))
+    if not problems and not pair.journals and damage.problem == recovery.EDITED:
+        return Examination(
+            [Problem(damage.where, damage.problem)], content, edits=_list_edits(pair.file or b"", content)
+        )
     # The store's own reason comes first, unless the same place of the file has a problem already.
     if damage.where not in {each.place for each in problems} - {path.name for path, _ in pair.journals}:
-        problems.insert(0, Problem(damage.where, damage.problem))
+        problems.insert(0, Problem(damage.where, damage.problem, _find_loss(pair)))
     return Examination(problems, content, sorted(changed))
+
+
+def _list_edits(data: bytes, content: Content) -> Sequence[str]:
+    """Describe how a file with *content* differs from the one that the plugin wrote."""
+    sums = Sums.decode(read_own(data).get("Sums"))
+    if sums is None:
+        return ["it is unknown which instances changed"]
+    edits = find_edits(content.records, sums, document.dump_entry)
+    lists = {"changed": edits.changed, "added": edits.added}
+    lines = [f"{verb} {', '.join(ids)}" for verb, ids in lists.items() if ids]
+    if edits.removed:
+        lines.append(f"removed {edits.removed} instance{'' if edits.removed == 1 else 's'}")
+    return lines or ["all instances are as the plugin wrote them"]
+
+
+def _find_loss(pair: Pair) -> str:
+    """Name the acknowledged changes that the files should have, according to the state file, and do not have."""
+    stamp = verify_stamp(pair.file or b"")
+    if stamp is None or stamp.bound is None:
+        return ""
+    last = max(
+        (each.sequence for _, data in pair.journals for each in journal.scan(data) if isinstance(each, Entry)),
+        default=stamp.sequence,
+    )
+    if last < stamp.bound.acknowledged:
+        return f"the changes after number {last}, at least up to {stamp.bound.acknowledged}"
+    paths = {path for path, _ in pair.journals}
+    last_journal = journal.journal_path(pair.path, stamp.bound.after)
+    return "" if last_journal in paths else f"all changes in {last_journal.name}"
 
 
 def repair(disk: Disk, pair: Pair, content: Content) -> Sequence[Path]:
@@ -270,7 +307,8 @@ def _build(
         if record is not None and records.setdefault(record.id, record) is not record:
             text = f'duplicate ID "{record.id}"'
             problems.append(Problem(f"{piece.place}.ID", text, f"the second entry of {record.id}"))
-    provider.pop("Checkpoint", None)
+    for key in OF_THE_FILE:
+        provider.pop(key, None)
     mark = _read_text(provider, "Mark", _NO_MARK, problems)
     last = _read_text(provider, "LastID", "the last ID", problems) or ids.NEVER
     if last != ids.NEVER and not ids.is_minted(last):
@@ -322,7 +360,7 @@ def _replay(pair: Pair, content: Content, problems: list[Problem]) -> tuple[Cont
     """Apply all changes in the journals that can be read and that the file does not hold; return their IDs too."""
     records = Records(content.records, content.last_id, content.notes)
     changed: set[str] = set()
-    stamp = document.verify_stamp(pair.file or b"")
+    stamp = verify_stamp(pair.file or b"")
     position, epoch = 0, ""
     for path, data in pair.journals:
         unread = b""

@@ -3,9 +3,10 @@
 A journal counts only with the file that it belongs to: the file's stamp has the journal's epoch, or the
 journal names the file's digest as the beginning of its epoch. Changes that the file holds already are skipped.
 A file may be ahead of a whole journal, if a crash came before its removal. It is never behind: then changes
-are missing.
+are missing. The file's stamp says which journal must be there, and which of its changes at least.
 """
 
+import errno
 import logging
 import os
 import secrets
@@ -23,12 +24,21 @@ from pyinfrakit.locks import Lock
 from pyinfrakit.logs import NOTICE
 from pyinfrakit.schema.decode import NotJSON, WrongShape
 from pyinfrakit.store.file import document, journal
-from pyinfrakit.store.file.document import Content, Stamp
+from pyinfrakit.store.file.document import Content
 from pyinfrakit.store.file.journal import BrokenJournal, Journal
+from pyinfrakit.store.file.stamp import Bound, Stamp, find_stamp, has_stamp, verify_stamp
 from pyinfrakit.store.records import Records
 
 PATIENCE = 2.0
 """Seconds in which a reader gets a consistent view of files that a daemon writes."""
+
+RESCUED = ".rescued-"
+"""What follows a state file's name in that of a file that a stop had to write beside it."""
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+EDITED = "edited or damaged: its digest is wrong; if you edited it, confirm that with `fsck --accept-edit`"
+"""The problem of a file that another program wrote, or damaged, without harm to its form."""
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +49,21 @@ class Pair(Struct, frozen=True):
     path: Path
     file: bytes | None
     journals: Sequence[tuple[Path, bytes]] = ()
+
+
+class Start(Struct, frozen=True):
+    """What a store begins with: the *content* of a state file, its *stamp*, and the *epoch* of the next changes.
+
+    If the file could not be written, for lack of room, *problem* says so, and the content is in the file and its
+    *journals* together. A new file has to follow before any change; *epoch* is that of the journals then.
+    """
+
+    content: Content
+    epoch: str
+    sequence: int
+    stamp: Stamp | None
+    journals: Sequence[Path] = ()
+    problem: str = ""
 
 
 class Assembly(Struct, frozen=True):
@@ -70,13 +95,15 @@ def journals(disk: Disk, path: Path) -> list[Path]:
 
 
 def read(disk: Disk, path: Path) -> Pair:
-    """Read the journals, and then the state file. Raise `CannotStart`.
+    """Read the journals, the state file, and what was added to the journals meanwhile. Raise `CannotStart`.
 
     In this order, a journal that a checkpoint removes meanwhile is not missed: the file holds its changes by then.
+    Nor is a change that the file's stamp calls acknowledged.
     """
     try:
-        parts = [(each, _read(disk, each)) for each in journals(disk, path)]
+        before = [(each, _read(disk, each)) for each in journals(disk, path)]
         file = _read(disk, path)
+        parts = [(each, _read(disk, each) or data) for each, data in before]
     except OSError as error:
         raise CannotStart(f"state file {path} can't be read: {error.strerror or error}") from None
     return Pair(path, file, [(each, data) for each, data in parts if data is not None])
@@ -127,12 +154,27 @@ def _combine(pair: Pair) -> Assembly:
         if pair.journals:
             raise WrongShape("content", f"missing, but {names} holds changes to it")
         return Assembly(Content())
-    content, stamp = document.load(pair.file), document.verify_stamp(pair.file)
-    if not pair.journals:
-        return Assembly(content, stamp, stamp.epoch, stamp.sequence) if stamp else Assembly(content)
-    if stamp is None:
+    content, stamp = document.load(pair.file), verify_stamp(pair.file)
+    if stamp is None and pair.journals:
         raise WrongShape("content", f"modified by another program, but {names} holds changes to the previous version")
-    return _replay(pair, content, stamp)
+    if stamp is None and has_stamp(pair.file):
+        raise WrongShape("content", EDITED)
+    if stamp is None:
+        return Assembly(content)
+    assembly = _replay(pair, content, stamp) if pair.journals else Assembly(content, stamp, stamp.epoch, stamp.sequence)
+    if stamp.bound is not None:
+        _check_bound(pair, assembly.sequence, stamp.bound)
+    return assembly
+
+
+def _check_bound(pair: Pair, sequence: int, bound: Bound) -> None:
+    """Raise `WrongShape` unless a pair has its last journal, and *sequence* is not before an acknowledged change."""
+    last = journal.journal_path(pair.path, bound.after)
+    if last not in {path for path, _ in pair.journals}:
+        raise WrongShape("content", f"its journal {last.name} is missing; acknowledged changes are in it")
+    if sequence < bound.acknowledged:
+        text = f"damaged or cut off after change {sequence}, but changes up to {bound.acknowledged} were acknowledged"
+        raise WrongShape(last.name, text)
 
 
 def _replay(pair: Pair, content: Content, stamp: Stamp) -> Assembly:
@@ -148,8 +190,9 @@ def _replay(pair: Pair, content: Content, stamp: Stamp) -> Assembly:
             for entry in each.entries[position - each.after :]:
                 for change in journal.read_changes(entry):
                     records.apply(change)
-                epoch, position = entry.epoch, entry.sequence
+                position = entry.sequence
                 replayed += 1
+            epoch = each.epoch
         except BrokenJournal as error:
             raise WrongShape(path.name, str(error)) from None
         torn = each.torn
@@ -188,14 +231,18 @@ def resolve_path(path: Path) -> Path:
     return real
 
 
-def start(disk: Disk, path: Path, mark: str | None, sub_types: Sequence[str]) -> tuple[Content, Stamp]:
-    """Read a state file for a store, and fold its journals in. Return its content, which has a mark, and its stamp.
+def start(disk: Disk, path: Path, mark: str | None, sub_types: Sequence[str], was_there: bool) -> Start:
+    """Read a state file for a store, and fold its journals in. The content has a mark: *mark*, or the file's own.
 
-    *mark* replaces the file's own. Raise `CannotStart`, also for a record of none of *sub_types*, or OSError if
-    the file can't be written.
+    *was_there*: the last daemon was killed while it had a state file. Raise `CannotStart`, also for a record of none
+    of *sub_types*, or OSError if the file can't be written.
     """
+    _check_rescued(disk, path)
     disk.sync_folder(path.parent)  # an earlier process may have been killed between a rename and this
     pair = read(disk, path)
+    if was_there and pair.file is None and not pair.journals:
+        advice = f"restore a copy, or remove {path.name}.lock to begin without instances"
+        raise Damaged(f"state file {path}", "content", "missing, although the last daemon was killed with it", advice)
     assembly = assemble(pair)
     content, stamp = assembly.content, assembly.stamp
     _check_sub_types(path, content, sub_types)
@@ -203,11 +250,29 @@ def start(disk: Disk, path: Path, mark: str | None, sub_types: Sequence[str]) ->
         torn = f"; {assembly.torn} bytes at the end were never acknowledged" if assembly.torn else ""
         log.log(NOTICE, "state file %s: replayed %d entries of its journal%s", path, assembly.replayed, torn)
     content = replace(content, mark=mark or content.mark or secrets.token_hex(8))
-    if stamp is None or pair.journals or content.mark != assembly.content.mark or not disk.is_private(path):
-        stamp = _rewrite(disk, pair, assembly, content)
+    is_ready = stamp is not None and stamp.tells and not pair.journals and content.mark == assembly.content.mark
+    if not is_ready or not disk.is_private(path):
+        return _rewrite(disk, pair, assembly, content)
+    _remove_leftovers(disk, path)
+    return Start(content, secrets.token_hex(8), assembly.sequence, stamp)
+
+
+def _remove_leftovers(disk: Disk, path: Path) -> None:
     for leftover in (temporary_path(path), journal.unfinished_journal(path)):
         disk.remove(leftover)
-    return content, stamp
+
+
+def _check_rescued(disk: Disk, path: Path) -> None:
+    """Raise `CannotStart` if an earlier stop had to leave its content beside the state file."""
+    try:
+        found = sorted(name for name in disk.names(path.parent) if name.startswith(f"{path.name}{RESCUED}"))
+    except OSError as error:
+        raise CannotStart(f"state file {path} can't be read: {error.strerror or error}") from None
+    if found:
+        advice = f"move it to {path.name} to use it, or move it away to use what is there"
+        raise CannotStart(
+            f"state file {path}: a stop could not write it, and left its content in {found[-1]}; {advice}"
+        )
 
 
 def _check_sub_types(path: Path, content: Content, sub_types: Sequence[str]) -> None:
@@ -220,25 +285,26 @@ def _check_sub_types(path: Path, content: Content, sub_types: Sequence[str]) -> 
         raise CannotStart(f"state file {path}: instance {stray.id} {own}, but this plugin {known}; {advice}")
 
 
-def _rewrite(disk: Disk, pair: Pair, assembly: Assembly, content: Content) -> Stamp:
-    """Write the state file anew and remove its journals. Return the file's stamp.
+def _rewrite(disk: Disk, pair: Pair, assembly: Assembly, content: Content) -> Start:
+    """Write the state file anew and remove its journals. If there is no room for it, leave all as it is.
 
     The file gets the journals' epoch: if a crash undoes their removal, the next start can tell that they are
-    obsolete. Journals without news may be of another epoch, so they are removed first.
+    obsolete.
     """
-    if not assembly.replayed:
-        _remove_journals(disk, pair)
-    data = b"".join(document.dump_stamped(content, assembly.epoch or secrets.token_hex(8), assembly.sequence))
-    disk.replace(pair.path, [data])
-    if assembly.replayed:
-        _remove_journals(disk, pair)
-    stamp = document.find_stamp(data)
-    assert stamp is not None
-    return stamp
-
-
-def _remove_journals(disk: Disk, pair: Pair) -> None:
-    for path, _ in pair.journals:
+    epoch = assembly.epoch or secrets.token_hex(8)
+    data = b"".join(document.dump_stamped(content, epoch, assembly.sequence))
+    _remove_leftovers(disk, pair.path)
+    paths = [path for path, _ in pair.journals]
+    try:
+        disk.replace(pair.path, [data])
+    except OSError as error:
+        if error.errno not in NO_ROOM or pair.file is None:
+            raise
+        problem = f"no room for a new state file of {len(data)} bytes ({error.strerror})"
+        return Start(content, epoch, assembly.sequence, assembly.stamp, paths, problem)
+    for path in paths:
         disk.remove(path)
-    if pair.journals:
+    if paths:
         disk.sync_folder(pair.path.parent)
+    stamp = find_stamp(data)
+    return Start(content, secrets.token_hex(8), assembly.sequence, stamp)

@@ -8,6 +8,7 @@ two batches. Later batches go to a new journal, and the old one is removed after
 
 import asyncio
 import logging
+import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -16,8 +17,8 @@ from itertools import chain
 from pathlib import Path
 
 from pyinfrakit import paths
-from pyinfrakit.disk import Disk
-from pyinfrakit.errors import CannotStart, StoreFailed
+from pyinfrakit.disk import Disk, Displaced
+from pyinfrakit.errors import CannotStart, Rescued, StoreFailed
 from pyinfrakit.logs import NOTICE
 from pyinfrakit.record import Record
 from pyinfrakit.store import Store
@@ -36,6 +37,9 @@ SOON = 0.3
 
 RETRY = 1.0
 """Seconds after a failed write until the next one, if no commit comes before."""
+
+IN_PLACE = "its state file is in place"
+"""What the lock says from the start on: if the file is missing after a kill, then somebody removed it."""
 
 NEVER = float("inf")
 
@@ -129,14 +133,20 @@ class FileStore(_SubTypeStore):
         self._subject = f"state file {self.path}"
         self._lock = recovery.lock(self.path, self.location, holder)
         try:
-            content, stamp = recovery.start(disk, self.path, mark, sub_types)
+            start = recovery.start(disk, self.path, mark, sub_types, was_there=IN_PLACE in self._lock.left)
+            self._writer = Writer(disk, self.path, self._lock, start)
         except (CannotStart, OSError) as error:
-            self._lock.release()
+            self._lock.restore()
             if isinstance(error, CannotStart):
                 raise
             raise CannotStart(f"{self.location} can't be written: {_explain(error)}") from None
+        self._lock.note(IN_PLACE)
+        if start.problem:
+            log.warning(
+                "%s: %s; all is described, and changes are rejected until there is room", self.location, start.problem
+            )
+        content = start.content
         assert content.mark is not None
-        self._writer = Writer(disk, self.path, stamp.digest, stamp.sequence)
         self.own_mark = content.mark
         self.parts = _split(content, sub_types)
         super().__init__(self, sub_types[0])
@@ -152,7 +162,9 @@ class FileStore(_SubTypeStore):
         self._due = NEVER  # the time of the next checkpoint; none is due while one is under way
         self._rested = 0.0  # the time before which no checkpoint begins
         self._is_behind = False  # whether the last checkpoint failed
-        self._failed = False  # whether a write failed: until a fresh file follows, the journal may hold undone changes
+        # Whether a write failed: until a fresh file follows, the journal may hold undone changes.
+        self._failed = bool(start.problem)
+        self._is_displaced = False  # whether the log says that the files are not this process's own any more
         self._is_closed = False
         self._pace = Pace()
         # The store has its own threads: providers may occupy those of the event loop for as long as they like.
@@ -256,10 +268,13 @@ class FileStore(_SubTypeStore):
                 else:
                     await self._appending.do(append)
         except (OSError, MemoryError) as error:
+            self._log_displaced(error)
             self._undo(batch, StoreFailed(self._subject, _explain(error)))
         else:
             self._writing = None
             batch.settle()
+            if self._writer.is_crowded:
+                self._pace.hurry()
             if content is not None:
                 self._begin_checkpoint(content)
             elif self._due == NEVER:
@@ -274,8 +289,14 @@ class FileStore(_SubTypeStore):
             self._pace.hurry()
         await self._appending.do(lambda: None)  # an append that a closed event loop left behind ends first
         await self._checkpointing.do(partial(self._writer.start_anew, content))  # so does a checkpoint
-        self._failed, self._due = False, NEVER
+        self._failed, self._due, self._is_displaced = False, NEVER, False
         log.log(NOTICE, "%s can be written again", self.location)
+
+    def _log_displaced(self, error: BaseException) -> None:
+        """Say once that nothing is acknowledged any more, because the files are not this process's own."""
+        if isinstance(error, Displaced) and not self._is_displaced:
+            self._is_displaced = True
+            log.error("%s: %s; until then no change is accepted", self.location, _explain(error))
 
     def _undo(self, batch: _Batch, error: StoreFailed) -> None:
         """Fail *batch*, and the changes that were decided on top of it."""
@@ -304,7 +325,9 @@ class FileStore(_SubTypeStore):
         self._checkpoint.add_done_callback(lambda _: self._wake_up())
 
     def _finish_checkpoint(self, error: BaseException | None) -> None:
-        if error is not None and not self._is_behind:
+        if error is not None:
+            self._log_displaced(error)
+        if error is not None and not self._is_behind and not self._is_displaced:
             template = "%s can't be written anew: %s; no change is lost, the journal beside it holds them all"
             log.error(template, self.location, _explain(error))
         self._is_behind = error is not None
@@ -315,7 +338,7 @@ class FileStore(_SubTypeStore):
     def _plan(self) -> None:
         """Set the time of the next checkpoint, if there are changes that the file does not hold."""
         if self._due == NEVER and self._checkpoint is None and self._writer.has_journals:
-            self._due = max(time.monotonic() + SOON, self._rested)
+            self._due = max(time.monotonic() + SOON, 0.0 if self._writer.is_crowded else self._rested)
 
     def _set_alarm(self, due: float) -> None:
         if due < self._alarm:
@@ -342,15 +365,40 @@ class FileStore(_SubTypeStore):
             await asyncio.wait({self._checkpoint})
 
     async def flush(self) -> None:
-        """Write everything to the one file and remove the journals. Raise `StoreFailed` if changes may reappear."""
+        """Write everything to the one file and remove the journals. Raise `StoreFailed` if changes may reappear.
+
+        If the files are not this process's own any more, write everything beside them, and raise `Rescued`.
+        """
         with suppress(StoreFailed):
             await self._wait_for_all()
         # The first attempt may only end an older checkpoint, and each folds in one of at most two journals.
         for _ in range(3):
             if self._failed or self._writer.has_journals:
                 await self.checkpoint()
-        if self._failed:
+        await self._check_end()
+        if self._failed and self._writer.is_doubtful:
             raise StoreFailed(self._subject, "the last attempt failed too")
+
+    async def _check_end(self) -> None:
+        """Raise `StoreFailed` if the files are not this process's own, or `Rescued` if they don't hold everything."""
+        try:
+            await self._appending.do(self._writer.check)
+        except OSError as error:
+            if isinstance(error, Displaced):
+                try:
+                    await self._appending.do(self._writer.check_content)
+                except OSError:
+                    raise self._rescue(_explain(error)) from None
+            raise StoreFailed(self._subject, _explain(error)) from None
+
+    def _rescue(self, problem: str) -> Rescued:
+        """Write everything beside the state file, or wherever that is possible."""
+        content = self._copy_content()
+        for folder in (self.path.parent, self._lock.find_folder(), Path(tempfile.gettempdir())):
+            with suppress(OSError):
+                if folder is not None:
+                    return Rescued(self._subject, problem, str(self._writer.rescue(folder, content)))
+        return Rescued(self._subject, problem, "")
 
 
 def _finish(error: StoreFailed | None = None) -> asyncio.Future[None]:
