@@ -221,7 +221,7 @@ def test_gone_instances_take_no_memory() -> None:
             records.apply(Put(Record(id=last_id, state=State.PROVISIONING, spec=spec)))
             for tags in ({}, {GROUP_TAG: last_id}, {f"t{number}": "1"}):
                 for with_properties in (False, True):
-                    read_reply(descriptions.reply("", tags, with_properties))
+                    runner.run(descriptions.reply("", tags, with_properties))
             records.apply(Drop(last_id))
         return last_id
 
