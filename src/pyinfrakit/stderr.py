@@ -140,12 +140,13 @@ class Text(io.TextIOBase):
 
 
 def open_standard_files() -> None:
-    """Open /dev/null as stdin, stdout or stderr if it is closed. Otherwise another file would get its number."""
+    """Open /dev/null as stdin, stdout or stderr if it is closed. Otherwise another file would get its number.
+
+    `sys.stdin` and `sys.stdout` stay None then, so that a command does not read or write nothing instead of failing.
+    """
     for fd in range(3):
         try:
             os.fstat(fd)
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # the lowest number that is free: this one
-    sys.stdin = sys.stdin or os.fdopen(0, closefd=False)
-    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
     sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)

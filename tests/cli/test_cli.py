@@ -525,7 +525,7 @@ def test_provision_from_the_web(daemon: Daemon) -> None:
         ('{"Tags":{"a":"\\q"}}', [], "not JSON"),
         ("[1,", [], "not JSON"),
         ("[]", [], "expected an object, got an array"),
-        ("7", [], "expected an object, got 7"),
+        ("7", [], "expected an object, got an integer"),
         ('{"Propertys":{}}', [], "Propertys"),
         ('{"Tags":{"a":1}}', [], "Tags.a: expected a string, got 1"),
         ('{"Tags":{"a":{"b":[]}}}', [], "Tags.a: expected a string, got an object"),

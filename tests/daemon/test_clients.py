@@ -147,7 +147,7 @@ def test_replies_share_a_limit(daemon: Daemon) -> None:
 
 def test_bodies_of_waiting_calls_share_the_limit(simulated: Daemon) -> None:
     """Calls with large bodies that wait for the provider take no more than the limit. Later ones are refused by 503."""
-    spec = {"Properties": {"delay": 3, "note": "x" * (MAX_BODY - 1000)}}
+    spec = {"Properties": {"delay": 30, "note": "x" * (MAX_BODY - 1000)}}
     request = format_call("Instance.Provision", Spec=spec)
     with ExitStack() as stack:
         connections = [stack.enter_context(simulated.connect()) for _ in range(30)]

@@ -229,7 +229,7 @@ def test_a_file_that_cannot_be_read_is_not_a_missing_group(tmp_path: Path) -> No
     """A folder or a dangling link in a group's place is damage."""
     folder = tmp_path / "groups"
     (folder / "web.json").mkdir(parents=True)
-    with pytest.raises(Damaged, match=r"web\.json: file: can't be read: Is a directory"):
+    with pytest.raises(Damaged, match=r"web\.json: file: can't be read: not a regular file"):
         open_store(tmp_path).load()
     (folder / "web.json").rmdir()
     (folder / "web.json").symlink_to("nowhere")

@@ -283,7 +283,7 @@ def test_there_are_no_template_functions(shared: Daemon) -> None:
 
 ROW_WRONG_TYPE = [
     ("Instance.Validate", '{"Type":3}', ["Type", "expected a string", "got 3"]),
-    ("Instance.Provision", '{"Spec":"x"}', ["Spec", "expected an object", 'got "x"']),
+    ("Instance.Provision", '{"Spec":"x"}', ["Spec", "expected an object", "got a string"]),
     ("Instance.Provision", '{"Spec":{"Tags":[]}}', ["Spec.Tags", "expected an object", "got an array"]),
     ("Instance.Provision", '{"Spec":{"Tags":{"a":"b","tier":3}}}', ["Spec.Tags.tier", "expected a string", "got 3"]),
     ("Instance.Provision", '{"Spec":{"Init":{}}}', ["Spec.Init", "expected a string", "got an object"]),

@@ -119,6 +119,12 @@ def test_secrets_are_hidden_in_json() -> None:
     assert live is Redactor(["salmon"]).redact_json(live)
 
 
+def test_numbers_beyond_64_bits_stay_as_they_are() -> None:
+    """JSON with numbers that 64 bits can't hold is redacted too, and the numbers stay byte for byte."""
+    live = Raw(b'{"e":1E400,"n":' + b"1" * 5000 + b',"p":"swordfish"}')
+    assert bytes(live).replace(b"swordfish", b"***") == bytes(Redactor(["swordfish"]).redact_json(live))
+
+
 def test_secrets_are_hidden_in_errors() -> None:
     """An error without secrets is the same error. In another one, its text and its attributes are redacted."""
     redact = Redactor(["swordfish"]).redact

@@ -76,7 +76,8 @@ def main(program: click.Command) -> NoReturn:
     limit.daemon = True
     limit.start()
     logging.shutdown()
-    sys.stdout.flush()
+    if sys.stdout is not None:
+        sys.stdout.flush()
     sys.exit(code)
 
 

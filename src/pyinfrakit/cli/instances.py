@@ -56,7 +56,9 @@ def describe(
     elif raw:
         print_json(instances)
     elif is_yaml:
-        click.echo(msgspec.yaml.encode(msgspec.json.decode(msgspec.json.encode(instances))), nl=False)
+        import json  # it has numbers that 64 bits can't hold
+
+        click.echo(msgspec.yaml.encode(json.loads(msgspec.json.encode(instances))), nl=False)
     else:
         heads = ["ID", "LOGICAL", *(["STATE", "SINCE", "REASON"] if everything else []), "TAGS"]
         heads += ["PROPERTIES"] if properties else []

@@ -7,8 +7,6 @@ from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 
-import msgspec
-
 from pyinfrakit.child import Child
 from pyinfrakit.errors import TryAgain
 from pyinfrakit.group.plugins import Description
@@ -16,6 +14,7 @@ from pyinfrakit.group.threads import call_apart
 from pyinfrakit.logs import escape
 from pyinfrakit.paths import check_trusted
 from pyinfrakit.schema.redactor import Redactor, find_credentials
+from pyinfrakit.schema.values import decode_any
 
 LONGEST_REASON = 200
 """Characters of a reason."""
@@ -50,7 +49,7 @@ async def run(command: Sequence[str], timeout: float, member: Description) -> tu
 
 def hide_secrets(text: str, member: Description) -> str:
     """Return *text* without the member's secrets: the properties that have a secret's name."""
-    return Redactor(find_credentials(msgspec.json.decode(member.properties or b"{}"))).redact(text)
+    return Redactor(find_credentials(decode_any(member.properties or b"{}"))).redact(text)
 
 
 def describe_exit(status: int, last_line: str) -> str:

@@ -16,6 +16,7 @@ from pyinfrakit.rpc.instance.types import read
 from pyinfrakit.rpc.jsonrpc import INVALID_PARAMS
 from pyinfrakit.schema.decode import NotJSON, WrongShape, check
 from pyinfrakit.schema.redactor import Redactor, find_credentials, find_scripts, hiding
+from pyinfrakit.schema.values import decode_any
 
 T = TypeVar("T", bound=Struct)
 
@@ -112,7 +113,7 @@ class Endpoint:
 
 
 def _find_secrets(params: Mapping[str, Any]) -> Redactor:
-    value = msgspec.json.decode(msgspec.json.encode(params))
+    value = decode_any(msgspec.json.encode(params))
     return Redactor(find_credentials(value), find_scripts(value))
 
 

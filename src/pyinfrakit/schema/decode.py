@@ -151,7 +151,7 @@ def _explain_shape(error: msgspec.ValidationError, data: Raw, shape: Any, root: 
         expected = _translate(expected) if expected else None
     where = root + path if root else path.lstrip(".")
     if expected:
-        got = "something else, not shown because it may hold a secret" if is_secret else _quote(value)
+        got = _WORDS[_find_type(value)] if is_secret else _quote(value)
         return WrongShape(where, f"expected {expected}, got {got}")
     return WrongShape(where, _word_problem(match["problem"], shape, path, "" if is_secret else _quote(value)))
 

@@ -21,6 +21,7 @@ from msgspec import Raw
 
 from pyinfrakit.errors import PyInfrakitError
 from pyinfrakit.schema.encodings import View, decode_all, fold, strip
+from pyinfrakit.schema.values import decode_any
 
 PLACEHOLDER = "***"
 
@@ -166,7 +167,7 @@ class Redactor:
         """Return JSON with the placeholder for each secret in strings and keys, and for each number that is one."""
         if not self.find(bytes(data).decode(errors="replace")):
             return data
-        return Raw(msgspec.json.encode(self._redact_value(msgspec.json.decode(data))))
+        return Raw(msgspec.json.encode(self._redact_value(decode_any(data))))
 
     def _redact_value(self, value: Any) -> Any:
         if isinstance(value, dict):
@@ -175,6 +176,8 @@ class Redactor:
             return [self._redact_value(each) for each in value]
         if isinstance(value, str):
             return self.redact(value)
+        if isinstance(value, Raw):
+            return PLACEHOLDER if self.redact(bytes(value).decode()) == PLACEHOLDER else value
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         return PLACEHOLDER if is_number and self.redact(str(value)) == PLACEHOLDER else value
 

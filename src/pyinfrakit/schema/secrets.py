@@ -14,6 +14,7 @@ from msgspec.inspect import CustomType, Metadata, Type
 
 from pyinfrakit.schema.paths import find_types, list_parts
 from pyinfrakit.schema.redactor import PLACEHOLDER, find_strings
+from pyinfrakit.schema.values import decode_any
 
 EMPTY_OBJECT = Raw(b"{}")
 
@@ -78,7 +79,7 @@ def split_strings(properties: Raw, shape: Any) -> tuple[set[str], set[str]]:
 
     In properties of another shape, every string may be a secret.
     """
-    strings = set(find_strings(msgspec.json.decode(properties)))
+    strings = set(find_strings(decode_any(properties)))
     if not contains_secret(shape):
         return set(), strings
     try:

@@ -12,6 +12,7 @@ from pyinfrakit.errors import GiveUp, InvalidSpec, PyInfrakitError, TryAgain
 from pyinfrakit.record import Record, Spec
 from pyinfrakit.schema.decode import check, decode
 from pyinfrakit.schema.redactor import find_strings
+from pyinfrakit.schema.values import decode_any
 
 REQUIRED_VERBS = ("provision", "destroy", "observe")
 OPTIONAL_VERBS = ("validate", "label", "adopt")
@@ -42,7 +43,7 @@ class Request(Struct, frozen=True):
         for each in (known, known.get("spec", {}), known.get("instance", {}), *known.get("instances", ())):
             yield each.get("init", "")
             if properties and each.get("properties") is not None:
-                yield from find_strings(msgspec.json.decode(each["properties"]))
+                yield from find_strings(decode_any(each["properties"]))
 
 
 def encode_spec(spec: Spec) -> Mapping[str, Any]:

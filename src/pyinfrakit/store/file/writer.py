@@ -156,12 +156,12 @@ class Writer:
         """
         needed = self._state.size + self._appended + MARGIN
         # What fills the room here is added to the new file as well.
-        spare = int(min(self._disk.room(self._path.parent) - needed, 4 * ROOM)) // 2
+        spare = (self._disk.room(self._path.parent) - needed) / 2
         self.is_crowded = spare < ROOM or self._appended > max(LARGE, self._state.size)
         if spare < length:
             problem = f"{os.strerror(errno.ENOSPC)}: a new state file needs {needed} bytes, which have to stay free"
             raise OSError(errno.ENOSPC, problem)
-        room = min(max(ROOM, length), spare)
+        room = int(min(max(ROOM, length), spare))
         file.reserve(room)
         self._room = self._length + room
 
