@@ -187,8 +187,8 @@ def test_an_orphan_belongs_to_the_sub_type_of_its_mark(run: Run) -> None:
     id, destroyed = provision(daemon, "storage"), provision(daemon, "storage")
     daemon.stop()
     saved = json.loads(daemon.state.read_bytes())
-    del saved["Provider"]["Checkpoint"]
     daemon.state.write_text(json.dumps({**saved, "Instances": []}))
+    assert 0 == command(daemon.home, "fsck", str(daemon.state), "--accept-edit").returncode
     daemon.start()
     wait_for_observations(daemon)
     with pytest.raises(RemoteError):

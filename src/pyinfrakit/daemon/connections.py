@@ -195,6 +195,11 @@ class Connections(web.Server):
         self._reported = 0.0
         self._timer: asyncio.TimerHandle | None = None
 
+    @property
+    def count(self) -> int:
+        """How many connections are open."""
+        return len(self._open)
+
     def __call__(self) -> Any:
         if len(self._open) >= self._limit and not self._make_room():
             return _Refusal(self._limit)

@@ -53,6 +53,10 @@ class Server:
         self._connections = Connections(self._handle, limit)
         self._accepting: asyncio.AbstractServer | None = None
 
+    @property
+    def open_connections(self) -> int:
+        return self._connections.count
+
     async def start(self, listening: socket.socket) -> None:
         """Accept connections on a socket that listens."""
         loop = asyncio.get_running_loop()

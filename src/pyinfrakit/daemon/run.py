@@ -60,7 +60,7 @@ async def _serve(programs: Sequence[Program], events: EventLog, errand: Errand |
     try:
         for program in programs:
             await _do_unless(stopping, program.start())
-        collect_quickly()
+        collect_quickly(lambda: sum(server.open_connections for server in servers.values()))
         if not stopping.is_set():
             await _open_sockets(servers)
             stop.doing = "serving"
