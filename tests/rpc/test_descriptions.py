@@ -3,7 +3,7 @@
 import asyncio
 import json
 import tracemalloc
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import msgspec
@@ -50,17 +50,20 @@ def read_properties(records: Records) -> Callable[[Record], Raw]:
     return lambda record: records.live(record.id) or record.spec.properties or EMPTY_OBJECT
 
 
-def read_reply(reply: Reply, meanwhile: Callable[[], object] = bool) -> bytes:
+def read_reply(call: Awaitable[Reply], meanwhile: Callable[[], object] = bool) -> bytes:
     """Return a whole reply. If it comes piece by piece, call *meanwhile* after each."""
 
-    async def read(pieces: AsyncIterator[bytes]) -> bytes:
+    async def read() -> bytes:
+        reply = await call
+        if not isinstance(reply, AsyncIterator):
+            return b"".join(reply)
         whole = b""
-        async for piece in pieces:
+        async for piece in reply:
             whole += piece
             meanwhile()
         return whole
 
-    return asyncio.run(read(reply)) if isinstance(reply, AsyncIterator) else b"".join(reply)
+    return asyncio.run(read())
 
 
 def parse_descriptions(descriptions: Descriptions, tags: dict[str, str], with_properties: bool) -> list[Any]:
@@ -209,7 +212,7 @@ def test_a_long_reply_is_of_one_instant() -> None:
 def test_gone_instances_take_no_memory() -> None:
     """Instances that are gone, and tags of earlier questions, take no memory."""
     records = Records(make_instance(number) for number in range(10))
-    descriptions = Descriptions(records, read_properties(records))
+    descriptions, runner = Descriptions(records, read_properties(records)), asyncio.Runner()
 
     def come_and_go(last_id: str) -> str:
         for number in range(500):
@@ -218,7 +221,7 @@ def test_gone_instances_take_no_memory() -> None:
             records.apply(Put(Record(id=last_id, state=State.PROVISIONING, spec=spec)))
             for tags in ({}, {GROUP_TAG: last_id}, {f"t{number}": "1"}):
                 for with_properties in (False, True):
-                    descriptions.reply("", tags, with_properties)
+                    runner.run(descriptions.reply("", tags, with_properties))
             records.apply(Drop(last_id))
         return last_id
 
@@ -231,4 +234,5 @@ def test_gone_instances_take_no_memory() -> None:
         after, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
+        runner.close()
     assert after - before < 50_000

@@ -9,7 +9,7 @@ from msgspec import Raw
 
 from pyinfrakit.errors import InvalidSpec, TryAgain
 from pyinfrakit.schema.encodings import strip
-from pyinfrakit.schema.redactor import Redactor, redact_error
+from pyinfrakit.schema.redactor import MAX_SOURCE, Redactor, redact_error
 from support.encodings import ENCODINGS
 
 CHARACTERS = st.sampled_from("abcdefghXYZ0189 '\"\\$%&<>+/=-_#@:;!`(){}é€😀")
@@ -93,9 +93,22 @@ def test_harmless_words_of_scripts_stay(text: str) -> None:
 
 def test_a_long_secret_is_hidden_where_it_is_cut() -> None:
     """Of a secret that is longer than the text, the part in the text is hidden."""
-    secret = "swordfish-4712-" + "A" * 70_000
-    assert "+ request='***" == Redactor(scripts=[secret]).redact(f"+ request='{secret}"[:65536])
-    assert "… ***" == Redactor(scripts=[secret]).redact(f"… {secret[50_000:60_000]}")
+    secret = "swordfish-4712-" + "A" * 30_000
+    assert "+ request='***" == Redactor(scripts=[secret]).redact(f"+ request='{secret}"[:16384])
+    assert "… ***" == Redactor(scripts=[secret]).redact(f"… {secret[10_000:20_000]}")
+
+
+def test_a_text_is_hidden_if_its_secrets_are_too_long() -> None:
+    """Beside a script that takes too long to look for, nothing of a text is shown."""
+    assert "***" == Redactor(scripts=["join\n" * MAX_SOURCE]).redact("disk 4711 is broken")
+
+
+def test_many_secrets_with_the_same_beginning_are_hidden() -> None:
+    """However many secrets share a piece, each is hidden whole."""
+    secrets = [f"swordfish-{number}-{'x' * (number % 7)}" for number in range(1000)]
+    redactor = Redactor(secrets)
+    for secret in secrets[::97]:
+        assert "key *** is wrong" == redactor.redact(f"key {secret} is wrong")
 
 
 def test_secrets_are_hidden_in_json() -> None:

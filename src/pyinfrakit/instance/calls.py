@@ -28,7 +28,7 @@ from pyinfrakit.instance.threads import Threads
 from pyinfrakit.logs import Quota
 from pyinfrakit.provider import Machine, PoolMachine, Provider
 from pyinfrakit.record import Record, Spec
-from pyinfrakit.schema.redactor import hiding, redact_error
+from pyinfrakit.schema.redactor import Redact, hiding_in_log, redact_current, redact_error
 from pyinfrakit.store.records import Records
 
 log = logging.getLogger(__name__)
@@ -86,7 +86,7 @@ class Calls:
         self._provider.mark, self._provider.known, self._provider.ready = mark, RecordCopies(known), ready
         self._provider.changed = changed
         try:
-            with hiding(self.redaction.redact_all):
+            with hiding_in_log(self.redaction.redact_all):
                 await self._ask("start", border.ignore, self._provider.start)
             self._has_started = True
         finally:
@@ -95,7 +95,7 @@ class Calls:
     async def stop(self, timeout: float) -> None:
         """Stop the provider, if it has started. Raise `TryAgain` if that takes more than *timeout* seconds."""
         if self._has_started:
-            with hiding(self.redaction.redact_all):
+            with hiding_in_log(self.redaction.redact_all):
                 await _limit(timeout, self._ask("stop", border.ignore, self._provider.stop))
 
     def abandon(self) -> None:
@@ -104,7 +104,7 @@ class Calls:
 
     async def validate(self, properties: Raw | None) -> None:
         """Raise `InvalidSpec` if the provider would refuse the properties."""
-        with hiding(self.redaction.of(Spec(properties=properties)).redact):
+        with hiding_in_log(self.redaction.of(Spec(properties=properties)).redact):
             if self._validates:
                 await _limit(VALIDATE, self._ask("validate", border.ignore, self._provider.validate, properties))
             else:
@@ -121,14 +121,14 @@ class Calls:
             spec = pending()
             if spec is None:
                 return None
-            with self._calling(id), hiding(self.redaction.of(spec).redact):
+            with self._calling(id), hiding_in_log(self.redaction.of(spec).redact):
                 return await self._ask(name, border.read_machine(id), self._provider.provision, id, copy_spec(spec))
 
     async def adopt(self, id: str, handle: str, spec: Spec) -> Machine:
         """Have a machine that exists marked as the instance *id*."""
         name = f"adopt of {handle}"
         async with Slot(self._provisions, name):
-            with self._calling(id), hiding(self.redaction.of(spec).redact):
+            with self._calling(id), hiding_in_log(self.redaction.of(spec).redact):
                 read = border.read_machine(id, handle)
                 return await self._ask(name, read, self._provider.adopt, id, handle, copy_spec(spec))
 
@@ -136,13 +136,13 @@ class Calls:
         """Have a record's tags put on its machine."""
         name = f"label of {record.id}"
         async with Slot(self._labels, name):
-            with self._calling(record.id), hiding(self.redaction.of(record.spec).redact):
+            with self._calling(record.id), hiding_in_log(self.redaction.of(record.spec).redact):
                 tags = dict(record.spec.tags)
                 await self._ask(name, border.ignore, self._provider.label, copy_record(record), tags)
 
     async def list_pool(self) -> list[PoolMachine]:
         """Return all machines of the provider's pool; raise `GiveUp` if it has none."""
-        with hiding(self.redaction.redact_all):
+        with hiding_in_log(self.redaction.redact_all):
             machines: list[PoolMachine] = await _limit(POOL, self._ask("pool", border.read_pool, self._provider.pool))
         return await self._hide_reasons(machines)
 
@@ -166,7 +166,7 @@ class Calls:
 
     async def observe_all(self) -> list[Machine]:
         """Return all machines, also those with a duplicate ID."""
-        with hiding(self.redaction.redact_all):
+        with hiding_in_log(self.redaction.redact_all):
             machines = await self._ask("observe", border.read_machines, self._provider.observe)
         return await self._hide_reasons(machines)
 
@@ -220,16 +220,17 @@ class Calls:
         errors: Mapping[str, PyInfrakitError] = dict.fromkeys(ids, TryAgain("the call for the batch broke off"))
         redact = self.redaction.of(*(record.spec for record in records)).redact
         try:
-            with self._calling(*ids), hiding(redact):
+            with self._calling(*ids), hiding_in_log(redact):
                 name = f"destroy of {', '.join(ids)}"
                 copies = list(map(copy_record, records))
                 errors = await self._ask(name, border.read_errors(ids), self._provider.destroy, copies, reason)
+                if errors:
+                    errors = await self._threads.call(_redact_errors, errors, redact)
         except PyInfrakitError as error:
             errors = dict.fromkeys(ids, error)
         finally:
             for each in batch:
-                failure = errors.get(each.record.id)
-                each.settle(None if failure is None else redact_error(failure, redact))
+                each.settle(errors.get(each.record.id))
 
     def _read_batch(self) -> int:
         """Return how many instances the provider takes at once; 1 if that is no number."""
@@ -252,13 +253,14 @@ class Calls:
             return method(*arguments)
 
         if inspect.iscoroutinefunction(method):
-            answer = await _run_task(name, read, call)
+            answer = await _run_task(read, call)
         else:
-            answer = await self._threads.call(_answer, name, read, call)
+            answer = await self._threads.call(_answer, read, call)
             if isinstance(pending := answer.value, _Pending):
-                answer = await _run_task(name, read, lambda: pending.result)
-        if answer.error is not None:
-            raise answer.error
+                answer = await _run_task(read, lambda: pending.result)
+        if answer.failure is not None:
+            # In a thread, because secrets may be looked for in a long text, or many.
+            raise await self._threads.call(_explain, answer.failure, name)
         return cast(T, answer.value)
 
 
@@ -280,10 +282,10 @@ class _Destroy:
 
 
 class _Answer(Struct, frozen=True):
-    """What a call returned, as it was read, or the error that it raised."""
+    """What a call returned, as it was read, or what it raised."""
 
     value: Any = None
-    error: PyInfrakitError | None = None
+    failure: BaseException | None = None
 
 
 class _Pending(Struct, frozen=True):
@@ -292,7 +294,7 @@ class _Pending(Struct, frozen=True):
     result: Any
 
 
-def _answer(name: str, read: Callable[[Any], Any], call: Callable[[], Any]) -> _Answer:
+def _answer(read: Callable[[Any], Any], call: Callable[[], Any]) -> _Answer:
     """Call a plain method. If it is a generator, run it to its end, here in its thread."""
     IN_PROVIDER.set(True)
     try:
@@ -301,21 +303,21 @@ def _answer(name: str, read: Callable[[Any], Any], call: Callable[[], Any]) -> _
             return _Answer(_Pending(result))
         return _Answer(read(border.read_items(result) if isinstance(result, Iterator) else result))
     except BaseException as error:  # noqa: BLE001 - foreign code: nothing that it raises may go further
-        return _Answer(error=_explain(error, name))
+        return _Answer(failure=error)
 
 
-async def _run_task(name: str, read: Callable[[Any], Any], call: Callable[[], Any]) -> _Answer:
+async def _run_task(read: Callable[[Any], Any], call: Callable[[], Any]) -> _Answer:
     """Run an async method in a task of its own: a provider that cancels the current task cancels only that one."""
     try:
-        return await asyncio.create_task(_answer_async(name, read, call), name=f"provider: {name}")
+        return await asyncio.create_task(_answer_async(read, call), name="provider")
     except asyncio.CancelledError as error:
         task = asyncio.current_task()
         if task is None or task.cancelling():
             raise
-        return _Answer(error=_explain(error, name))
+        return _Answer(failure=error)
 
 
-async def _answer_async(name: str, read: Callable[[Any], Any], call: Callable[[], Any]) -> _Answer:
+async def _answer_async(read: Callable[[Any], Any], call: Callable[[], Any]) -> _Answer:
     IN_PROVIDER.set(True)
     try:
         result = call()
@@ -325,13 +327,18 @@ async def _answer_async(name: str, read: Callable[[Any], Any], call: Callable[[]
     except asyncio.CancelledError:
         raise
     except BaseException as error:  # noqa: BLE001 - a SystemExit would end the event loop, and so the process
-        return _Answer(error=_explain(error, name))
+        return _Answer(failure=error)
 
 
 def _explain(error: BaseException, name: str) -> PyInfrakitError:
+    """Return what the call *name* raised as an error without secrets. Log it if it is a bug of the provider's."""
     if not issubclass(type(error), PyInfrakitError):
         log.error("the provider has a bug: %s raised", name, exc_info=copy_trace(error))
-    return border.copy_error(error, name)
+    return redact_error(border.copy_error(error, name), redact_current)
+
+
+def _redact_errors(errors: Mapping[str, PyInfrakitError], redact: Redact) -> Mapping[str, PyInfrakitError]:
+    return {id: redact_error(error, redact) for id, error in errors.items()}
 
 
 async def _limit(seconds: float, call: Coroutine[Any, Any, T]) -> T:

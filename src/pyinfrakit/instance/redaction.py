@@ -1,5 +1,6 @@
 """The redactors of a plugin: of one instance, of several, or of all of them."""
 
+import asyncio
 from collections import deque
 from collections.abc import Iterator
 from functools import lru_cache
@@ -8,8 +9,8 @@ from itertools import islice
 from msgspec import Raw
 
 from pyinfrakit.provider import Provider
-from pyinfrakit.record import Spec
-from pyinfrakit.schema.redactor import Redactor, find_pieces, has_piece, hide_everywhere, join, replace
+from pyinfrakit.record import Record, Spec
+from pyinfrakit.schema.redactor import PLACEHOLDER, Redactor, find_pieces, has_piece, hide_everywhere, join, replace
 from pyinfrakit.schema.secrets import EMPTY_OBJECT, contains_secret, find_secrets, split_strings
 from pyinfrakit.store.records import Records
 
@@ -20,6 +21,10 @@ AT_ONCE = 1000
 """Specs whose secrets are looked for together. More would take too much memory."""
 
 
+_Key = tuple[bytes, str]
+"""The parts of a spec that have secrets: its properties and `Init`."""
+
+
 class Redaction:
     """Makes the redactors of one provider's instances. Each hides the secrets of the provider's options too."""
 
@@ -27,7 +32,9 @@ class Redaction:
         self._shape = provider.Properties
         self._records = records
         self._options = find_secrets(provider.options)
-        self._recent: deque[tuple[bytes, str]] = deque(maxlen=KEPT)
+        self._keys: frozenset[_Key] | None = None
+        records.subscribe(self._note_change)
+        self._recent: deque[_Key] = deque(maxlen=KEPT)
         """Specs whose instances may be gone: a provider may still have their secrets in an error."""
         self._make = lru_cache(KEPT)(self._make_redactor)
         self._join = lru_cache(1)(self._join_redactors)
@@ -45,12 +52,14 @@ class Redaction:
     def redact_all(self, text: str) -> str:
         """Return *text* without the secrets of all instances. It takes a second for 100,000 different specs with secrets.
 
-        Of that many, those are left out that share no piece of six characters with the text.
+        Of that many, those are left out that share no piece of six characters with the text. The event loop can't
+        spare a second: there, all of the text is hidden.
         """
-        keys = {_key(record.spec) for record in self._records.peek() if self.has_secrets(record.spec)}
-        keys.update(self._recent)
+        keys = self._list_keys()
         if len(keys) <= AT_ONCE:
-            return self._join(frozenset(keys)).redact(text)
+            return self._join(keys).redact(text)
+        if _is_on_event_loop():
+            return f"{PLACEHOLDER} (too many secrets to look for them here)"
         pieces = find_pieces(text)
         rest = (key for key in keys if has_piece(key[1], pieces) or has_piece(key[0].decode(), pieces))
         found = Redactor(self._options).find(text)
@@ -58,7 +67,16 @@ class Redaction:
             found += self._join_redactors(some).find(text)
         return replace(text, found)
 
-    def _join_redactors(self, keys: frozenset[tuple[bytes, str]]) -> Redactor:
+    def _list_keys(self) -> frozenset[_Key]:
+        if self._keys is None:
+            self._keys = frozenset(_key(each.spec) for each in self._records.peek() if self.has_secrets(each.spec))
+        return self._keys.union(self._recent)
+
+    def _note_change(self, old: Record | None, new: Record | None) -> None:
+        if old is None or new is None or old.spec is not new.spec:
+            self._keys = None
+
+    def _join_redactors(self, keys: frozenset[_Key]) -> Redactor:
         properties = {properties for properties, _ in keys}
         secrets = {secret for each in properties for secret in self._split(each)[0]}
         return Redactor(self._options | secrets, {init for _, init in keys})
@@ -72,7 +90,7 @@ class Redaction:
         return split_strings(Raw(properties) if properties else EMPTY_OBJECT, self._shape)
 
 
-def _key(spec: Spec) -> tuple[bytes, str]:
+def _key(spec: Spec) -> _Key:
     return bytes(spec.properties or b""), spec.init
 
 
@@ -81,3 +99,11 @@ def _list_public(spec: Spec) -> Iterator[str]:
     yield from spec.tags.values()
     if spec.logical_id is not None:
         yield spec.logical_id
+
+
+def _is_on_event_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True

@@ -8,8 +8,6 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any
 
-from pyinfrakit.schema.redactor import redact_current
-
 _Outcome = tuple[Any, BaseException | None]
 """The result of a call, or its error. A future refuses some exceptions, such as StopIteration, so that it holds both."""
 
@@ -38,7 +36,7 @@ class Threads:
             self._threads += 1
         self._waits.add(wait)
         context = contextvars.copy_context()
-        self._todo.put((wait, lambda: context.run(_call, function, *arguments)))
+        self._todo.put((wait, lambda: context.run(function, *arguments)))
         while not wait.done():
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.shield(wait)
@@ -72,12 +70,3 @@ class Threads:
         self._waits.discard(wait)
         if not wait.done():
             wait.set_result(outcome)
-
-
-def _call(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call *function*. After an error, prepare to hide secrets in it: for a long `Init`, that takes long."""
-    try:
-        return function(*arguments)
-    except BaseException:
-        redact_current("an error")
-        raise

@@ -42,10 +42,17 @@ MAX_TEXT = 8192
 MOST_SOURCE = 4096
 """Characters of secrets and scripts in which a piece of a text is found faster than an index is built."""
 
+MAX_SOURCE = 32 * 1024
+"""Longest secret or script that is looked for, in characters. A text that may have a part of a longer one is all hidden."""
+
 _CUT_MARKS = ("…", "...")
 _GRAM = 6
 _GRAMS = 512
 _PLACES = 4
+
+_MOST_SHARED = 16
+"""Places at which a piece is looked for. A piece with more, such as a word of each line, is hidden by itself: since the
+pieces of a secret cover all of it, it is hidden even if it has no other ones."""
 
 _SECRET_NAME = r"passw|passphrase|secret|token|credential|private|api.?key|access.?key|auth"
 _SECRET_KEY = re.compile(_SECRET_NAME, re.IGNORECASE)
@@ -149,7 +156,11 @@ class Redactor:
 
     def find(self, text: str) -> list[tuple[int, int]]:
         """Return the ranges of *text* that have secrets."""
-        return [] if not self or not text or self._is_clean(text) else self._index.find(text)
+        if not self or not text:
+            return []
+        if any(len(source) > MAX_SOURCE for source in (*self.secrets, *self.scripts)):
+            return [(0, len(text))]
+        return [] if self._is_clean(text) else self._index.find(text)
 
     def redact_json(self, data: Raw) -> Raw:
         """Return JSON with the placeholder for each secret in strings and keys, and for each number that is one."""
@@ -237,18 +248,26 @@ _current: ContextVar[Redact | None] = ContextVar("redact", default=None)
 
 
 @contextmanager
-def hiding(redact: Redact) -> Iterator[None]:
-    """Apply *redact* to each `PyInfrakitError` that is raised within, and to all that is logged there."""
+def hiding_in_log(redact: Redact) -> Iterator[None]:
+    """Apply *redact* to all that is logged within."""
     token = _current.set(redact)
     try:
         yield
+    finally:
+        _current.reset(token)
+
+
+@contextmanager
+def hiding(redact: Redact) -> Iterator[None]:
+    """Apply *redact* to each `PyInfrakitError` that is raised within, and to all that is logged there."""
+    try:
+        with hiding_in_log(redact):
+            yield
     except PyInfrakitError as error:
         hidden = redact_error(error, redact)
         if hidden is error:
             raise
         raise hidden from None
-    finally:
-        _current.reset(token)
 
 
 _everywhere: list[WeakMethod[Redact]] = []
@@ -324,7 +343,7 @@ class _Index:
         last = len(needle) - _GRAM
         for place in (*range(0, last, step), last):
             places = self._grams.setdefault(needle[place : place + _GRAM], [])
-            if sum(other is needle for other, _ in places[-_PLACES:]) < _PLACES:
+            if len(places) <= _MOST_SHARED and sum(other is needle for other, _ in places[-_PLACES:]) < _PLACES:
                 places.append((needle, place))
 
     def find(self, text: str) -> list[tuple[int, int]]:
@@ -347,9 +366,13 @@ class _Index:
                 place = text.find(needle, place + len(needle))
         done = 0
         for place in self._find_grams(text):
-            if place < done:
+            if place + _GRAM <= done:
                 continue
-            for needle, offset in self._grams[text[place : place + _GRAM]]:
+            places = self._grams[text[place : place + _GRAM]]
+            if len(places) > _MOST_SHARED:
+                yield place, place + _GRAM
+                continue
+            for needle, offset in places:
                 begin, end = _extend(text, place, needle, offset)
                 part = self._needles[needle]
                 first = offset - (place - begin)

@@ -20,6 +20,9 @@ MANY = 256
 If as many are not kept yet, they are encoded in turns, while the reply is sent.
 """
 
+FEW = 5
+"""Descriptions that are encoded without a look at the clock: to look for secrets in one may take some milliseconds."""
+
 Redact = Callable[[Record], Raw]
 """Return the properties to show of an instance."""
 
@@ -37,7 +40,7 @@ class Descriptions:
         self._redact = redact
         self._caches: dict[bool, _Cache] = {}
 
-    def reply(self, name: str, tags: Mapping[str, str], with_properties: bool) -> Reply:
+    async def reply(self, name: str, tags: Mapping[str, str], with_properties: bool) -> Reply:
         """Return the reply about the instances that have all of *tags*; *name* is its ``Type``.
 
         It is about one instant, also if it is encoded while it is sent.
@@ -46,7 +49,7 @@ class Descriptions:
         if cache is None:
             cache = self._caches[with_properties] = _Cache(self._records, self._redact if with_properties else None)
         head = b'{"Type":' + (msgspec.json.encode(name) if name else b'""') + b',"Descriptions":['
-        return enclose(head, cache.find(tags), b"]}")
+        return enclose(head, await cache.find(tags), b"]}")
 
 
 class _Cache:
@@ -60,20 +63,20 @@ class _Cache:
         self._last: tuple[Mapping[str, str], Sequence[bytes]] | None = None
         records.subscribe(self._follow)
 
-    def find(self, tags: Mapping[str, str]) -> Reply:
+    async def find(self, tags: Mapping[str, str]) -> Reply:
         """Return the descriptions of the instances that have all of *tags*, as the inside of a JSON array."""
         if self._last is not None and self._last[0] == tags:
             return self._join(*self._last)
         records = self._records.narrow(tags)
-        if len(records) >= MANY and (self._missing or len(tags) > 1):
-            return self._stream(records, tags)
-        if len(records) >= MANY:
+        if not self._missing and len(tags) <= 1:
             found = list(filter(None, map(self._encoded.get, (record.id for record in records))))
+        elif len(records) >= MANY:
+            return self._stream(records, tags)
         else:
-            found = self._encode_all(records, tags)
+            found = [each async for some in share(records, FEW) for each in self._encode_all(some, tags)]
         if found:
             found[0] = found[0][1:]
-        if len(found) >= MANY and sum(map(len, found)) <= LARGEST * len(found):
+        if not self._missing and len(found) >= MANY and sum(map(len, found)) <= LARGEST * len(found):
             self._last = (tags, found)
         return found
 
@@ -86,7 +89,7 @@ class _Cache:
 
     async def _stream(self, records: Sequence[Record], tags: Mapping[str, str]) -> AsyncIterator[bytes]:
         is_first = True
-        async for some in share(records):
+        async for some in share(records, FEW):
             if found := b"".join(self._encode_all(some, tags)):
                 yield found[1:] if is_first else found
                 is_first = False

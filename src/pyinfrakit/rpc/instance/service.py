@@ -97,4 +97,4 @@ class InstanceService:
         request, sub_type = self._targets.read(params, types.DescribeParams)
         # InfraKit's own plugins leave Type empty in their replies about a sub-type, as the recordings show.
         name = "" if sub_type else request.Type or ""
-        return self._descriptions[sub_type].reply(name, request.Tags or {}, bool(request.Properties))
+        return await self._descriptions[sub_type].reply(name, request.Tags or {}, bool(request.Properties))

@@ -9,12 +9,13 @@ from msgspec import Raw
 from pyinfrakit.instance.plugin import Plugin
 from pyinfrakit.provider import PoolMachine
 from pyinfrakit.record import Record, Spec
+from pyinfrakit.rpc.instance.descriptions import FEW
 from pyinfrakit.rpc.instance.service import P, Targets
 from pyinfrakit.rpc.instance.types import OkResult, Params, require
 from pyinfrakit.rpc.jsonrpc import Handler, Reply, enclose
 from pyinfrakit.rpc.operator import types
 from pyinfrakit.schema.decode import WrongShape
-from pyinfrakit.turns import CHUNK, share
+from pyinfrakit.turns import share
 
 T = TypeVar("T")
 
@@ -118,12 +119,12 @@ def _encode_list(key: str, items: Sequence[T], describe: Callable[[T], Any]) -> 
 
     async def stream() -> AsyncIterator[bytes]:
         separator = b""
-        async for some in share(items):
+        async for some in share(items, FEW):
             if encoded := encode(some):
                 yield separator + encoded
                 separator = b","
 
-    return enclose(b'{"%b":[' % key.encode(), [encode(items)] if len(items) <= CHUNK else stream(), b"]}")
+    return enclose(b'{"%b":[' % key.encode(), [encode(items)] if len(items) <= FEW else stream(), b"]}")
 
 
 def _describe(plugin: Plugin, record: Record) -> types.RecordDescription:
