@@ -7,6 +7,9 @@ from typing import cast
 
 _STATUS = b"HTTP/1.1 200 "
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
+_CHUNKED = re.compile(rb"\r\ntransfer-encoding: *chunked", re.IGNORECASE)
+_LAST_CHUNK = b"\r\n0\r\n\r\n"
+"""The end of a chunked body. It is in no JSON of these benchmarks."""
 _ERROR = b'"error":'
 
 START_BYTES = 256
@@ -27,7 +30,10 @@ class Connection(asyncio.Protocol):
         self._data = b""
         """The reply's head until it is complete, then the start of its body."""
         self._missing = -1
-        """Bytes of the body that have not arrived yet; -1 while the head is incomplete."""
+        """Bytes of the body that have not arrived yet; -1 while the head is incomplete; 1 until a chunked body has ended."""
+        self._is_chunked = False
+        self._end = b""
+        """The last bytes of a chunked body so far."""
         self.received = 0
         """Bytes of the bodies of all replies."""
 
@@ -63,15 +69,19 @@ class Connection(asyncio.Protocol):
 
     def _read_head(self, head: bytes) -> None:
         length = _LENGTH.search(head)
-        if length is None or not head.startswith(_STATUS):
+        self._is_chunked = length is None and _CHUNKED.search(head) is not None
+        self._missing = int(length[1]) if length else int(self._is_chunked)
+        if not head.startswith(_STATUS) or (length is None and not self._is_chunked):
             self._on_failure(f"the server sent an invalid reply: {head!r}")
             self._missing = 0
-        else:
-            self._missing = int(length[1])
-        self._data = b""
+        self._data = self._end = b""
 
     def _read_body(self, data: bytes) -> None:
-        self._missing -= len(data)
+        if self._is_chunked:
+            self._end = (self._end + data[-len(_LAST_CHUNK) :])[-len(_LAST_CHUNK) :]
+            self._missing = int(self._end != _LAST_CHUNK)
+        else:
+            self._missing -= len(data)
         self.received += len(data)
         if len(self._data) < START_BYTES:
             self._data += data[:START_BYTES]

@@ -1,3 +1,3 @@
-"""InfraKit instance plugins in Python: a daemon, a durable store, and an SDK."""
+"""Groups of machines that heal themselves: a group controller and instance plugins, for InfraKit and without it."""
 
 __version__ = "0.1.0"

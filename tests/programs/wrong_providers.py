@@ -48,7 +48,7 @@ class Right(Provider):
             handle = each / "handle"
             yield Machine(each.name, handle.read_text() if handle.exists() else f"on the shelf: {each.name}")
 
-    def adopt(self, id: str, handle: str, spec: Spec) -> None:
+    def adopt(self, id: str, handle: str, spec: Spec) -> Any:
         stranger = self.folder / handle.removeprefix("on the floor: ")
         if not stranger.exists():
             raise GiveUp(f"there is no machine {handle}")
@@ -216,6 +216,14 @@ class AdoptsAnything(Right):
         (self.shelf / id / "handle").write_text(handle)
 
 
+class RenamesTheAdopted(Right):
+    """`adopt` returns another handle than that of the machine."""
+
+    def adopt(self, id: str, handle: str, spec: Spec) -> Any:
+        super().adopt(id, handle, spec)
+        return f"on the shelf: {id}"
+
+
 class TakesAnything(Right):
     """`validate` accepts all properties."""
 
@@ -251,7 +259,7 @@ class Contract(ProviderContract):
 
 WRONG = [
     MakesASecond, OneForAll, MissesTheGone, DestroysTheFirst, IsSilentOnStuck, ShowsAll, Forgets, HasTenHands, Revives,
-    LeavesHalf, LabelsTheGone, HangsOnTheGone, AdoptsAnything, TakesAnything,
+    LeavesHalf, LabelsTheGone, HangsOnTheGone, AdoptsAnything, RenamesTheAdopted, TakesAnything,
 ]  # fmt: skip
 for wrong in (Right, *WRONG):
     globals()[f"Test{wrong.__name__}"] = type(f"Test{wrong.__name__}", (Contract,), {"provider_class": wrong})

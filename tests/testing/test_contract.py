@@ -1,5 +1,6 @@
 """The contract of all providers: pyinfrakit's own keep it, and a faulty one fails the tests of its fault."""
 
+import json
 import os
 import re
 import subprocess
@@ -10,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import Raw
 
-from pyinfrakit.provider import Provider
+from pyinfrakit.provider import InvalidSpec, Machine, Provider, Spec
 from pyinfrakit.providers.file import File
 from pyinfrakit.providers.simulator import SimulatedMachine, Simulator
 from pyinfrakit.testing import ProviderContract
@@ -43,6 +45,30 @@ class TestSimulator(ProviderContract):
         with provider.world.change() as scene:
             scene.machines["bought-in-2019"] = SimulatedMachine()
         return "bought-in-2019"
+
+
+class ForTests(File):
+    """A provider that accepts no properties but those of a test network, so that its example is invalid."""
+
+    example = {"network": "production"}
+
+    async def validate(self, properties: Raw | None) -> None:
+        if properties is None or json.loads(bytes(properties)) != {"network": "test"}:
+            raise InvalidSpec("Properties.network", "expected test")
+
+    async def provision(self, id: str, spec: Spec) -> Machine:
+        await self.validate(spec.properties)
+        return await super().provision(id, spec)
+
+
+class TestProperties(ProviderContract):
+    """The contract uses the properties of the test class in place of the provider's example."""
+
+    def provider(self, folder: Path) -> ForTests:
+        return ForTests("contract", folder)
+
+    def properties(self, provider: Provider) -> Mapping[str, Any]:
+        return {"network": "test"}
 
 
 @contextmanager
@@ -85,6 +111,7 @@ FAILS = {
     "LabelsTheGone": {TAGS},
     "HangsOnTheGone": {TAGS},
     "AdoptsAnything": {ADOPTED},
+    "RenamesTheAdopted": {ADOPTED},
     "TakesAnything": {PROPERTIES},
 }
 """The tests that each provider in wrong_providers.py fails. The first one names the fault."""
@@ -128,10 +155,7 @@ def test_an_import_without_pytest_says_how_to_install_it() -> None:
     """An import of the contract without pytest fails with one line that says how to install it."""
     program = "import sys; sys.modules['pytest'] = None; import pyinfrakit.testing"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-    assert (
-        "ImportError: pyinfrakit.testing needs pytest: pip install 'pyinfrakit[testing]'"
-        == done.stderr.splitlines()[-1]
-    )
+    assert "ImportError: pyinfrakit.testing needs pytest: pip install 'pytest>=9'" == done.stderr.splitlines()[-1]
 
 
 def test_a_contract_without_a_provider_names_the_method() -> None:

@@ -3,7 +3,7 @@
 try:
     import pytest  # noqa: F401 - imported first, so that its absence is one line that says how to install it
 except ImportError:
-    raise ImportError("pyinfrakit.testing needs pytest: pip install 'pyinfrakit[testing]'") from None
+    raise ImportError("pyinfrakit.testing needs pytest: pip install 'pytest>=9'") from None
 
 from pyinfrakit.conformance import Report, check
 from pyinfrakit.testing.contract import ProviderContract

@@ -27,7 +27,10 @@ from pyinfrakit.testing.wrapped import Stalled, Unsteady, Wrapped
 
 
 class ProviderContract:
-    """Tests that every provider must pass. Each test has its own folder, which has no machines at first."""
+    """Tests that every provider must pass. Each test has its own folder, which has no machines at first.
+
+    No test destroys the machines that remain at its end.
+    """
 
     patience: float = 60
     """Maximum seconds for one test. Set it higher if your machines are slow."""
@@ -263,6 +266,7 @@ class ProviderContract:
             await run.check_ids([], f"{handle} lacks this plugin's mark")
             machine = await run.adopt(_mint_id(), handle, run.spec)
             await run.check_ids([machine.id], f"{handle} was adopted")
+            assert handle == machine.handle, f"adopt must keep the handle {handle}, but returned {machine.handle}"
             observed = (await run.list_machines())[0].handle
             assert handle == observed, f"observe must return handle {handle} for the adopted machine, not {observed}"
             await run.destroy_all(Record(id=machine.id, state=State.DESTROYING, spec=run.spec, handle=handle))
@@ -272,10 +276,9 @@ class ProviderContract:
 
     @bounded
     async def test_properties_are_checked(self, tmp_path: Path) -> None:
-        """The example is valid. Any other shape is refused with an `InvalidSpec` that names the field."""
+        """The properties to provision with are valid. A wrong shape is refused with an `InvalidSpec` that names the field."""
         async with self._run(tmp_path) as run:
             provider = run.provider
-            await run.validate(_encode(find_example(provider.Properties, provider.example)))
             await run.validate(run.spec.properties)
             for wrong in [*map(_encode, self.wrong_properties()), *_misshape(provider.Properties)]:
                 error = await _catch(run.validate(wrong))
