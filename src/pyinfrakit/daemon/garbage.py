@@ -28,9 +28,11 @@ class _Watch:
     def __call__(self, phase: str, info: dict[str, int]) -> None:
         if phase == "start":
             self._began = time.perf_counter()
-        elif info["generation"] == FULL and time.perf_counter() - self._began > LONGEST:
-            if self._count_connections() <= FEW_CONNECTIONS:
-                gc.freeze()
+        elif info["generation"] == FULL and time.perf_counter() - self._began > LONGEST and self._has_few():
+            gc.freeze()
+
+    def _has_few(self) -> bool:
+        return self._count_connections() <= FEW_CONNECTIONS
 
 
 def collect_quickly(count_connections: Callable[[], int]) -> None:
