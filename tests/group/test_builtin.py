@@ -85,10 +85,10 @@ def test_missing_properties_are_empty(name: str, properties: Raw | None) -> None
 
 WRONG: list[tuple[str, Any, str]] = [
     ("vanilla", {"init": []}, "Properties: has an unknown field init; known: Init, InitScriptTemplateURL, Tags"),
-    ("vanilla", {"Init": "echo"}, "Properties.Init: expected an array or null, got something else"),
+    ("vanilla", {"Init": "echo"}, "Properties.Init: expected an array or null, got a string"),
     ("vanilla", {"Tags": {"a": 1}}, "Properties.Tags.a: expected a string, got 1"),
     ("vanilla", {"Attachments": [{}]}, "Properties.Attachments[0]: missing required field ID"),
-    ("vanilla", [], "Properties: expected an object, got something else"),
+    ("vanilla", [], "Properties: expected an object, got an array"),
     (
         "vanilla",
         {"Init": ["a"], "InitScriptTemplateURL": "str://b"},

@@ -15,12 +15,23 @@ import os
 import sys
 
 LIFE, ENVIRONMENT = 3, 6
+ENODEV = 19
 
 
 def read_environment() -> dict[bytes, bytes]:
     with open(ENVIRONMENT, "rb") as file:
         variables = (each.partition(b"=") for each in file.read().split(b"\0") if each)
         return {name: value for name, _, value in variables}
+
+
+def enter(group: int) -> None:
+    """Put this process into a control group. One that is gone, such as an empty one that was removed, is done without."""
+    try:
+        os.write(group, b"0")
+    except OSError as error:
+        if error.errno != ENODEV:
+            raise
+    os.close(group)
 
 
 def become(uid: int, gid: int, groups: list[int]) -> None:
@@ -38,8 +49,7 @@ def become(uid: int, gid: int, groups: list[int]) -> None:
 def main(uid: str, gid: str, groups: str, cgroup: str, program: str, *arguments: str) -> None:
     environment = read_environment()
     if cgroup:
-        os.write(int(cgroup), b"0")  # this process
-        os.close(int(cgroup))
+        enter(int(cgroup))
     if uid:
         become(int(uid), int(gid), [int(each) for each in groups.split(",") if each])
     for number in (_signal.SIGPIPE, _signal.SIGXFSZ):  # Python ignores them, and a program would inherit that
