@@ -26,8 +26,8 @@ MAX_QUESTIONS = 32
 MAX_CHANGES = 128
 """Most calls under way at once. A plugin of ours has 1,000 connections, for all its clients."""
 
-TURN_TIMEOUT = 60.0
-"""Seconds after which a call that waits for its turn is not sent any more."""
+TURNS = 4
+"""A call that waits for its turn is not sent any more after this many times the time limit of a call."""
 
 IDLE_TIMEOUT = 30.0
 """Seconds for which a connection without a call is kept: our plugins keep it for 60."""
@@ -111,7 +111,7 @@ class Channel:
     @asynccontextmanager
     async def _take_turn(self, turns: asyncio.Semaphore) -> AsyncGenerator[None, None]:
         try:
-            async with asyncio.timeout(TURN_TIMEOUT):
+            async with asyncio.timeout(TURNS * self._timeout):
                 await turns.acquire()
         except TimeoutError:
             raise TryAgain(f"{self.path} has too many calls under way; this one was not sent") from None
