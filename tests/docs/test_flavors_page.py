@@ -43,7 +43,7 @@ def test_the_program_serves_a_flavor(tmp_path: Path, run: Callable[..., Daemon])
 
 
 def test_the_template_is_rendered() -> None:
-    """The example template gives the first member a role of its own."""
+    """The example template assigns another role to the first member."""
     (text,) = [block for block in find_blocks("") if "start-leader" in block]
     template = Template(text)
     assert "#!/bin/sh\nhostname 10.0.0.1\nstart-leader\n" == template.render(Context("10.0.0.1"))

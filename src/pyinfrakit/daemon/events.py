@@ -138,7 +138,7 @@ class _Stream:
 
 
 def _count_unread(request: web.BaseRequest) -> int:
-    """Return how many bytes of what was sent are not yet read. The system knows, also of those in its own buffers."""
+    """Return the number of sent bytes that the reader has not read yet, those in the system's buffers included."""
     if request.transport is None:
         return 0
     with contextlib.suppress(OSError, ValueError):  # the connection is closed, or the system does not say

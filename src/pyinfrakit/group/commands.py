@@ -13,8 +13,8 @@ from pyinfrakit.group.plugins import Description
 from pyinfrakit.group.threads import call_apart
 from pyinfrakit.logs import escape
 from pyinfrakit.paths import check_trusted
-from pyinfrakit.schema.redactor import Redactor, find_credentials
-from pyinfrakit.schema.values import decode_any
+from pyinfrakit.schema.redactor import Redactor
+from pyinfrakit.schema.values import decode_any, find_credentials
 
 LONGEST_REASON = 200
 """Characters of a reason."""

@@ -15,8 +15,8 @@ from pyinfrakit.rpc.handshake import FIRST, Handshake, negotiate
 from pyinfrakit.rpc.instance.types import read
 from pyinfrakit.rpc.jsonrpc import INVALID_PARAMS
 from pyinfrakit.schema.decode import NotJSON, WrongShape, check
-from pyinfrakit.schema.redactor import Redactor, find_credentials, find_scripts, hiding
-from pyinfrakit.schema.values import decode_any
+from pyinfrakit.schema.redactor import Redactor, hiding
+from pyinfrakit.schema.values import decode_any, find_credentials, find_scripts
 
 T = TypeVar("T", bound=Struct)
 

@@ -21,7 +21,7 @@ from msgspec import Raw
 
 from pyinfrakit.errors import PyInfrakitError
 from pyinfrakit.schema.encodings import View, decode_all, fold, strip
-from pyinfrakit.schema.values import decode_any
+from pyinfrakit.schema.values import SECRET_NAME, decode_any
 
 PLACEHOLDER = "***"
 
@@ -55,11 +55,9 @@ _MOST_SHARED = 16
 """Places at which a piece is looked for. A piece with more, such as a word of each line, is hidden by itself: since the
 pieces of a secret cover all of it, it is hidden even if it has no other ones."""
 
-_SECRET_NAME = r"passw|passphrase|secret|token|credential|private|api.?key|access.?key|auth"
-_SECRET_KEY = re.compile(_SECRET_NAME, re.IGNORECASE)
 _CREDENTIALS = (
     re.compile(
-        rf"(?:{_SECRET_NAME}|pass|\bpw|pwd|key|\bpin)\w{{0,40}}[\"']?\s{{0,20}}[\s=:]\s{{0,20}}[\"']?([^\s\"']+)",
+        rf"(?:{SECRET_NAME}|pass|\bpw|pwd|key|\bpin)\w{{0,40}}[\"']?\s{{0,20}}[\s=:]\s{{0,20}}[\"']?([^\s\"']+)",
         re.IGNORECASE,
     ),
     re.compile(r"\s-[pP]\s*[\"']?([^\s\"']+)"),
@@ -81,36 +79,6 @@ _COMMON = re.compile(
     r"status|stopped|string|swarm|systemctl|timeout|token|unknown|update|urllib|username|version|worker",
     re.IGNORECASE,
 )
-
-
-def find_strings(value: Any) -> Iterator[str]:
-    """Yield all strings in decoded JSON, except keys."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict | list):
-        for each in value.values() if isinstance(value, dict) else value:
-            yield from find_strings(each)
-
-
-def find_credentials(value: Any) -> Iterator[str]:
-    """Yield the strings in decoded JSON that have a secret's name."""
-    if isinstance(value, dict):
-        for key, each in value.items():
-            yield from find_strings(each) if _SECRET_KEY.search(key) else find_credentials(each)
-    elif isinstance(value, list):
-        for each in value:
-            yield from find_credentials(each)
-
-
-def find_scripts(value: Any) -> Iterator[str]:
-    """Yield the strings in decoded JSON that are scripts by their name, `Init` or one that begins so."""
-    if isinstance(value, dict):
-        for key, each in value.items():
-            is_script = key.lower().startswith("init") or key.lower() in ("userdata", "user_data", "cloudinit")
-            yield from find_strings(each) if is_script else find_scripts(each)
-    elif isinstance(value, list):
-        for each in value:
-            yield from find_scripts(each)
 
 
 def find_words(script: str) -> set[str]:

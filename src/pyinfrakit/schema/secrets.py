@@ -13,8 +13,8 @@ from msgspec import Meta, Raw, Struct
 from msgspec.inspect import CustomType, Metadata, Type
 
 from pyinfrakit.schema.paths import find_types, list_parts
-from pyinfrakit.schema.redactor import PLACEHOLDER, find_strings
-from pyinfrakit.schema.values import decode_any
+from pyinfrakit.schema.redactor import PLACEHOLDER
+from pyinfrakit.schema.values import decode_any, find_strings
 
 EMPTY_OBJECT = Raw(b"{}")
 

@@ -11,8 +11,7 @@ from msgspec import Meta, Raw, Struct
 from pyinfrakit.errors import GiveUp, InvalidSpec, PyInfrakitError, TryAgain
 from pyinfrakit.record import Record, Spec
 from pyinfrakit.schema.decode import check, decode
-from pyinfrakit.schema.redactor import find_strings
-from pyinfrakit.schema.values import decode_any
+from pyinfrakit.schema.values import decode_any, find_strings
 
 REQUIRED_VERBS = ("provision", "destroy", "observe")
 OPTIONAL_VERBS = ("validate", "label", "adopt")

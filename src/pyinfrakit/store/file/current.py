@@ -72,7 +72,7 @@ class Current:
         file.overwrite(encode_bound(digest, bound), bound_place(file.size))
 
     def unshare(self) -> None:
-        """Give the file a single name: what is written in place must not show in a copy that is a hard link."""
+        """Break hard links to the file: a write in place must not change a copy."""
         if self._file.is_shared():
             data = self._disk.read(self._path)
             self._disk.write(temporary_path(self._path), [data])

@@ -101,7 +101,7 @@ class Writer:
         self._state.check()
 
     def check_content(self) -> None:
-        """Raise OSError unless the files at their paths hold all acknowledged changes, whoever has the lock."""
+        """Raise OSError unless the files at their paths hold all acknowledged changes, no matter who holds the lock."""
         with self._state_in_use:
             self._state.check()
         for path in (*self._old, *self._current):
