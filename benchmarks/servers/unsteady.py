@@ -45,11 +45,12 @@ class Unsteady(File):
         time.sleep(SLOW if SLOW_TAG in spec.tags else 0)
         return self._machines.setdefault(id, Machine(id))
 
-    async def observe(self) -> Iterable[Machine]:
+    def observe(self) -> Iterable[Machine]:  # type: ignore[override]
+        # Plain, so that it runs in a thread: in an async method, to make all these machines would hold the event loop.
         return list(self._list_machines(World(_find_file(self.folder).read_text())))
 
     def _list_machines(self, world: World) -> Iterator[Machine]:
-        for id, machine in self._machines.items():
+        for id, machine in self._machines.copy().items():
             match world:
                 case World.BROKEN:
                     yield Machine(id, functional=False, reason="no ping")

@@ -23,9 +23,10 @@ from pyinfrakit.logs import NOTICE
 from pyinfrakit.record import Record
 from pyinfrakit.store import Store
 from pyinfrakit.store.file import journal, recovery
+from pyinfrakit.store.file.batch import NEVER, Batch, finish
 from pyinfrakit.store.file.document import Content
-from pyinfrakit.store.file.writer import Pace, Thread, Writer, resolve
-from pyinfrakit.store.records import Change, Note, Records, Undo
+from pyinfrakit.store.file.writer import Pace, Thread, Writer
+from pyinfrakit.store.records import Change, Records
 
 log = logging.getLogger(__name__)
 
@@ -40,8 +41,6 @@ RETRY = 1.0
 
 IN_PLACE = "its state file is in place"
 """What the lock says from the start on: if the file is missing after a kill, then somebody removed it."""
-
-NEVER = float("inf")
 
 TICK = 0.001
 """Seconds by which a timer may fire early: uvloop rounds to milliseconds."""
@@ -60,27 +59,6 @@ def open_file(url: str | None, name: str, mark: str | None, sub_types: Sequence[
     else:
         path = Path(url.removeprefix("file://"))
     return FileStore(path, f"plugin {name}", mark, sub_types)
-
-
-class _Batch:
-    """Changes that are written together, with their undos and the futures of their commits."""
-
-    def __init__(self) -> None:
-        self.entries: list[bytes] = []
-        self.undos: list[tuple[Records, list[Undo | Note]]] = []
-        self._waits: list[asyncio.Future[None]] = []
-        self.urgent = 0  # the number of urgent commits
-        self.due = NEVER  # the time on the monotonic clock at which to write the batch
-
-    def wait(self) -> asyncio.Future[None]:
-        """Return a new future for the batch's end. Each commit has its own, because a caller may cancel it."""
-        wait = asyncio.get_running_loop().create_future()
-        self._waits.append(wait)
-        return wait
-
-    def settle(self, error: StoreFailed | None = None) -> None:
-        for wait in self._waits:
-            resolve(wait, error)
 
 
 class _SubTypeStore(Store):
@@ -151,8 +129,8 @@ class FileStore(_SubTypeStore):
         self.parts = _split(content, sub_types)
         super().__init__(self, sub_types[0])
         self._unknown = content.unknown
-        self._waiting: _Batch | None = None
-        self._writing: _Batch | None = None
+        self._waiting: Batch | None = None
+        self._writing: Batch | None = None
         self._task: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._wake: asyncio.Future[None] | None = None  # wakes the task, if it rests
@@ -186,7 +164,7 @@ class FileStore(_SubTypeStore):
         try:
             entries = [journal.encode_change(change) for change in changes]
         except (TypeError, ValueError) as error:  # JSON can't hold it
-            return _finish(StoreFailed(self._subject, str(error)))
+            return finish(StoreFailed(self._subject, str(error)))
         batch = self._gather(urgent)
         batch.entries.extend(entries)
         batch.undos.append((records, [records.apply(change) for change in changes]))
@@ -195,16 +173,16 @@ class FileStore(_SubTypeStore):
     def _wait_for_all(self) -> asyncio.Future[None]:
         if self._waiting is None and self._writing is not None and self._loop is asyncio.get_running_loop():
             return self._writing.wait()
-        return self._gather(urgent=True).wait() if self._waiting or self._writing else _finish()
+        return self._gather(urgent=True).wait() if self._waiting or self._writing else finish()
 
-    def _gather(self, urgent: bool) -> _Batch:
+    def _gather(self, urgent: bool) -> Batch:
         """Return the batch that is written next. *urgent*: have it written in the next turn of the event loop."""
         loop = asyncio.get_running_loop()
         if self._task is None or loop is not self._loop:
             self._start_task(loop)
         batch = self._waiting
         if batch is None:
-            batch = self._waiting = _Batch()
+            batch = self._waiting = Batch()
         if urgent:
             batch.urgent += 1
             if batch.due > 0:
@@ -250,7 +228,7 @@ class FileStore(_SubTypeStore):
 
     async def _write_batch(self, is_due: bool) -> None:
         """Write the waiting batch. If a checkpoint *is_due*, begin it right after the batch."""
-        batch, self._waiting = self._waiting or _Batch(), None
+        batch, self._waiting = self._waiting or Batch(), None
         self._writing = batch
         if is_due:
             self._due = NEVER
@@ -298,7 +276,7 @@ class FileStore(_SubTypeStore):
             self._is_displaced = True
             log.error("%s: %s; until then no change is accepted", self.location, _explain(error))
 
-    def _undo(self, batch: _Batch, error: StoreFailed) -> None:
+    def _undo(self, batch: Batch, error: StoreFailed) -> None:
         """Fail *batch*, and the changes that were decided on top of it."""
         failures = [batch] if self._waiting is None else [batch, self._waiting]
         self._writing = self._waiting = None
@@ -399,12 +377,6 @@ class FileStore(_SubTypeStore):
                 if folder is not None:
                     return Rescued(self._subject, problem, str(self._writer.rescue(folder, content)))
         return Rescued(self._subject, problem, "")
-
-
-def _finish(error: StoreFailed | None = None) -> asyncio.Future[None]:
-    wait = asyncio.get_running_loop().create_future()
-    resolve(wait, error)
-    return wait
 
 
 def _split(content: Content, sub_types: Sequence[str]) -> dict[str, Records]:
