@@ -26,7 +26,7 @@ def is_gone(file: Path) -> bool:
     """Return whether the process whose number is in a file is gone, or a zombie."""
     try:
         return ") Z " in Path(f"/proc/{file.read_text().strip()}/stat").read_text()
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # the latter, if it ends between the open and the read
         return True
 
 

@@ -15,7 +15,7 @@ from pyinfrakit.daemon.bodies import MAX_BODIES, MAX_BODY
 from pyinfrakit.daemon.events import MAX_STREAMS
 from pyinfrakit.daemon.http import MAX_REPLIES
 from support.clients import BODY, HEAD, assert_answers, connect_many, format_request
-from support.harness import PATIENCE, Daemon, eventually, read_reply
+from support.harness import COMMAND, PATIENCE, Daemon, eventually, read_reply
 
 MEBIBYTE = 1024 * 1024
 
@@ -186,7 +186,7 @@ def send_all(connection: socket.socket, data: bytes) -> None:
 @pytest.mark.parametrize("number", [128, 64])
 def test_few_files_are_enough(run: Callable[..., Daemon], number: int) -> None:
     """Under a hard limit on open files, a daemon takes fewer connections, and still provisions, describes and stops."""
-    daemon = run(program=("/bin/sh", "-c", f'ulimit -n {number}; exec infrakit-instance "$@"', "sh"))
+    daemon = run(program=("/bin/sh", "-c", f'ulimit -n {number}; exec "$0" "$@"', *COMMAND))
     assert f"at most {number} files" in daemon.log
     ids = [daemon.provision()]
     with connect_many(daemon, 2 * number, b"") as connections:
