@@ -1,13 +1,14 @@
 """Long work shares the event loop: one turn in each pass, and every item once."""
 
 import asyncio
+import itertools
 from time import perf_counter
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyinfrakit.turns import LENGTH, share, wait_turn
+from pyinfrakit.turns import BULK_PASS, LENGTH, share, wait_turn
 
 
 class Passes:
@@ -36,6 +37,26 @@ def test_one_waiting_task_goes_on_in_each_pass() -> None:
         await asyncio.gather(*map(work, range(20)))
         assert 60 == len({number for number, _ in turns})
         assert [*range(20)] * 3 == [name for _, name in turns]
+
+    asyncio.run(test())
+
+
+def test_bulk_work_leaves_passes_to_others() -> None:
+    """Bulk work goes on in each third pass at most, and others do not wait behind all of it."""
+
+    async def test() -> None:
+        passes, bulk, others = Passes(), list[int](), list[int]()
+
+        async def work(seen: list[int], *, is_bulk: bool) -> None:
+            await wait_turn(is_bulk=is_bulk)
+            seen.append(passes.number)
+
+        many = [asyncio.create_task(work(bulk, is_bulk=True)) for _ in range(20)]
+        await asyncio.gather(*(work(others, is_bulk=False) for _ in range(3)))
+        assert len(bulk) < 5
+        await asyncio.gather(*many)
+        assert all(after - before >= BULK_PASS for before, after in itertools.pairwise(bulk))
+        assert not set(bulk) & set(others)
 
     asyncio.run(test())
 

@@ -142,7 +142,7 @@ async def _answer_all(answer: Answer, body: bytes) -> jsonrpc.Reply | None:
 
 async def _answer_in_turn(answer: Answer, call: jsonrpc.Call | jsonrpc.Rejected) -> jsonrpc.Reply | None:
     """Answer a call of a batch. A hundred calls may be a hundred times the work of the longest one."""
-    await wait_turn()
+    await wait_turn(is_bulk=True)
     return await answer(call)
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import resource
+import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import uvloop
@@ -22,6 +23,10 @@ log = logging.getLogger(__name__)
 REQUESTS_STOP = 2.5
 """Seconds in which requests have to finish at a stop."""
 
+SWITCH = 0.0005
+"""Seconds that the event loop waits for a thread that computes, after each call to the system. Python's own 5 ms would
+add up to much more in each pass, since a pass has many such calls."""
+
 OTHER_FILES = 3096
 """Files that are not connections, such as those of a provider and its children."""
 
@@ -40,6 +45,7 @@ def run(programs: Sequence[Program], events: EventLog, errand: Errand | None = N
     socket can't be used, `StoreFailed` if the last change could not be written, and what *errand* raises.
     Threads of a provider that hang may be left behind. From the stop on, the process ends within ten seconds.
     """
+    sys.setswitchinterval(SWITCH)
     stop = Stop()
     limit = _limit_connections(len(programs))
     loop = uvloop.new_event_loop()

@@ -150,7 +150,7 @@ class Controller:
 
     async def _run(self) -> None:
         while True:
-            await wait_turn()  # a thousand groups may have news at the same moment
+            await wait_turn(is_bulk=True)  # a thousand groups may have news at the same moment
             self._news.clear()
             await self._observe()
             await self._decide()

@@ -91,6 +91,25 @@ def _judge(
     return _Judgment(decided, silent, live, note)
 
 
+class _Outcome(Struct, frozen=True):
+    """The released IDs that are judged now, the IDs that are held since this plan, and those that are not any more."""
+
+    judged: frozenset[str]
+    new: Sequence[str]
+    ended: Sequence[str]
+
+
+def _compare(judgment: _Judgment, before: Mapping[str, Transition], released: frozenset[str]) -> _Outcome:
+    """Return the effect of a judgment on the losses that were held *before*, and on *released* ones. For a thread, too."""
+    held = judgment.plan.history.held
+    acted = {transition.id for transition in judgment.plan.transitions} if released else set()
+    return _Outcome(
+        judged=released - ((released & judgment.silent) - acted),
+        new=[id for id in held if id not in before],
+        ended=[id for id in before if id not in held and id not in released],
+    )
+
+
 class Reconciler:
     """Bring records in line with observations of the provider, every *interval* seconds.
 
@@ -139,9 +158,8 @@ class Reconciler:
 
     async def release(self) -> list[str]:
         """Let the held losses happen at the next observation, which begins at once; return their IDs."""
-        held = sorted(self.held)
-        new = [id for id in held if id not in self._released]
-        self._released.update(held)
+        held, new = sorted(self.held), self.held.keys() - self._released
+        self._released |= new
         self._observe_now.set()
         async for some in share(new):
             for id in some:
@@ -270,9 +288,10 @@ class Reconciler:
         except StoreFailed as error:
             log.error("%s; the next observation tries again", error)
             return
-        acted = {transition.id for transition in decided.transitions}
-        self._released -= released - ((released & judgment.silent) - acted)
-        await self._report_held(dict(decided.history.held), released)
+        before, self.held = self.held, dict(decided.history.held)
+        outcome: _Outcome = await self._threads.call(_compare, judgment, before, released)
+        self._released -= outcome.judged
+        await self._report_held(outcome, before)
         await self._report_orphans(decided.orphans, machines)
 
     def _revise(self, history: History, late: Collection[str]) -> History:
@@ -321,10 +340,9 @@ class Reconciler:
             log.log(NOTICE, "%s: %s", ", ".join(ids), text)
         return changes
 
-    async def _report_held(self, held: dict[str, Transition], released: Collection[str]) -> None:
-        before, self.held = self.held, held
-        new = held.keys() - before.keys()
-        if new:
+    async def _report_held(self, outcome: _Outcome, before: Mapping[str, Transition]) -> None:
+        held = self.held
+        if outcome.new:
             first = next(iter(held.values()))
             log.critical(
                 "%d instances seem lost at once (%s, …: %s). They are held: InfraKit sees them as before, until they are"
@@ -335,10 +353,10 @@ class Reconciler:
             )
         elif before and not held:
             log.log(NOTICE, "no losses are held any more")
-        async for some in share(new):
+        async for some in share(outcome.new):
             for id in some:
                 self._chronicle.record(id, "held", "observed", held[id].reason)
-        async for some in share(before.keys() - held.keys() - set(released)):
+        async for some in share(outcome.ended):
             for id in some:
                 if id in self._records:
                     self._chronicle.record(id, "released", "observed", "it is not lost any more")

@@ -12,6 +12,9 @@ from pyinfrakit.store.index import Index, Newest, TagIndex
 from pyinfrakit.store.snapshot import Snapshot
 from pyinfrakit.turns import share
 
+MOST_DISPLACED = 1000
+"""Records that may be out of their place in the order before it is built again."""
+
 
 class Put(Struct, frozen=True, gc=False):
     """Add or replace a record; *front*: and make it the first of all."""
@@ -229,6 +232,8 @@ class Records:
                     self._remove(old)
                 self._add(record, rank)
                 self._displaced.add(record.id)
+            if len(self._displaced) >= MOST_DISPLACED:
+                self._in_order()  # little by little: with all of many healed records, it would take long
             self._follow(old, record)
         elif old is not None:
             self._remove(old)

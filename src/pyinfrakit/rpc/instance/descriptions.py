@@ -73,7 +73,7 @@ class _Cache:
         elif len(records) >= MANY:
             return self._stream(records, tags)
         else:
-            found = [each async for some in share(records, FEW) for each in self._encode_all(some, tags)]
+            found = await self._encode_few(_choose(records, tags))
         if found:
             found[0] = found[0][1:]
         if not self._missing and len(found) >= MANY and sum(map(len, found)) <= LARGEST * len(found):
@@ -87,23 +87,25 @@ class _Cache:
             self._last = (tags, found)
         return found
 
+    async def _encode_few(self, records: Sequence[Record]) -> list[bytes]:
+        """Return the descriptions of *records*. Those that are not kept yet are encoded in turns."""
+        fresh: dict[str, bytes] = {}
+        async for some in share([record for record in records if not self._encoded.get(record.id)], FEW):
+            fresh.update((record.id, self._find_piece(record)) for record in some)
+        return [fresh.get(record.id) or self._find_piece(record) for record in records]
+
     async def _stream(self, records: Sequence[Record], tags: Mapping[str, str]) -> AsyncIterator[bytes]:
         is_first = True
         async for some in share(records, FEW):
-            if found := b"".join(self._encode_all(some, tags)):
+            if found := b"".join(map(self._find_piece, _choose(some, tags))):
                 yield found[1:] if is_first else found
                 is_first = False
 
-    def _encode_all(self, records: Iterable[Record], tags: Mapping[str, str]) -> list[bytes]:
-        """Return the descriptions of those of *records*, some of which may have changed, that have *tags*."""
-        wanted = tags.items()
-        return [
-            self._encoded.get(record.id) or self._encode(record)
-            if self._records.get(record.id) is record
-            else self._encode_fresh(record)
-            for record in records
-            if record.state.described and wanted <= record.spec.tags.items()
-        ]
+    def _find_piece(self, record: Record) -> bytes:
+        """Return the description of a record, which may not be the current one of its instance any more."""
+        if self._records.get(record.id) is not record:
+            return self._encode_fresh(record)
+        return self._encoded.get(record.id) or self._encode(record)
 
     def _encode(self, record: Record) -> bytes:
         encoded = self._encode_fresh(record)
@@ -128,3 +130,9 @@ class _Cache:
         ):
             self._encoded[new.id] = _MISSING
             self._missing += 1
+
+
+def _choose(records: Iterable[Record], tags: Mapping[str, str]) -> list[Record]:
+    """Return those of *records* that are described and have *tags*."""
+    wanted = tags.items()
+    return [each for each in records if each.state.described and wanted <= each.spec.tags.items()]
