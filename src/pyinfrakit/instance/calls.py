@@ -11,7 +11,8 @@ import inspect
 import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Container, Coroutine, Iterator, Mapping, Sequence
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
+from functools import partial
 from itertools import islice
 from typing import Any, TypeVar, cast
 
@@ -104,15 +105,13 @@ class Calls:
 
     async def validate(self, properties: Raw | None) -> None:
         """Raise `InvalidSpec` if the provider would refuse the properties."""
-        with hiding_in_log(self.redaction.of(Spec(properties=properties)).redact):
+        with hiding_in_log(self.redaction.watch(Spec(properties=properties))):
             if self._validates:
                 await _limit(VALIDATE, self._ask("validate", border.ignore, self._provider.validate, properties))
             else:
-                # The provider has no code of its own for this: no thread, and no time limit, are needed.
-                await self._ask("validate", border.ignore, self._parse, properties)
-
-    async def _parse(self, properties: Raw | None) -> None:
-        self._provider.parse(properties)
+                # The provider has no code of its own for this: no thread, task and time limit are needed.
+                parse = partial(self._provider.parse, properties)
+                await self._open("validate", copy_context().run(_answer, border.ignore, parse))
 
     async def provision(self, id: str, pending: Callable[[], Spec | None]) -> Machine | None:
         """Have a machine made. Return None if, by its turn, no spec is *pending* any more."""
@@ -121,14 +120,14 @@ class Calls:
             spec = pending()
             if spec is None:
                 return None
-            with self._calling(id), hiding_in_log(self.redaction.of(spec).redact):
+            with self._calling(id), hiding_in_log(self.redaction.watch(spec)):
                 return await self._ask(name, border.read_machine(id), self._provider.provision, id, copy_spec(spec))
 
     async def adopt(self, id: str, handle: str, spec: Spec) -> Machine:
         """Have a machine that exists marked as the instance *id*."""
         name = f"adopt of {handle}"
         async with Slot(self._provisions, name):
-            with self._calling(id), hiding_in_log(self.redaction.of(spec).redact):
+            with self._calling(id), hiding_in_log(self.redaction.watch(spec)):
                 read = border.read_machine(id, handle)
                 return await self._ask(name, read, self._provider.adopt, id, handle, copy_spec(spec))
 
@@ -136,7 +135,7 @@ class Calls:
         """Have a record's tags put on its machine."""
         name = f"label of {record.id}"
         async with Slot(self._labels, name):
-            with self._calling(record.id), hiding_in_log(self.redaction.of(record.spec).redact):
+            with self._calling(record.id), hiding_in_log(self.redaction.watch(record.spec)):
                 tags = dict(record.spec.tags)
                 await self._ask(name, border.ignore, self._provider.label, copy_record(record), tags)
 
@@ -218,7 +217,7 @@ class Calls:
         records = [each.record for each in batch]
         ids = [record.id for record in records]
         errors: Mapping[str, PyInfrakitError] = dict.fromkeys(ids, TryAgain("the call for the batch broke off"))
-        redact = self.redaction.of(*(record.spec for record in records)).redact
+        redact = self.redaction.watch(*(record.spec for record in records))
         try:
             with self._calling(*ids), hiding_in_log(redact):
                 name = f"destroy of {', '.join(ids)}"
@@ -258,10 +257,14 @@ class Calls:
             answer = await self._threads.call(_answer, read, call)
             if isinstance(pending := answer.value, _Pending):
                 answer = await _run_task(read, lambda: pending.result)
+        return cast(T, await self._open(name, answer))
+
+    async def _open(self, name: str, answer: "_Answer") -> Any:
+        """Return an answer's value, or raise its error."""
         if answer.failure is not None:
             # In a thread, because secrets may be looked for in a long text, or many.
             raise await self._threads.call(_explain, answer.failure, name)
-        return cast(T, answer.value)
+        return answer.value
 
 
 class _Destroy:

@@ -10,7 +10,16 @@ from msgspec import Raw
 
 from pyinfrakit.provider import Provider
 from pyinfrakit.record import Record, Spec
-from pyinfrakit.schema.redactor import PLACEHOLDER, Redactor, find_pieces, has_piece, hide_everywhere, join, replace
+from pyinfrakit.schema.redactor import (
+    PLACEHOLDER,
+    Redact,
+    Redactor,
+    find_pieces,
+    has_piece,
+    hide_everywhere,
+    join,
+    replace,
+)
 from pyinfrakit.schema.secrets import EMPTY_OBJECT, contains_secret, find_secrets, split_strings
 from pyinfrakit.store.records import Records
 
@@ -44,6 +53,11 @@ class Redaction:
         """Return the redactor for the secrets of *specs*."""
         redactors = [self._make(*_key(spec), frozenset(_list_public(spec))) for spec in specs]
         return redactors[0] if len(redactors) == 1 else join(redactors)
+
+    def watch(self, *specs: Spec) -> Redact:
+        """Return the same as a function, for a call about *specs*: the redactor is made when there is a text to redact."""
+        self._recent.extend(map(_key, specs))
+        return lambda text: self.of(*specs).redact(text)
 
     def has_secrets(self, spec: Spec) -> bool:
         """Return whether anything in live properties may be a secret of *spec*."""
@@ -82,7 +96,6 @@ class Redaction:
         return Redactor(self._options | secrets, {init for _, init in keys})
 
     def _make_redactor(self, properties: bytes, init: str, public: frozenset[str]) -> Redactor:
-        self._recent.append((properties, init))
         secrets, strings = self._split(properties)
         return Redactor(self._options | secrets, [init], strings | public)
 
